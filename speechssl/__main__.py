@@ -1,0 +1,5 @@
+"""`python -m speechssl`, for torchrun."""
+
+from speechssl.cli import main
+
+main()

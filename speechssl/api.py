@@ -1,0 +1,87 @@
+"""A loaded model as users hold it: `speechssl.load(path)`, then `.embed`, `.transcribe`, `.hidden_states`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speechssl import audio
+from speechssl.errors import InputError
+from speechssl.interop.huggingface import load_model, save_model
+from speechssl.models.config import Wav2Vec2Config
+from speechssl.models.wav2vec2 import Wav2Vec2ForCTC
+from speechssl.packed import pack, segments
+from speechssl.text import CharTokenizer
+from speechssl.train.checkpoint import resolve_model
+
+
+class SpeechModel:
+    """A pretrained or fine-tuned model in evaluation mode. The results for a clip never depend on the other clips."""
+
+    def __init__(self, model: Any, tokenizer: CharTokenizer | None, facts: dict[str, Any], source: str) -> None:
+        self.model, self.tokenizer, self.facts, self.source = model, tokenizer, facts, source
+
+    @property
+    def config(self) -> Wav2Vec2Config:
+        """The architecture."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second (50 for wav2vec 2.0)."""
+        return audio.SAMPLE_RATE / self.config.geometry.hop
+
+    def to(self, device: str) -> "SpeechModel":
+        """Move the weights; returns the model itself."""
+        self.model.to(device)
+        return self
+
+    @torch.inference_mode()
+    def hidden_states(self, waves: Sequence[np.ndarray]) -> list[Tensor]:
+        """Per utterance (S,) at 16 kHz: (L + 1, T, D) float32; 0 is the input of the first layer, L the last output."""
+        batch = pack(waves, self.config.geometry, normalise=self.config.do_normalize).to(self.device)
+        states_LTD = torch.stack(self.model.wav2vec2(batch).states).float().cpu()
+        return [states_LTD[:, rows] for rows in segments(batch.frames)]
+
+    @torch.inference_mode()
+    def log_probs(self, waves: Sequence[np.ndarray]) -> list[Tensor]:
+        """Per utterance (S,) at 16 kHz: CTC log-posteriors (T, V) float32. InputError without a CTC head."""
+        if not isinstance(self.model, Wav2Vec2ForCTC) or self.tokenizer is None:
+            raise InputError(
+                f"{self.source} has no CTC head, so it cannot transcribe; make one with "
+                "`speechssl finetune RECIPE.toml --init MODEL --train labelled.tsv --out RUN`"
+            )
+        batch = pack(waves, self.config.geometry, normalise=self.config.do_normalize).to(self.device)
+        log_probs_TV = self.model(batch).cpu()
+        return [log_probs_TV[rows] for rows in segments(batch.frames)]
+
+    def embed(self, source: Any, *, layer: int | str = "last", pool: str = "mean", sample_rate: int | None = None):
+        """One clip (path, file object, array or tensor) -> numpy array; see speechssl.probe.embed for layer and pool."""
+        from speechssl.probe.embed import embed_array
+
+        return embed_array(self, audio.load(source, sample_rate=sample_rate), layer=layer, pool=pool)
+
+    def transcribe(self, source: Any, **options: Any):
+        """One clip of any length -> Transcript (text, words with times); options as in speechssl.asr.transcribe."""
+        from speechssl.asr.transcribe import transcribe
+
+        return transcribe(self, source, **options)
+
+    def save(self, folder: str | Path) -> None:
+        """Write a model folder that speechssl and transformers open."""
+        save_model(Path(folder), self.model, self.tokenizer, self.facts.get("speechssl", {}))
+
+
+def load(source: str | Path, *, device: str = "cpu") -> SpeechModel:
+    """Open a run folder (its best checkpoint) or a model folder in transformers' format. InputError says what is wrong."""
+    folder = resolve_model(Path(source))
+    model, tokenizer, raw = load_model(folder)
+    return SpeechModel(model, tokenizer, raw, str(source)).to(device)

@@ -1,0 +1,107 @@
+"""Decode, mix to mono, resample: any file that libsndfile reads becomes float32 at 16 kHz, whole or a segment of it."""
+
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from speechssl.errors import InputError
+
+SAMPLE_RATE = 16_000
+EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".sph")
+FOREIGN = (".m4a", ".aac", ".mp4", ".wma", ".amr", ".webm", ".flv", ".mka")
+MARGIN = 0.05  # seconds of context around a segment, so that its resampled ends equal those of the whole file's
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioInfo:
+    """duration: seconds, sample_rate: Hz."""
+
+    duration: float
+    sample_rate: int
+    channels: int
+
+
+def info(path: str | Path) -> AudioInfo:
+    """Length, rate and channels from the file's header. InputError if there is none."""
+    with opened(path) as file:
+        return AudioInfo(duration=file.frames / file.samplerate, sample_rate=file.samplerate, channels=file.channels)
+
+
+def load(
+    source: Any, *, start: float = 0.0, duration: float | None = None, sample_rate: int | None = None
+) -> np.ndarray:
+    """Mono float32 (S,) at 16 kHz.
+
+    source: path, binary file object, array or tensor, (S,) or with a second, smaller axis of channels. start, duration:
+    seconds; only that segment is decoded. sample_rate: rate of an array (None: 16 kHz). InputError if a file is missing,
+    cannot be decoded, is empty, or holds NaN.
+    """
+    if isinstance(source, (str, PathLike)) or hasattr(source, "read"):
+        wave_S, name = read_segment(source, start, duration), str(getattr(source, "name", source))
+    else:
+        wave_S, name = from_array(source, start, duration, sample_rate or SAMPLE_RATE), "the array"
+    if not len(wave_S):
+        raise InputError(f"{name} holds no audio{f' at {start} s' if start else ''}; leave it out")
+    if not np.isfinite(wave_S).all():
+        raise InputError(f"{name} holds NaN or infinite samples; it is damaged, leave it out or convert it again")
+    return wave_S
+
+
+def opened(source: Any) -> soundfile.SoundFile:
+    """The file, open for reading; InputError in one sentence otherwise."""
+    if isinstance(source, (str, PathLike)):
+        path = Path(source)
+        if not path.is_file():
+            raise InputError(f"{path} is missing; was it moved since `speechssl prepare`? Run that again")
+        if path.stat().st_size == 0:
+            raise InputError(f"{path} is an empty file; copy it again or leave it out")
+        if path.suffix.lower() in FOREIGN:
+            raise InputError(f"{path}: {path.suffix} cannot be decoded; convert it: ffmpeg -i {path.name} {path.stem}.wav")
+    try:
+        return soundfile.SoundFile(source)
+    except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
+        raise InputError(f"{source} cannot be decoded ({str(error).rstrip('.')}); is it audio at all?") from None
+
+
+def read_segment(source: Any, start: float, duration: float | None) -> np.ndarray:
+    """Decode, mix and resample one segment; a margin on both sides keeps the resampler's edges out of it."""
+    with opened(source) as file:
+        rate = file.samplerate
+        margin = MARGIN if rate != SAMPLE_RATE else 0.0
+        first = max(0, round((start - margin) * rate))
+        stop = file.frames if duration is None else min(file.frames, round((start + duration + margin) * rate))
+        try:
+            file.seek(min(first, file.frames))
+            wave_SC = file.read(max(0, stop - first), dtype="float32", always_2d=True)
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise InputError(f"{source} breaks off while decoding ({error}); copy it again or leave it out") from None
+    wave_S = resample(wave_SC.mean(axis=1), rate)
+    skipped = round((start - first / rate) * SAMPLE_RATE)
+    length = None if duration is None else round(duration * SAMPLE_RATE)
+    return wave_S[skipped:][:length]
+
+
+def from_array(source: Any, start: float, duration: float | None, rate: int) -> np.ndarray:
+    """An array or tensor as mono 16 kHz."""
+    array = source.detach().cpu().numpy() if hasattr(source, "detach") else np.asarray(source)
+    if array.ndim not in (1, 2) or array.dtype.kind not in "fiu":
+        raise InputError(f"an array of shape {array.shape} and type {array.dtype} is not audio; give (samples,) numbers")
+    if array.dtype.kind != "f":
+        array = array.astype(np.float32) / float(np.iinfo(array.dtype).max)
+    if array.ndim == 2:
+        array = array.mean(axis=int(np.argmin(array.shape)))
+    first = round(start * rate)
+    stop = None if duration is None else first + round(duration * rate)
+    return resample(array[first:stop].astype(np.float32), rate)
+
+
+def resample(wave_S: np.ndarray, rate: int) -> np.ndarray:
+    """To 16 kHz with soxr's high quality filter."""
+    if rate == SAMPLE_RATE or not len(wave_S):
+        return wave_S.astype(np.float32, copy=False)
+    return soxr.resample(wave_S, rate, SAMPLE_RATE).astype(np.float32, copy=False)

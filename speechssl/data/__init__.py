@@ -1,0 +1,1 @@
+"""From folders of audio to micro-batches."""

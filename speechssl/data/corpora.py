@@ -1,0 +1,125 @@
+"""Known corpus trees: one reader each, from a folder to utterances whose audio nobody has opened yet.
+
+A reader is a generator of Utterance; `CORPORA` says how each tree is recognised.
+"""
+
+import csv
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from speechssl.audio import EXTENSIONS
+from speechssl.data.manifest import Utterance
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+RAVDESS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+CREMA_D = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
+EMODB = dict(W="anger", L="boredom", E="disgust", A="fear", F="happiness", T="sadness", N="neutral")
+PATTERNS = {
+    "ravdess": re.compile(r"\d\d-\d\d-(\d\d)-\d\d-\d\d-\d\d-(\d\d)"),
+    "crema-d": re.compile(r"(\d{4})_[A-Z]{3}_([A-Z]{3})_[A-Z]{2}"),
+    "emodb": re.compile(r"(\d\d)[ab]\d\d([WLEAFTN])[a-z]"),
+    "fsdd": re.compile(r"(\d)_([a-z]+)_\d+"),
+}
+
+
+def audio_files(folder: Path) -> list[Path]:
+    """Every file below with an audio ending, sorted."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+
+
+def identity(path: Path, folder: Path) -> str:
+    """The path below the corpus, without its ending."""
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+def named(folder: Path, corpus: str, tell: Callable[[re.Match], dict[str, str]]) -> Iterator[Utterance]:
+    """A corpus whose file names carry the labels; files of other names come without."""
+    for path in audio_files(folder):
+        match = PATTERNS[corpus].fullmatch(path.stem)
+        yield Utterance(id=identity(path, folder), path=str(path), **(tell(match) if match else {}))
+
+
+def read_ravdess(folder: Path) -> Iterator[Utterance]:
+    """03-01-06-01-02-01-12.wav: third number the emotion, last one the actor."""
+    return named(folder, "ravdess", lambda m: {"label": RAVDESS[(int(m[1]) - 1) % 8], "speaker": m[2]})
+
+
+def read_crema_d(folder: Path) -> Iterator[Utterance]:
+    """1001_DFA_ANG_XX.wav: actor, sentence, emotion, level."""
+    return named(folder, "crema-d", lambda m: {"label": CREMA_D.get(m[2], m[2].lower()), "speaker": m[1]})
+
+
+def read_emodb(folder: Path) -> Iterator[Utterance]:
+    """03a01Fa.wav: speaker, sentence, emotion, version."""
+    return named(folder, "emodb", lambda m: {"label": EMODB[m[2]], "speaker": m[1]})
+
+
+def read_fsdd(folder: Path) -> Iterator[Utterance]:
+    """7_theo_12.wav: digit, speaker, number of the recording."""
+    return named(folder, "fsdd", lambda m: {"label": m[1], "speaker": m[2], "text": DIGITS[int(m[1])]})
+
+
+def read_librispeech(folder: Path) -> Iterator[Utterance]:
+    """speaker/chapter/speaker-chapter-number.flac with one .trans.txt a chapter; the split is the folder above."""
+    texts: dict[str, str] = {}
+    for file in folder.rglob("*.trans.txt"):
+        texts.update(line.partition(" ")[::2] for line in file.read_text(encoding="utf-8").splitlines())
+    for path in audio_files(folder):
+        split = path.parents[2].name if len(path.relative_to(folder).parts) > 3 else ""
+        speaker = path.stem.split("-")[0]
+        yield Utterance(id=path.stem, path=str(path), speaker=speaker, text=texts.get(path.stem, ""), split=split)
+
+
+def read_common_voice(folder: Path) -> Iterator[Utterance]:
+    """clips/ beside train.tsv, dev.tsv and test.tsv (else validated.tsv)."""
+    tables = [folder / f"{split}.tsv" for split in ("train", "dev", "test")]
+    for table in [t for t in tables if t.exists()] or [folder / "validated.tsv"]:
+        with open(table, encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
+                path = folder / "clips" / row["path"]
+                yield Utterance(
+                    id=Path(row["path"]).stem,
+                    path=str(path if path.suffix else path.with_suffix(".mp3")),
+                    speaker=row.get("client_id", "")[:16],
+                    text=row.get("sentence", ""),
+                    split=table.stem,
+                )
+
+
+def read_folder(folder: Path) -> Iterator[Utterance]:
+    """Any folder: the speaker is the parent folder; a .txt of the same name beside the audio is its transcript."""
+    for path in audio_files(folder):
+        text = path.with_suffix(".txt")
+        yield Utterance(
+            id=identity(path, folder) + path.suffix,
+            path=str(path),
+            speaker="" if path.parent == folder else path.parent.relative_to(folder).as_posix(),
+            text=text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else "",
+        )
+
+
+def looks_named(corpus: str) -> Callable[[Path], bool]:
+    """Whether nearly all audio files of a folder carry a corpus's kind of name."""
+
+    def detect(folder: Path) -> bool:
+        files = audio_files(folder)
+        return len(files) > 2 and sum(bool(PATTERNS[corpus].fullmatch(p.stem)) for p in files) > 0.9 * len(files)
+
+    return detect
+
+
+CORPORA: dict[str, tuple[Callable[[Path], bool], Callable[[Path], Iterator[Utterance]]]] = {
+    "librispeech": (lambda folder: next(folder.rglob("*.trans.txt"), None) is not None, read_librispeech),
+    "common-voice": (lambda folder: (folder / "clips").is_dir() and any(folder.glob("*.tsv")), read_common_voice),
+    "ravdess": (looks_named("ravdess"), read_ravdess),
+    "crema-d": (looks_named("crema-d"), read_crema_d),
+    "emodb": (looks_named("emodb"), read_emodb),
+    "fsdd": (looks_named("fsdd"), read_fsdd),
+    "folder": (lambda folder: True, read_folder),
+}
+
+
+def detect(folder: Path) -> str:
+    """The name of the first corpus whose tree this looks like."""
+    return next(name for name, (looks, _) in CORPORA.items() if looks(folder))

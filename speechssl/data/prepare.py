@@ -1,0 +1,268 @@
+"""`speechssl prepare`: from a folder, a corpus or another manifest to a manifest of audio that can be trained on.
+
+Every file is decoded to its end, in blocks. What cannot be used is listed with the reason, never dropped silently. What was
+found about a file is kept beside the manifest, so that a second run looks only at files that changed.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from speechssl import audio
+from speechssl.data.corpora import CORPORA, detect
+from speechssl.data.manifest import Utterance, read_manifest, write_manifest
+from speechssl.errors import InputError
+
+BLOCK_SECONDS = 30
+SILENCE = 1e-4  # a peak below -80 dB of full scale
+
+
+@dataclass(kw_only=True)
+class Summary:
+    """What prepare found. reasons: why files were rejected, and how many."""
+
+    out: Path
+    kept: int = 0
+    seconds: float = 0.0
+    reused: int = 0
+    ignored: int = 0
+    speakers: int = 0
+    corpus: str = ""
+    reasons: Counter = field(default_factory=Counter)
+
+    @property
+    def rejected(self) -> int:
+        """Files and rows that are not in the manifest."""
+        return sum(self.reasons.values())
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.out}: {self.kept} utterances, {self.seconds / 3600:.2f} h, {self.speakers} speakers ({self.corpus})"
+        ]
+        if self.reused:
+            lines.append(f"  {self.reused} files unchanged since the last run and not decoded again")
+        if self.ignored:
+            lines.append(f"  {self.ignored} files without an audio ending ignored")
+        for reason, count in self.reasons.most_common():
+            lines.append(f"  {count} rejected: {reason}")
+        if self.rejected:
+            lines.append(f"  each one is listed in {rejected_path(self.out)}")
+        return "\n".join(lines)
+
+
+def prepare(
+    src: Path,
+    out: Path,
+    *,
+    corpus: str = "auto",
+    where: str = "",
+    min_seconds: float = 0.1,
+    max_seconds: float = 0.0,
+    jobs: int = 0,
+) -> Summary:
+    """List the usable utterances of `src` in the manifest `out`.
+
+    Args:
+        src: a folder of audio, a corpus tree, or a manifest of any known kind.
+        out: the TSV to write; out.rejected.tsv lists what was left out and why.
+        corpus: auto, or one of librispeech, common-voice, crema-d, ravdess, emodb, fsdd, folder.
+        where: keep only rows with this value, such as split=train.
+        min_seconds: reject shorter clips.
+        max_seconds: cut longer clips into rows of at most this many seconds (0: never).
+        jobs: processes (0: one per core).
+    """
+    rows, name = find_rows(Path(src), corpus)
+    if where:
+        column, _, value = where.partition("=")
+        rows = [row for row in rows if str(getattr(row, column, row.extra.get(column))) == value]
+        if not rows:
+            raise InputError(f"no row of {src} has {where}")
+    summary = Summary(out=out, corpus=name)
+    if Path(src).is_dir():
+        summary.ignored = sum(p.is_file() for p in Path(src).rglob("*")) - len({row.path for row in rows})
+    findings = inspect_all(sorted({row.path for row in rows}), out, jobs, summary)
+    kept, rejected = sort_out(rows, findings, min_seconds, max_seconds)
+    write_rejected(rejected, rejected_path(out))
+    summary.reasons = Counter(reason.split(" (")[0] for _, reason in rejected)
+    if not kept:
+        raise InputError(f"{src} has no usable audio ({summary.rejected} rejected, see {rejected_path(out)})")
+    write_manifest(kept, out)
+    summary.kept, summary.seconds = len(kept), sum(row.duration for row in kept)
+    summary.speakers = len({row.speaker for row in kept})
+    return summary
+
+
+def find_rows(src: Path, corpus: str) -> tuple[list[Utterance], str]:
+    """The candidate rows of a source and what kind of source it is."""
+    if not src.exists():
+        raise InputError(f"{src} does not exist; give a folder of audio or a manifest")
+    if corpus != "auto" and corpus not in CORPORA:
+        raise InputError(f"there is no corpus reader {corpus!r}; choose one of {', '.join(CORPORA)}")
+    if src.is_file() or (src / "wav.scp").exists():
+        return list(read_manifest(src)), "manifest"
+    name = detect(src) if corpus == "auto" else corpus
+    rows = list(CORPORA[name][1](src))
+    if not rows:
+        raise InputError(f"{src} holds no audio; looked for files ending in {' '.join(audio.EXTENSIONS)}")
+    return rows, name
+
+
+def inspect(path: str) -> dict:
+    """Decode a whole file in blocks: {"seconds": ...} or {"reason": why it cannot be used}."""
+    try:
+        if is_git_lfs_pointer(path):
+            return {"reason": "git-lfs pointer, not audio (run `git lfs pull`)"}
+        with audio.opened(path) as file:
+            read, peak, finite = 0, 0.0, True
+            for block in file.blocks(file.samplerate * BLOCK_SECONDS, dtype="float32", always_2d=True):
+                read += len(block)
+                finite &= bool(np.isfinite(block).all())
+                peak = max(peak, float(np.abs(block.mean(axis=1)).max(initial=0.0)))
+            declared, rate = file.frames, file.samplerate
+    except InputError as error:
+        return {"reason": reason_of(path, str(error))}
+    except (soundfile.LibsndfileError, RuntimeError, OSError, MemoryError) as error:
+        return {"reason": f"breaks off while decoding ({error})"}
+    if read == 0:
+        return {"reason": "no samples"}
+    if read < declared - rate // 100:
+        return {"reason": f"truncated ({read} of {declared} samples)"}
+    if not finite:
+        return {"reason": "NaN or infinite samples"}
+    if peak < SILENCE:
+        return {"reason": f"silent (peak {peak:.1e})"}
+    return {"seconds": read / rate}
+
+
+def reason_of(path: str, message: str) -> str:
+    """A short reason for the table of counts, with the details in brackets."""
+    if not os.path.exists(path):
+        return "missing"
+    if os.path.getsize(path) == 0:
+        return "empty file"
+    return f"cannot be decoded ({message.replace(path, Path(path).name)})"
+
+
+def is_git_lfs_pointer(path: str) -> bool:
+    """Whether a file is what git-lfs leaves before its content is fetched."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(40).startswith(b"version https://git-lfs")
+    except OSError:
+        return False
+
+
+def stamp(path: str) -> list[int]:
+    """Size and time of a file: if they are the same, so is its content."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return [-1, -1]
+    return [status.st_size, status.st_mtime_ns]
+
+
+def inspect_all(paths: list[str], out: Path, jobs: int, summary: Summary) -> dict[str, dict]:
+    """What is known of every file: from the cache beside `out` where it did not change, else by decoding it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    cache = out.with_name(out.name + ".cache.jsonl")
+    findings = {}
+    for line in cache.read_text(encoding="utf-8").splitlines() if cache.exists() else ():
+        try:
+            entry = json.loads(line)
+            findings[entry["path"]] = entry
+        except (ValueError, KeyError, TypeError):
+            continue  # a line cut short by a killed process
+    fresh = [path for path in paths if findings.get(path, {}).get("stamp") != stamp(path)]
+    summary.reused = len(paths) - len(fresh)
+    seconds = sum(findings[path].get("seconds", 0.0) for path in set(paths) - set(fresh))
+    with (
+        open(cache, "a", encoding="utf-8") as file,
+        tqdm(total=len(paths), initial=summary.reused, unit="file", desc="prepare", disable=not fresh) as bar,
+    ):
+        for path, finding in run_all(fresh, jobs or os.cpu_count() or 1):
+            findings[path] = {"path": path, "stamp": stamp(path)} | finding
+            file.write(json.dumps(findings[path]) + "\n")
+            seconds += finding.get("seconds", 0.0)
+            bar.update()
+            bar.set_postfix_str(f"{seconds / 3600:.2f} h", refresh=False)
+    return findings
+
+
+def run_all(paths: list[str], jobs: int) -> Iterator[tuple[str, dict]]:
+    """Inspect files in several processes; a file that kills its process is found by inspecting the rest one by one."""
+    done = 0
+    if jobs > 1 and len(paths) > 16:
+        with ProcessPoolExecutor(jobs) as pool:
+            try:
+                for path, finding in zip(paths, pool.map(inspect, paths, chunksize=8), strict=True):
+                    yield path, finding
+                    done += 1
+            except BrokenProcessPool:
+                pass
+    for path in paths[done:]:
+        yield path, inspect_alone(path) if done else inspect(path)
+
+
+def inspect_alone(path: str) -> dict:
+    """Inspect in a process of its own, which the file may kill."""
+    with ProcessPoolExecutor(1) as pool:
+        try:
+            return pool.submit(inspect, path).result()
+        except BrokenProcessPool:
+            return {"reason": "kills the decoder"}
+
+
+def sort_out(
+    rows: list[Utterance], findings: dict[str, dict], min_seconds: float, max_seconds: float
+) -> tuple[list[Utterance], list[tuple[str, str]]]:
+    """(rows to keep, cut where too long; (path, reason) of the others)."""
+    kept, rejected, seen = [], [], set()
+    for row in rows:
+        finding = findings[row.path]
+        room = finding.get("seconds", 0.0) - row.start
+        seconds = room if np.isnan(row.duration) else min(row.duration, room)
+        reason = finding.get("reason")
+        if reason is None and row.id in seen:
+            reason = f"duplicate id ({row.id})"
+        if reason is None and seconds < min_seconds:
+            reason = f"shorter than {min_seconds} s ({max(seconds, 0):.3f} s)"
+        if reason is not None:
+            rejected.append((row.path, reason))
+            continue
+        seen.add(row.id)
+        kept += cut(replace(row, duration=seconds), max_seconds)
+    return kept, rejected
+
+
+def cut(row: Utterance, max_seconds: float) -> list[Utterance]:
+    """A row as equal pieces of at most `max_seconds`; a row with a transcript cannot be cut."""
+    pieces = int(np.ceil(row.duration / max_seconds - 1e-6)) if max_seconds > 0 and not row.text else 1
+    length = row.duration / pieces
+    if pieces == 1:
+        return [row]
+    return [
+        replace(row, id=f"{row.id}#{n}", start=row.start + n * length, duration=length) for n in range(pieces)
+    ]
+
+
+def rejected_path(out: Path) -> Path:
+    """x.tsv -> x.rejected.tsv."""
+    return out.with_suffix(".rejected.tsv")
+
+
+def write_rejected(rejected: list[tuple[str, str]], path: Path) -> None:
+    """The list of what was left out; an old list goes away when there is nothing."""
+    if not rejected:
+        path.unlink(missing_ok=True)
+        return
+    lines = ["path\treason", *(f"{source}\t{' '.join(reason.split())}" for source, reason in rejected)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

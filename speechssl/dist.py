@@ -1,0 +1,52 @@
+"""Several processes under torchrun; on one process every function here is a no-op."""
+
+import os
+
+import torch
+from torch import Tensor
+from torch import distributed as td
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return td.get_rank() if td.is_initialized() else 0
+
+
+def world() -> int:
+    """Number of processes."""
+    return td.get_world_size() if td.is_initialized() else 1
+
+
+def start(device: str) -> None:
+    """Join the other processes when torchrun started several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not td.is_initialized():
+        td.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+
+
+def stop() -> None:
+    """Leave the group."""
+    if td.is_initialized():
+        td.destroy_process_group()
+
+
+def all_sum(x: Tensor) -> Tensor:
+    """Sum over all processes; `x` itself on one process. No gradient flows through it."""
+    if world() == 1:
+        return x
+    total = x.detach().clone()
+    td.all_reduce(total)
+    return total
+
+
+def all_sum_float(x: float) -> float:
+    """Sum of a host number over all processes."""
+    if world() == 1:
+        return float(x)
+    device = torch.device("cuda", torch.cuda.current_device()) if td.get_backend() == "nccl" else torch.device("cpu")
+    return float(all_sum(torch.tensor(float(x), dtype=torch.float64, device=device)))
+
+
+def barrier() -> None:
+    """Wait for the other processes."""
+    if world() > 1:
+        td.barrier()

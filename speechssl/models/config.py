@@ -1,0 +1,86 @@
+"""The architecture in transformers' field names, so that a saved config.json is theirs as it stands; defaults are BASE."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from speechssl.errors import InputError
+from speechssl.packed import Geometry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wav2Vec2Config:
+    """wav2vec 2.0 architecture and regularisation (Baevski et al. 2020, section 4.2); the defaults are BASE, 95 M weights."""
+
+    conv_dim: tuple[int, ...] = (512, 512, 512, 512, 512, 512, 512)
+    """Channels of each convolution of the feature encoder."""
+    conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    """Kernel width of each convolution, in its input's frames."""
+    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    """Stride of each convolution; their product, 320 samples, is the frame shift of 20 ms."""
+    conv_bias: bool = False
+    """Whether the convolutions have a bias (LARGE: true)."""
+    feat_extract_norm: Literal["group", "layer"] = "group"
+    """group: one group norm after the first convolution (BASE). layer: a layer norm after each one (LARGE)."""
+    do_normalize: bool = False
+    """Bring each utterance to zero mean and unit variance before the encoder (LARGE: true)."""
+    hidden_size: int = 768
+    """Width of the transformer."""
+    num_hidden_layers: int = 12
+    """Transformer layers."""
+    num_attention_heads: int = 12
+    """Attention heads per layer."""
+    intermediate_size: int = 3072
+    """Width of the feed-forward blocks."""
+    do_stable_layer_norm: bool = False
+    """false: layer norm after each block (post-LN, BASE). true: before it (pre-LN, LARGE)."""
+    layer_norm_eps: float = 1e-5
+    """Epsilon of every layer norm."""
+    num_conv_pos_embeddings: int = 128
+    """Kernel width of the positional convolution."""
+    num_conv_pos_embedding_groups: int = 16
+    """Groups of the positional convolution."""
+    num_codevector_groups: int = 2
+    """G: codebooks of the product quantizer."""
+    num_codevectors_per_group: int = 320
+    """V: entries of each codebook."""
+    codevector_dim: int = 256
+    """Width of a quantised vector, all groups together."""
+    proj_codevector_dim: int = 256
+    """Width in which contexts and targets are compared."""
+    feat_proj_dropout: float = 0.1
+    """Dropout of the transformer's input."""
+    feat_quantizer_dropout: float = 0.1
+    """Dropout of the quantizer's input."""
+    hidden_dropout: float = 0.1
+    """Dropout after attention, after the feed-forward block and after the positional embedding."""
+    attention_dropout: float = 0.1
+    """Dropout of the attention weights."""
+    activation_dropout: float = 0.0
+    """Dropout inside the feed-forward block."""
+    final_dropout: float = 0.0
+    """Dropout before the CTC layer."""
+    layerdrop: float = 0.05
+    """Chance that a transformer layer is skipped in a training step."""
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.conv_dim), len(self.conv_kernel), len(self.conv_stride)}
+        if len(sizes) != 1:
+            raise InputError("model.conv_dim, conv_kernel and conv_stride differ in length; give one entry per convolution")
+        for value, divisor in (
+            ("hidden_size", "num_attention_heads"),
+            ("hidden_size", "num_conv_pos_embedding_groups"),
+            ("codevector_dim", "num_codevector_groups"),
+        ):
+            if getattr(self, divisor) < 1 or getattr(self, value) % getattr(self, divisor):
+                raise InputError(
+                    f"model.{value} = {getattr(self, value)} is not a multiple of model.{divisor} = {getattr(self, divisor)}"
+                )
+        for name, value in vars(self).items():
+            if ("dropout" in name or name == "layerdrop") and not 0 <= value < 1:
+                raise InputError(f"model.{name} = {value} is outside [0, 1): it is a probability")
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """Strides and kernels of the encoder as length arithmetic."""
+        return Geometry(kernels=self.conv_kernel, strides=self.conv_stride)

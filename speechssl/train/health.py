@@ -1,0 +1,75 @@
+"""Tells a collapsed pretraining run from one that is merely slow to start.
+
+The curves are the masked accuracies that BASE reached for different batch sizes (arXiv 2402.13723, validation, K = 100),
+so that a learner can be compared with what others saw after the same number of updates.
+"""
+
+import bisect
+from dataclasses import dataclass
+from typing import Any
+
+UPDATES = (5_000, 10_000, 25_000, 50_000, 100_000, 200_000, 400_000)
+PUBLISHED = {  # seconds of audio per update -> accuracy after so many updates
+    87.5: (0.150, 0.163, 0.231, 0.276, 0.306, 0.348, 0.390),
+    150.0: (0.144, 0.161, 0.250, 0.307, 0.340, 0.381, 0.427),
+    300.0: (0.140, 0.212, 0.276, 0.339, 0.380, 0.422, 0.463),
+    600.0: (0.175, 0.234, 0.309, 0.379, 0.423, 0.467, 0.502),
+    1200.0: (0.202, 0.263, 0.340, 0.421, 0.463, 0.500, 0.529),
+    2400.0: (0.244, 0.308, 0.384, 0.480, 0.513, 0.538, 0.554),
+    4800.0: (0.252, 0.322, 0.416, 0.506, 0.536, 0.555, 0.563),
+}
+
+
+def published_accuracy(batch_seconds: float, updates: int) -> float | None:
+    """Accuracy that BASE had after so many updates at the nearest published batch; None before the first point."""
+    if updates < UPDATES[0]:
+        return None
+    nearest = min(PUBLISHED, key=lambda seconds: abs(seconds - batch_seconds))
+    return PUBLISHED[nearest][bisect.bisect_right(UPDATES, updates) - 1]
+
+
+@dataclass(kw_only=True)
+class Health:
+    """Watches the log lines of a pretraining run.
+
+    batch_seconds: audio per update. entries: V, entries per codebook. warmup: updates in which nothing is judged.
+    """
+
+    batch_seconds: float
+    entries: int
+    warmup: int
+    told: bool = False
+
+    def __call__(self, line: dict[str, Any]) -> str | None:
+        """Advice when the run has collapsed, else None."""
+        if line["step"] <= self.warmup:
+            return None
+        if line["code_perplexity"] < min(2.0, 0.1 * self.entries):
+            return (
+                f"the codebooks have collapsed: code perplexity {line['code_perplexity']:.2f} of {self.entries} at update "
+                f"{line['step']}, so nothing is left to tell apart; raise objective.diversity_weight, lower optim.lr, or "
+                "use fewer entries (model.num_codevectors_per_group)"
+            )
+        if line["target_std"] < 1e-4:
+            return (
+                f"the targets have collapsed to one point (standard deviation {line['target_std']:.1e}) at update "
+                f"{line['step']}; lower optim.lr or raise objective.penalty_weight"
+            )
+        if line["accuracy"] > 0.999:
+            return (
+                f"contrastive accuracy {line['accuracy']:.4f} at update {line['step']}: the task has become trivial, which "
+                "real speech never is; look for silent or repeated audio, lower optim.lr or raise objective.diversity_weight"
+            )
+        return None
+
+    def slow(self, line: dict[str, Any]) -> str | None:
+        """Said once: a run at chance after the updates in which published runs had long left it."""
+        expected = published_accuracy(self.batch_seconds, line["step"])
+        if self.told or expected is None or line["accuracy"] > expected / 3:
+            return None
+        self.told = True
+        return (
+            f"slow, not collapsed: accuracy {line['accuracy']:.3f} after {line['step']} updates and "
+            f"{line['hours_heard']:.0f} h heard; BASE with about {self.batch_seconds:.0f} s per update had {expected:.2f}. "
+            "Quality follows hours heard: train longer, or raise optim.lr if the loss is flat"
+        )

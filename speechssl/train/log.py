@@ -1,0 +1,140 @@
+"""What a run says while it goes: log.jsonl, a progress bar, TensorBoard on request."""
+
+import json
+import sys
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from speechssl import dist
+from speechssl.errors import InputError
+from speechssl.train.checkpoint import RunFolder
+from speechssl.train.recipe import TrainConfig
+
+
+class Meter:
+    """Sums of (numerator, denominator) per metric; they stay on the device until somebody reads them."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, list[Tensor]] = {}
+        self.shared: set[str] = set()
+        self.seconds = 0.0
+        self.started = time.perf_counter()
+
+    def add(self, sums: dict[str, tuple[Any, Any]], shared: bool = False) -> None:
+        """Add numerators and denominators; `shared` ones are the same on every rank already."""
+        for name, pair in sums.items():
+            values = [torch.as_tensor(value, dtype=torch.float64).detach() for value in pair]
+            old = self.sums.get(name)
+            self.sums[name] = values if old is None else [a + b for a, b in zip(old, values, strict=True)]
+            if shared:
+                self.shared.add(name)
+
+    def means(self) -> dict[str, float]:
+        """The quotients over all ranks (the one place where the host waits for the device)."""
+        means = {}
+        for name, (numerator, denominator) in self.sums.items():
+            if name not in self.shared:
+                numerator, denominator = dist.all_sum(numerator), dist.all_sum(denominator)
+            means[name] = float(numerator) / max(float(denominator), 1e-12)
+        return means
+
+    def check_finite(self) -> None:
+        """InputError when a sum of the window is NaN or infinite: such weights are never saved."""
+        for name in self.sums:
+            if not bool(torch.isfinite(self.sums[name][0])):
+                raise InputError(not_finite(name))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The window as plain values."""
+        sums = {name: [float(a), float(b)] for name, (a, b) in self.sums.items()}
+        return {"sums": sums, "shared": sorted(self.shared), "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue a window."""
+        self.sums = {k: [torch.tensor(v, dtype=torch.float64) for v in pair] for k, pair in state["sums"].items()}
+        self.shared, self.seconds = set(state["shared"]), 0.0
+
+
+def not_finite(name: str) -> str:
+    """What to do about NaN."""
+    return (
+        f"{name} is not finite: the run has diverged; continue from the last checkpoint with a lower optim.lr, "
+        "optim.clip_norm = 1, or train.precision = float32"
+    )
+
+
+class RunLog:
+    """Writes rank 0's lines and drives the bar. `bar`: metric -> format shown in the progress line."""
+
+    def __init__(self, run: RunFolder, config: TrainConfig, step: int, bar: dict[str, str]) -> None:
+        self.main = dist.rank() == 0
+        self.file = open(run.log, "a", encoding="utf-8") if self.main else None
+        self.bar = tqdm(
+            total=config.steps, initial=step, unit="update", disable=not self.main, dynamic_ncols=True, smoothing=0.05
+        )
+        self.formats = bar
+        self.steps = config.steps
+        self.board = open_board(run) if config.tensorboard and self.main else None
+
+    def advance(self) -> None:
+        """One update is done."""
+        self.bar.update()
+
+    def train_line(self, line: dict[str, Any], meter: Meter) -> dict[str, Any]:
+        """Write one window of training; returns the line. InputError when it is not finite."""
+        means = meter.means()
+        for name, value in means.items():
+            if not abs(value) < float("inf"):
+                raise InputError(not_finite(name))
+        speed = meter.seconds / max(time.perf_counter() - meter.started, 1e-9)
+        line = line | {"split": "train"} | means | {"audio_seconds_per_second": speed}
+        self.write(line)
+        shown = [f"{name} {format(means[name], spec)}" for name, spec in self.formats.items() if name in means]
+        self.bar.set_postfix_str(f"{' | '.join(shown)} | {speed:.0f} s audio/s", refresh=False)
+        if self.bar.disable is False and not sys.stderr.isatty():
+            tqdm.write(str(self.bar), file=sys.stderr)
+        return line
+
+    def valid_line(self, line: dict[str, Any], meter: Meter) -> dict[str, float]:
+        """Write one validation; returns its means."""
+        means = meter.means()
+        self.write(line | {"split": "valid"} | means)
+        shown = [f"{name} {format(means[name], spec)}" for name, spec in self.formats.items() if name in means]
+        extra = [f"{name} {means[name]:.3f}" for name in ("wer", "cer") if name in means]
+        if self.main:
+            self.bar.write(f"validation after {line['step']}: {' | '.join(extra + shown)}", file=sys.stderr)
+        return means
+
+    def write(self, line: dict[str, Any]) -> None:
+        """One line of log.jsonl, flushed, and the same to TensorBoard."""
+        if self.file is None:
+            return
+        try:
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise InputError(f"cannot write {self.file.name} ({error.strerror}); free space, then --resume") from None
+        if self.board is not None:
+            for name, value in line.items():
+                if isinstance(value, float):
+                    self.board.add_scalar(f"{line['split']}/{name}", value, line["step"])
+
+    def close(self) -> None:
+        """End the bar and the files."""
+        self.bar.close()
+        for sink in (self.file, self.board):
+            if sink is not None:
+                sink.close()
+
+
+def open_board(run: RunFolder) -> Any:
+    """TensorBoard's writer."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError("train.tensorboard needs the package tensorboard: pip install 'speechssl[tensorboard]'") from None
+    return SummaryWriter(str(run.path / "tensorboard"))

@@ -1,0 +1,245 @@
+"""The verbs `pretrain` and `finetune`: from paths and a recipe to a run folder."""
+
+import contextlib
+import hashlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from speechssl import dist
+from speechssl.config import dump_toml
+from speechssl.data.loader import Micro, TrainLoader, stream, valid_micros
+from speechssl.data.manifest import Manifest, read_manifest
+from speechssl.data.sampler import Position, Updates
+from speechssl.errors import InputError
+from speechssl.interop.huggingface import copy_weights, read_config, read_weights, save_model
+from speechssl.models.wav2vec2 import Wav2Vec2ForCTC, Wav2Vec2ForPreTraining
+from speechssl.objectives.ctc import CTCObjective, frames_needed
+from speechssl.objectives.protocol import Item
+from speechssl.objectives.wav2vec2 import Wav2Vec2Objective
+from speechssl.text import CharTokenizer, normalise
+from speechssl.train.checkpoint import RunFolder, resolve_model
+from speechssl.train.health import Health
+from speechssl.train.loop import State, Trainer
+from speechssl.train.recipe import FinetuneRecipe, PretrainRecipe
+
+PRETRAIN_BAR = {"loss": ".3f", "accuracy": ".3f", "code_perplexity": ".1f", "grad_norm": ".2f"}
+FINETUNE_BAR = {"loss": ".2f", "blank": ".2f", "grad_norm": ".2f"}
+Recipe = TypeVar("Recipe", PretrainRecipe, FinetuneRecipe)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """What a run reads and writes. init: weights to start from. scratch: take the sizes from init, not the weights."""
+
+    train: Sequence[Path]
+    out: Path
+    valid: Sequence[Path] = ()
+    init: Path | None = None
+    resume: bool = False
+    scratch: bool = False
+
+
+def pretrain(recipe: PretrainRecipe, paths: Paths) -> State:
+    """Pretrain wav2vec 2.0 on unlabeled audio; with `paths.init` continue from that model's weights, in its own sizes."""
+    with processes(recipe) as recipe:
+        source = resolve_model(paths.init) if paths.init else None
+        if source is not None:
+            sizes, _ = read_config(source)
+            dropouts = {name: value for name, value in vars(recipe.model).items() if "drop" in name}
+            recipe = replace(recipe, model=replace(sizes, **dropouts))
+        torch.manual_seed(recipe.train.seed)
+        model = Wav2Vec2ForPreTraining(recipe.model)
+        if source is not None and not paths.scratch:
+            copy_weights(model, read_weights(source), str(source), need="wav2vec2.")
+        objective = Wav2Vec2Objective(model, recipe.objective, recipe.train.seed)
+        train = long_enough(read_manifest(*paths.train), recipe.data.min_seconds, "training data")
+        valid = bool(paths.valid) and long_enough(read_manifest(*paths.valid), recipe.data.min_seconds, "validation data")
+        if source is None and not paths.resume:
+            first = next(updates_of(train, recipe, world=1).since(Position()))[1][0]
+            objective.initialise(dataset_of(train, recipe, objective)[first])
+        health = Health(
+            batch_seconds=recipe.data.batch_seconds,
+            entries=recipe.model.num_codevectors_per_group,
+            warmup=max(200, int(recipe.optim.warmup * recipe.train.steps)),
+        )
+        return fit(objective, recipe, paths, train, valid or None, score="loss", watch=health, bar=PRETRAIN_BAR)
+
+
+def finetune(recipe: FinetuneRecipe, paths: Paths) -> State:
+    """Fine-tune with CTC on transcribed audio; `paths.scratch` gives the same network with random weights instead."""
+    if paths.init is None:
+        raise InputError("finetune needs --init MODEL: a pretrained run or model folder")
+    with processes(recipe) as recipe:
+        source = resolve_model(paths.init)
+        sizes, _ = read_config(source)
+        config = replace(sizes, **vars(recipe.model))
+        train = labelled(read_manifest(*paths.train), recipe, "training data")
+        valid = labelled(read_manifest(*paths.valid), recipe, "validation data") if paths.valid else None
+        tokenizer = build_tokenizer(recipe, [train, valid] if valid else [train])
+        train = alignable(train, tokenizer, config.geometry.frames, recipe, "training data")
+        torch.manual_seed(recipe.train.seed)
+        model = Wav2Vec2ForCTC(config, vocab_size=len(tokenizer))
+        if not paths.scratch:
+            weights = read_weights(source)
+            head = weights.get("lm_head.weight")
+            if head is not None and head.shape != model.lm_head.weight.shape:
+                weights = {key: value for key, value in weights.items() if not key.startswith("lm_head.")}
+            copy_weights(model, weights, str(source), need="wav2vec2.")
+        objective = CTCObjective(model, recipe.objective, tokenizer, recipe.train.seed)
+        return fit(objective, recipe, paths, train, valid, score="wer", bar=FINETUNE_BAR)
+
+
+@contextlib.contextmanager
+def processes(recipe: Recipe) -> Iterator[Recipe]:
+    """Join the other processes of torchrun and settle on a device; gives the recipe with the device filled in."""
+    device = recipe.train.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
+    dist.start(device)
+    try:
+        yield replace(recipe, train=replace(recipe.train, device=device))
+    finally:
+        dist.stop()
+
+
+def fit(
+    objective: Any, recipe: Any, paths: Paths, train: Manifest, valid: Manifest | None, *, score: str, bar, watch=None
+) -> State:
+    """Train `objective` on `train` into the run folder `paths.out`."""
+    run, data, config = RunFolder(path=paths.out), recipe.data, recipe.train
+    if dist.rank() == 0:
+        run.create(dump_toml(recipe), paths.resume)
+    dist.barrier()
+    objective.to(config.device)
+    updates = updates_of(train, recipe, rank=dist.rank(), world=dist.world())
+    loader = TrainLoader(dataset_of(train, recipe, objective), updates, data.workers)
+    trainer = Trainer(
+        objective,
+        loader.since,
+        run,
+        recipe.optim,
+        config,
+        write_model=lambda folder: save_model(
+            folder, objective.model, getattr(objective, "tokenizer", None), facts(recipe, paths)
+        ),
+        valid_batches=valid_stream(valid, recipe, objective) if valid else None,
+        score=score,
+        watch=watch,
+        bar=bar,
+        fingerprint=fingerprint(train),
+    )
+    checkpoint = run.latest() if paths.resume else None
+    if checkpoint:
+        trainer.restore(checkpoint, read_weights(checkpoint))
+    return trainer.fit()
+
+
+def updates_of(manifest: Manifest, recipe: Any, rank: int = 0, world: int = 1) -> Updates:
+    """The sequence of updates that a recipe draws from a manifest."""
+    return Updates(
+        seconds_R=heard_seconds(manifest, recipe),
+        batch_seconds=recipe.data.batch_seconds,
+        micro_seconds=recipe.data.micro_seconds,
+        seed=recipe.train.seed,
+        rank=rank,
+        world=world,
+    )
+
+
+def heard_seconds(manifest: Manifest, recipe: Any) -> np.ndarray:
+    """What each row contributes once cropped."""
+    return np.minimum(manifest.durations, recipe.data.crop_seconds or np.inf)
+
+
+def dataset_of(manifest: Manifest, recipe: Any, objective: Any) -> Micro:
+    """Rows to micro-batches; transcripts are normalised on the way where there is something to learn from them."""
+
+    def labelled_item(text: str, **fields: Any) -> Item:
+        return Item(text=normalise(text, recipe.text.normaliser), **fields)
+
+    make = labelled_item if isinstance(recipe, FinetuneRecipe) else Item
+    return Micro(manifest, make, objective.collate, recipe.data.crop_seconds, recipe.train.seed)
+
+
+def valid_stream(valid: Manifest, recipe: Any, objective: Any):
+    """A function that goes through this rank's share of the validation set once."""
+    dataset = dataset_of(valid, recipe, objective)
+    micros = valid_micros(heard_seconds(valid, recipe), recipe.data.micro_seconds)
+    own = micros[dist.rank() :: dist.world()] if len(micros) >= dist.world() else micros
+    return lambda: stream(dataset, own, recipe.data.workers)
+
+
+def facts(recipe: Any, paths: Paths) -> dict[str, Any]:
+    """What config.json records of a model's origin."""
+    origin = {"train": [path.name for path in paths.train], "init": str(paths.init.name) if paths.init and not paths.scratch else None}
+    return origin | {"objective": type(recipe.objective).__name__, "seed": recipe.train.seed, "steps": recipe.train.steps}
+
+
+def fingerprint(manifest: Manifest) -> str:
+    """A hash of the ids: a resumed run must see the same utterances in the same order."""
+    return hashlib.blake2b("\n".join(manifest.column("id")).encode(), digest_size=8).hexdigest()
+
+
+def tell(message: str) -> None:
+    """One line for the user, from rank 0."""
+    if dist.rank() == 0:
+        print(message, file=sys.stderr)
+
+
+def long_enough(manifest: Manifest, min_seconds: float, name: str) -> Manifest:
+    """The rows of at least `min_seconds`; what is left out is counted aloud."""
+    keep = np.flatnonzero(manifest.durations >= min_seconds)
+    if not len(keep):
+        longest = manifest.durations.max()
+        raise InputError(
+            f"{name}: no utterance is at least {min_seconds} s long (the longest has {longest:.2f} s); lower data.min_seconds"
+        )
+    if len(keep) < len(manifest):
+        tell(f"{name}: {len(manifest) - len(keep)} of {len(manifest)} utterances are under {min_seconds} s and left out")
+    return manifest.select(keep)
+
+
+def labelled(manifest: Manifest, recipe: FinetuneRecipe, name: str) -> Manifest:
+    """The rows that are long enough and whose transcript is not empty."""
+    manifest = long_enough(manifest, recipe.data.min_seconds, name)
+    keep = [i for i, text in enumerate(manifest.column("text")) if normalise(text, recipe.text.normaliser)]
+    if not keep:
+        raise InputError(f"{name}: no row has a transcript; fine-tuning needs the column `text`")
+    if len(keep) < len(manifest):
+        tell(f"{name}: {len(manifest) - len(keep)} of {len(manifest)} utterances have no transcript and are left out")
+    return manifest.select(np.array(keep))
+
+
+def build_tokenizer(recipe: FinetuneRecipe, manifests: list[Manifest]) -> CharTokenizer:
+    """The given vocabulary, or the characters of the transcripts."""
+    if recipe.text.vocab:
+        return CharTokenizer.load(Path(recipe.text.vocab))
+    return CharTokenizer.build(
+        normalise(text, recipe.text.normaliser) for manifest in manifests for text in manifest.column("text")
+    )
+
+
+def alignable(manifest: Manifest, tokenizer: CharTokenizer, frames, recipe: FinetuneRecipe, name: str) -> Manifest:
+    """The rows whose transcript fits into their frames: CTC cannot learn from the others."""
+    texts = [tokenizer.encode(normalise(text, recipe.text.normaliser)) for text in manifest.column("text")]
+    room = [frames(int(seconds * 16_000)) for seconds in manifest.durations]
+    keep = [i for i, ids in enumerate(texts) if frames_needed(ids) <= room[i]]
+    if len(keep) < len(texts):
+        first = next(i for i, ids in enumerate(texts) if frames_needed(ids) > room[i])
+        tell(
+            f"{name}: {len(texts) - len(keep)} of {len(texts)} transcripts are longer than their audio's frames and left out, "
+            f"the first is {manifest[first].id} ({len(texts[first])} characters, {room[first]} frames)"
+        )
+    if not keep:
+        raise InputError(f"{name}: every transcript is longer than its audio has frames; check that text and audio belong together")
+    return manifest.select(np.array(keep))
