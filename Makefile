@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: demo test clean
 
@@ -11,21 +12,23 @@ demo: $(VENV)/.installed
 test: $(VENV)/.test-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest --durations=10
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+	@if [ -d notebooks ]; then set -x; $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks; fi
 
 $(VENV)/.installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "speechssl needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12")'
+	@command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON) here; name a Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "speechssl needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; try: make $(MAKECMDGOALS) PYTHON=python3.12")'
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments; install its venv package (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
+	@echo "setting up $(VENV): a download of about 3 GB the first time, mostly torch"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable .
-	@$(BIN)/python -c 'import torch, torchaudio' || (echo "torch and torchaudio do not load together: remove $(VENV) and run make again" && exit 1)
-	touch $@
+	$(PIP) --editable .
+	@$(BIN)/python -c 'import torch, torchaudio' || { echo "torch and torchaudio do not load together: they must come from the same place; run make clean, then make $(MAKECMDGOALS)"; exit 1; }
+	@touch $@
 
 $(VENV)/.test-installed: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
-	touch $@
+	$(PIP) --editable '.[test]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) demo

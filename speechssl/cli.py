@@ -1,10 +1,14 @@
-"""The command line: one table from verb to parser and function. Nothing heavy is imported before a verb is chosen."""
+"""The command line: one table from verb to arguments and function; nothing heavy is imported before it is needed."""
 
 import argparse
+import difflib
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
+from speechssl.config import explain, load_recipe, split_overrides
 from speechssl.errors import InputError
 
 
@@ -23,7 +27,7 @@ def prepare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, default=0, help="processes (default: one per core)")
 
 
-def prepare(args: argparse.Namespace, _rest: list[str]) -> None:
+def prepare(args: argparse.Namespace) -> None:
     """List the usable audio of a folder in a manifest."""
     from speechssl.data.prepare import prepare
 
@@ -34,7 +38,9 @@ def run_arguments(parser: argparse.ArgumentParser, finetune: bool) -> None:
     """Arguments that pretrain and finetune share."""
     parser.add_argument("recipe", type=Path, help="a TOML file; recipes/ holds some. Any value of it can be overridden")
     parser.add_argument("--train", type=Path, nargs="+", required=True, help="manifest(s) of the training audio")
-    parser.add_argument("--valid", type=Path, nargs="+", default=[], help="manifest(s) that chooses the best checkpoint")
+    parser.add_argument(
+        "--valid", type=Path, nargs="+", default=[], help="manifest(s) that chooses the best checkpoint"
+    )
     parser.add_argument("--out", type=Path, required=True, help="run folder to create")
     parser.add_argument(
         "--init", type=Path, required=finetune, help="run or model folder (transformers' format) to start from"
@@ -48,34 +54,34 @@ def run_arguments(parser: argparse.ArgumentParser, finetune: bool) -> None:
     )
 
 
-def pretrain(args: argparse.Namespace, rest: list[str]) -> None:
+def pretrain(args: argparse.Namespace) -> None:
     """Pretrain wav2vec 2.0 on unlabeled audio."""
-    from speechssl.train.recipe import PretrainRecipe
     from speechssl.train.run import pretrain
 
-    run(pretrain, PretrainRecipe, args, rest)
+    run(pretrain, args)
 
 
-def finetune(args: argparse.Namespace, rest: list[str]) -> None:
+def finetune(args: argparse.Namespace) -> None:
     """Fine-tune a pretrained model with CTC on transcribed audio."""
-    from speechssl.train.recipe import FinetuneRecipe
     from speechssl.train.run import finetune
 
-    run(finetune, FinetuneRecipe, args, rest)
+    run(finetune, args)
 
 
-def run(verb: Callable, recipe_class: type, args: argparse.Namespace, rest: list[str]) -> None:
-    """Load the recipe, train, and say where the model is."""
-    from speechssl.config import load_recipe
-    from speechssl.train.run import Paths, tell
+def run(verb: Callable, args: argparse.Namespace) -> None:
+    """Train as `args` and its recipe say, and tell where the model is."""
+    from speechssl.train.run import Paths
 
     values = vars(args)
-    recipe = load_recipe(recipe_class, values.pop("recipe"), rest)
+    recipe = values.pop("recipe")
     state = verb(recipe, Paths(**values))
-    if state.step < recipe.train.steps:
-        tell(f"stopped after update {state.step}; continue with the same command and --resume")
+    stopped = state.step < recipe.train.steps
+    if os.environ.get("RANK", "0") == "0":  # under torchrun the first process speaks for all
+        heard = f"{state.step} updates, {state.seconds_heard / 3600:.2f} h of audio heard"
+        hint = "stopped; continue with the same command and --resume" if stopped else f"best model: {args.out}/best"
+        print(f"{args.out}: {heard}; {hint}", file=sys.stderr)
+    if stopped:
         sys.exit(130)
-    tell(f"{args.out}: {state.step} updates, {state.seconds_heard / 3600:.2f} h of audio heard; best model: {args.out}/best")
 
 
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +94,7 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
 
 
-def evaluate(args: argparse.Namespace, _rest: list[str]) -> None:
+def evaluate(args: argparse.Namespace) -> None:
     """Word and character error rate of a model on transcribed audio."""
     from speechssl import load
     from speechssl.asr.evaluate import evaluate
@@ -106,7 +112,7 @@ def transcribe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
 
 
-def transcribe(args: argparse.Namespace, _rest: list[str]) -> None:
+def transcribe(args: argparse.Namespace) -> None:
     """Write down what is said in audio files, with word times."""
     from speechssl import load
     from speechssl.asr.transcribe import transcribe_files
@@ -123,13 +129,17 @@ def embed_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the Parquet file to write")
     parser.add_argument("--where", default="", help="only rows with this value, such as split=test")
     parser.add_argument(
-        "--layer", default="last", help="last, a number (0 = input of the first layer), all, or weighted (= all; the probe learns the weights)"
+        "--layer",
+        default="last",
+        help="last, a number (0 = input of the first layer), all, or weighted (= all; the probe learns the weights)",
     )
-    parser.add_argument("--pool", default="mean", choices=("mean", "mean+max", "none"), help="over time (none: every frame)")
+    parser.add_argument(
+        "--pool", default="mean", choices=("mean", "mean+max", "none"), help="over time (none: every frame)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
 
 
-def embed(args: argparse.Namespace, _rest: list[str]) -> None:
+def embed(args: argparse.Namespace) -> None:
     """Turn clips into vectors, one row of a Parquet file each."""
     from speechssl import load
     from speechssl.probe.embed import embed_to_parquet
@@ -148,7 +158,7 @@ def probe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="write the result as JSON too")
 
 
-def probe(args: argparse.Namespace, _rest: list[str]) -> None:
+def probe(args: argparse.Namespace) -> None:
     """Accuracy and UAR of a linear classifier on embeddings, over folds of unseen speakers."""
     from speechssl.probe.linear import probe
 
@@ -157,11 +167,13 @@ def probe(args: argparse.Namespace, _rest: list[str]) -> None:
 
 def demo_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `demo`."""
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything the demo makes (default: demo)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo"), help="folder for everything the demo makes (default: demo)"
+    )
     parser.add_argument("--minutes", type=float, default=8.0, help="rough length on 2 cores (default: 8)")
 
 
-def demo(args: argparse.Namespace, _rest: list[str]) -> None:
+def demo(args: argparse.Namespace) -> None:
     """The whole journey on the clips in data/: pretrain, fine-tune, transcribe, embed, report."""
     from speechssl.demo import demo
 
@@ -178,6 +190,11 @@ VERBS: dict[str, tuple[Callable, Callable]] = {
     "probe": (probe_arguments, probe),
     "demo": (demo_arguments, demo),
 }
+RECIPES = {"pretrain": "PretrainRecipe", "finetune": "FinetuneRecipe"}
+TRAIN_USAGE = {
+    "pretrain": "[--init MODEL] [--resume] [--from-scratch] [--section.key value ...]",
+    "finetune": "--init MODEL [--resume] [--from-scratch] [--section.key value ...]",
+}
 LADDER = """\
 the journey:
   speechssl prepare FOLDER --out all.tsv
@@ -190,60 +207,121 @@ the journey:
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all verbs."""
-    parser = argparse.ArgumentParser(
-        prog="speechssl",
-        description="Learn speech representations from unlabeled audio, and use them.",
-        epilog=LADDER,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are InputErrors that name the nearest flag."""
+
+    def error(self, message: str) -> NoReturn:
+        """Complain in the way of the rest of the package."""
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+    def check_flags(self, argv: Sequence[str]) -> None:
+        """InputError for the first unknown flag, before argparse can stumble over what its absence causes."""
+        known = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        for word in argv[: argv.index("--")] if "--" in argv else argv:
+            flag = word.partition("=")[0]
+            if flag.startswith("--") and flag not in known:
+                self.error(f"there is no {flag}{did_you_mean(flag, known)}")
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """The known word nearest to a misspelt one, as the end of a sentence."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f", did you mean {near[0]}?" if near else ""
+
+
+def general_help() -> str:
+    """What `speechssl --help` says."""
+    verbs = "\n".join(f"  {name:<11} {(function.__doc__ or '').rstrip('.')}" for name, (_, function) in VERBS.items())
+    return f"""\
+usage: speechssl VERB ...        (speechssl VERB --help explains one)
+
+Learn speech representations from unlabeled audio, and use them.
+
+verbs:
+{verbs}
+
+{LADDER}"""
+
+
+def parse(verb: str, argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a verb; for the verbs that train, `recipe` is the recipe itself, overrides included."""
+    arguments, function = VERBS[verb]
+    trains = verb in RECIPES
+    parser = Parser(
+        prog=f"speechssl {verb}",
+        usage=f"%(prog)s RECIPE.toml --train TSV [--valid TSV] --out RUN {TRAIN_USAGE[verb]}" if trains else None,
+        description=function.__doc__,
+        allow_abbrev=False,
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
-    for name, (arguments, function) in VERBS.items():
-        sub = verbs.add_parser(
-            name,
-            help=function.__doc__.rstrip("."),
-            description=function.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        arguments(sub)
-    return parser
+    arguments(parser)
+    if not trains:
+        parser.check_flags(argv)
+        return parser.parse_args(argv)
+    rest, overrides = split_overrides(argv)
+    if {"-h", "--help"} & set(rest):
+        parser.print_help()
+        print(recipe_help(verb, next((Path(word) for word in rest if word.endswith(".toml")), None)))
+        sys.exit(0)
+    parser.check_flags(rest)
+    args = parser.parse_args(rest)
+    args.recipe = load_recipe(recipe_class(verb), args.recipe, overrides)
+    return args
 
 
-def recipe_help(argv: list[str]) -> str:
-    """What `pretrain --help` and `finetune --help` say of the recipe's keys."""
-    from speechssl.config import explain
-    from speechssl.train.recipe import FinetuneRecipe, PretrainRecipe
+def recipe_class(verb: str) -> type:
+    """The dataclass that describes the recipes of a verb."""
+    from speechssl.train import recipe
 
-    title = "\nrecipe keys, each with its default (the paper's BASE):"
-    return title + explain(PretrainRecipe if argv[0] == "pretrain" else FinetuneRecipe)
+    return getattr(recipe, RECIPES[verb])
+
+
+def recipe_help(verb: str, path: Path | None) -> str:
+    """Every key of the recipe at `path` with its value there, or with its default."""
+    values = (
+        f"in {path}" if path else "by default (the paper's BASE); name a RECIPE.toml before --help to see its values"
+    )
+    return f"\nrecipe keys and their values {values}:\n{explain(load_recipe(recipe_class(verb), path))}"
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run a verb; what the user can mend ends as one sentence and exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = build_parser()
-    trains = bool(argv) and argv[0] in ("pretrain", "finetune")
     try:
-        if trains and {"-h", "--help"} & set(argv):
-            try:
-                parser.parse_args([argv[0], "--help"])
-            except SystemExit:
-                print(recipe_help(argv))
-                return
-        args, rest = parser.parse_known_args(argv)
-        if rest and not trains:
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        verb = VERBS[args.__dict__.pop("verb")][1]
-        verb(args, rest)
+        try:
+            dispatch(argv)
+        finally:
+            sys.stdout.flush()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        fail(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # the reader, such as `head`, has had enough; keep the interpreter from flushing again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
-        print(f"error: {error.filename or 'the disk'}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(2)
+        if error.errno is None:  # not a file or a disk: the dynamic loader, of a torchaudio built for another torch
+            fail(f"a compiled library cannot be loaded ({error}); reinstall torch and torchaudio together with pip")
+        fail(f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}")
+
+
+def dispatch(argv: list[str]) -> None:
+    """Find the verb and run it."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(general_help())
+        sys.exit(0 if argv else 2)
+    if argv[0] == "--version":
+        from speechssl import __version__
+
+        print(f"speechssl {__version__}")
+        return
+    if argv[0] not in VERBS:
+        raise InputError(
+            f"there is no verb {argv[0]}{did_you_mean(argv[0], list(VERBS))}; the verbs: {', '.join(VERBS)}"
+        )
+    VERBS[argv[0]][1](parse(argv[0], argv[1:]))
+
+
+def fail(sentence: str) -> NoReturn:
+    """Say what is wrong, and exit with code 2."""
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(2)

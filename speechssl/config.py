@@ -1,91 +1,157 @@
-"""Recipes: a TOML file and `--section.key value` overrides become frozen dataclasses; a misspelt key is an error.
+"""Recipes: a TOML file, then `--section.key value` overrides, become frozen dataclasses; a misspelt key is an error.
 
-An override is read as a TOML value (and as a string where that fails), so both go through the same checks.
+A recipe class is a frozen keyword-only dataclass whose defaults are complete. Its fields are int, float, bool, str,
+tuples of these, Literal, or further such dataclasses (the sections). Ranges are checked by each class's __post_init__.
 """
 
 import ast
 import difflib
 import inspect
+import itertools
+import json
 import textwrap
 import tomllib
-from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from speechssl.errors import InputError
 
 T = TypeVar("T")
+COMMAND_LINE = "the command line"
 
 
 def load_recipe(cls: type[T], path: Path | None, overrides: Sequence[str] = ()) -> T:
-    """The recipe in `path` (None: the defaults) with overrides such as ["--optim.lr", "1e-4"] on top."""
-    values: dict[str, Any] = {}
+    """The recipe in `path` (None: the defaults) with overrides such as ["--optim.lr", "1e-4"] on top.
+
+    InputError names the file (or the command line), the key, the value and what would be right.
+    """
+    recipe = cls()
     if path is not None:
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"the recipe {path} does not exist; recipes/ holds some to start from") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is not valid TOML: {error}") from None
-    for key, text in pairs(overrides):
-        *sections, name = key.split(".")
-        place = values
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[name] = as_toml(text)
-    return build(cls, values, str(path or "the command line"))
+        recipe = apply(recipe, dict(flatten(read_toml(path))), str(path))
+    kinds = dict(leaves(recipe))
+    values = {key: from_text(text, kinds.get(key, str)) for key, text in pairs(overrides)}
+    return apply(recipe, values, COMMAND_LINE)
 
 
-def pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
-    """["--a.b", "1", "--c.d=2"] -> [("a.b", "1"), ("c.d", "2")]."""
-    found, rest = [], list(overrides)
-    while rest:
-        flag = rest.pop(0)
-        if not flag.startswith("--") or "." not in flag.partition("=")[0]:
-            raise InputError(f"{flag!r} is not understood; recipe values are given as --section.key value")
-        key, equals, value = flag[2:].partition("=")
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(the other arguments, the recipe overrides): an override is `--section.key value` or `--section.key=value`."""
+    rest, overrides = [], []
+    words = iter(argv)
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if not (name.startswith("--") and "." in name):
+            rest.append(word)
+            continue
+        overrides.append(word)
         if not equals:
-            if not rest:
-                raise InputError(f"{flag} needs a value")
-            value = rest.pop(0)
-        found.append((key, value))
-    return found
+            overrides += [value for value in [next(words, None)] if value is not None]
+    return rest, overrides
 
 
-def as_toml(text: str) -> Any:
-    """A command-line value as TOML would read it; what TOML cannot read is a string."""
+def pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """["--a.b", "1", "--c.d=2"] -> ("a.b", "1"), ("c.d", "2")."""
+    words = iter(overrides)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name.startswith("--") and "." in name):
+            raise InputError(f"{word!r} is not understood; recipe values are given as --section.key value")
+        if not equals:
+            value = next(words, "--")
+            if value.startswith("--"):
+                raise InputError(f"{name} needs a value: {name} value")
+        yield name[2:], value
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The file as nested dictionaries."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"the recipe {path} does not exist; recipes/ holds some to start from") from None
+    except OSError as error:
+        raise InputError(f"the recipe {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"the recipe {path} is not valid TOML: {error}") from None
 
 
-def build(cls: type[T], values: dict[str, Any], source: str, prefix: str = "") -> T:
-    """Nested dataclasses from nested dictionaries, checked key by key."""
-    hints = get_type_hints(cls)
-    known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
-    arguments = {}
+def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """{"a": {"b": 1}} -> ("a.b", 1). An empty table stays, so that its name is checked too."""
     for name, value in values.items():
-        key = prefix + name
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(known)}"
-            raise InputError(f"{source}: there is no key {key!r}; {hint}")
-        if is_dataclass(hints[name]):
-            if not isinstance(value, dict):
-                raise InputError(f"{source}: {key} = {value!r} should be a section with keys of its own, [{key}]")
-            default = default_of(known[name])
-            value = {**{f.name: getattr(default, f.name) for f in fields(default)}, **value}
-            arguments[name] = build(hints[name], value, source, key + ".")  # type: ignore[arg-type]
+        if isinstance(value, dict) and value:
+            yield from flatten(value, f"{prefix}{name}.")
         else:
-            arguments[name] = coerce(value, hints[name], key, source)
-    return cls(**arguments)
+            yield prefix + name, value
 
 
-def default_of(field: Any) -> Any:
-    """The default value of a dataclass field."""
-    return field.default_factory() if callable(field.default_factory) else field.default
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, type) of every value in a recipe."""
+    kinds = get_type_hints(type(config))
+    for field in fields(config):
+        part = getattr(config, field.name)
+        if is_dataclass(part):
+            yield from leaves(part, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, kinds[field.name]
+
+
+def apply(recipe: T, values: dict[str, Any], source: str) -> T:
+    """`recipe` with the dotted keys of `values` replaced, all at once, so that __post_init__ sees the final state."""
+    kinds = dict(leaves(recipe))
+    sections = {key[:dot] for key in kinds for dot, letter in enumerate(key) if letter == "."}
+    checked = {}
+    for key, value in values.items():
+        if key in kinds:
+            checked[key] = coerce(value, kinds[key], key, source)
+        elif key not in sections:
+            raise InputError(f"{source}: there is no key {key}; {suggestion(key, list(kinds), sections)}")
+        elif value != {}:
+            raise InputError(f"{source}: {key} = {value!r} should be a section with keys of its own, such as [{key}]")
+    try:
+        return rebuild(recipe, checked)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+
+
+def rebuild(config: T, values: dict[str, Any], prefix: str = "") -> T:
+    """A nested dataclass with some of its leaves replaced."""
+    changes = {}
+    for field in fields(config):  # type: ignore[arg-type]
+        part, key = getattr(config, field.name), prefix + field.name
+        if is_dataclass(part):
+            changes[field.name] = rebuild(part, values, key + ".")
+        elif key in values:
+            changes[field.name] = values[key]
+    return replace(config, **changes)  # type: ignore[type-var]
+
+
+def suggestion(key: str, known: list[str], sections: set[str]) -> str:
+    """What the writer of an unknown key probably meant: a like name in its section, elsewhere, or the list of names."""
+    section, _, name = key.rpartition(".")
+    mine = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == section}
+    everywhere = {other.rpartition(".")[2]: other for other in known}
+    for names in (mine, {s: s for s in sections}, everywhere):
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+        if near:
+            return f"did you mean {names[near[0]]}?"
+    return f"known: {', '.join(mine or sorted(sections))}"
+
+
+def from_text(text: str, kind: Any) -> Any:
+    """A command-line word as the value TOML would have held; what does not fit stays text, for `coerce` to refuse."""
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if get_origin(kind) is Literal:
+        return {str(choice): choice for choice in get_args(kind)}.get(text, text)
+    try:
+        if kind in (int, float):
+            return kind(text)
+        if get_origin(kind) is tuple:
+            return tomllib.loads(f"value = {text if text.startswith('[') else f'[{text}]'}")["value"]
+    except ValueError:  # TOMLDecodeError is one
+        pass
+    return text
 
 
 def coerce(value: Any, kind: Any, key: str, source: str) -> Any:
@@ -93,23 +159,31 @@ def coerce(value: Any, kind: Any, key: str, source: str) -> Any:
     if get_origin(kind) is Literal:
         if value in get_args(kind):
             return value
-        raise InputError(f"{source}: {key} = {value!r} must be one of {', '.join(map(repr, get_args(kind)))}")
-    if get_origin(kind) is tuple:
-        item = get_args(kind)[0]
-        if isinstance(value, (list, tuple)):
-            return tuple(coerce(v, item, key, source) for v in value)
+    elif get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        if isinstance(value, (list, tuple)) and (kinds[-1] is ... or len(kinds) == len(value)):
+            items = kinds[:1] * len(value) if kinds[-1] is ... else kinds
+            return tuple(coerce(v, k, f"{key}[{i}]", source) for i, (v, k) in enumerate(zip(value, items, strict=True)))
     elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        if value == value:  # not NaN, which would pass every range check
+            return float(value)
     elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
-    raise InputError(f"{source}: {key} = {value!r} has the wrong type; it must be {type_name(kind)}")
+    raise InputError(f"{source}: {key} = {value!r} must be {in_words(kind)}")
 
 
-def type_name(kind: Any) -> str:
-    """A type in words."""
+def in_words(kind: Any, plural: bool = False) -> str:
+    """A type as a user would call it."""
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
     if get_origin(kind) is tuple:
-        return f"a list of {type_name(get_args(kind)[0])}"
-    return {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}.get(kind, str(kind))
+        first, *others = get_args(kind)
+        size = "" if ... in others else f"{len(others) + 1} "
+        return f"a list of {size}{in_words(first, plural=True)}"
+    names = {int: "whole number", float: "number", str: "text"}
+    if kind not in names:
+        return "true or false" if kind is bool else str(kind)
+    return f"{names[kind]}s" if plural else f"a {names[kind]}"
 
 
 def to_toml(value: Any) -> str:
@@ -117,40 +191,53 @@ def to_toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return json.dumps(value, ensure_ascii=False).replace(
+            "\x7f", "\\u007f"
+        )  # JSON's escapes are TOML's, but for DEL
     if isinstance(value, tuple):
         return "[" + ", ".join(map(to_toml, value)) + "]"
     return repr(value)
 
 
-def dump_toml(config: Any) -> str:
-    """A recipe with every value written out; `load_recipe` of it gives the same recipe."""
-    sections = []
-    for section in fields(config):
-        part = getattr(config, section.name)
-        lines = [f"{field.name} = {to_toml(getattr(part, field.name))}" for field in fields(part)]
-        sections.append("\n".join([f"[{section.name}]", *lines]) + "\n")
-    return "\n".join(sections)
+def dump_toml(config: Any, prefix: str = "") -> str:
+    """A recipe with every value written out; `load_recipe` of it gives an equal recipe."""
+    parts = {field.name: getattr(config, field.name) for field in fields(config)}
+    lines = [f"{name} = {to_toml(value)}" for name, value in parts.items() if not is_dataclass(value)]
+    blocks = ["\n".join([*([f"[{prefix}]"] if prefix else []), *lines]) + "\n"] if lines else []
+    blocks += [dump_toml(value, f"{prefix}.{name}".lstrip(".")) for name, value in parts.items() if is_dataclass(value)]
+    return "\n".join(blocks)
 
 
-def explain(cls: type) -> str:
-    """Every key of a recipe with its default and its docstring: the second half of `--help`."""
-    lines = []
-    for section in fields(cls):
-        default = default_of(section)
-        lines.append(f"\n[{section.name}]  {(inspect.getdoc(type(default)) or '').splitlines()[0]}")
-        notes = attribute_docs(type(default))
-        for field in fields(default):
-            head = f"  --{section.name}.{field.name} {to_toml(getattr(default, field.name))}"
-            lines += [head, textwrap.fill(notes.get(field.name, ""), 100, initial_indent=" " * 8, subsequent_indent=" " * 8)]
-    return "\n".join(lines)
+def explain(config: Any, prefix: str = "") -> str:
+    """Every key of a recipe with its value, its choices and its docstring: the second half of `--help`."""
+    kinds, notes = get_type_hints(type(config)), attribute_docs(type(config))
+    head = f"\n[{prefix}]  {(inspect.getdoc(type(config)) or '').splitlines()[0]}" if prefix else ""
+    lines, sections = [], []
+    for field in fields(config):
+        value, key = getattr(config, field.name), f"{prefix}.{field.name}".lstrip(".")
+        if is_dataclass(value):
+            sections.append(explain(value, key))
+            continue
+        shown = (
+            ",".join(map(to_toml, value))
+            if isinstance(value, tuple)
+            else value
+            if isinstance(value, str)
+            else to_toml(value)
+        )
+        lines.append(f"  --{key} {shown or repr('')}")
+        note = notes.get(field.name, "")
+        if get_origin(kinds[field.name]) is Literal:
+            note = f"({' | '.join(map(str, get_args(kinds[field.name])))}) {note}"
+        lines.append(textwrap.fill(note, 110, initial_indent=" " * 8, subsequent_indent=" " * 8))
+    return "\n".join([*([head, *lines] if lines else []), *sections])
 
 
 def attribute_docs(cls: type) -> dict[str, str]:
     """The string literal that follows each field of a dataclass in its source."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
     docs = {}
-    for node, following in zip(body, body[1:], strict=False):
+    for node, following in itertools.pairwise(body):
         if isinstance(node, ast.AnnAssign) and isinstance(following, ast.Expr):
-            docs[node.target.id] = ast.literal_eval(following.value)  # type: ignore[attr-defined]
+            docs[node.target.id] = " ".join(ast.literal_eval(following.value).split())  # type: ignore[attr-defined]
     return docs

@@ -1,1 +1,1 @@
-"""."""
+"""From CTC posteriors to words, times, files and scores."""

@@ -1,1 +1,1 @@
-"""."""
+"""Embeddings and what can be read from them."""

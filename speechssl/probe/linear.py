@@ -1,0 +1,234 @@
+"""A linear probe of embeddings over folds of unseen speakers: accuracy and UAR with intervals, beside chance.
+
+Each fold's scaler, regularisation and layer mixture are chosen on the training speakers alone, by an inner split over
+speakers; the test speakers are looked at once.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from speechssl.errors import InputError
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeScore:
+    """Accuracy and unweighted average recall with 95 % intervals (low, high), as fractions."""
+
+    vectors: str
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    uar: float
+    uar_interval: tuple[float, float]
+    confusion: list[list[int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult:
+    """A probe of one embedding file."""
+
+    protocol: str
+    label: str
+    classes: list[str]
+    clips: int
+    groups: int
+    folds: int
+    chance_accuracy: float
+    chance_uar: float
+    scores: list[ProbeScore]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.protocol}",
+            f"{self.clips} clips, {len(self.classes)} classes, {self.groups} groups, {self.folds} folds; in %, "
+            "95 % bootstrap over groups",
+            f"  {'':12s} {'accuracy':>22s} {'UAR':>22s}",
+            f"  {'chance':12s} {100 * self.chance_accuracy:22.1f} {100 * self.chance_uar:22.1f}",
+        ]
+        for s in self.scores:
+            cells = [
+                f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+                for value, (low, high) in ((s.accuracy, s.accuracy_interval), (s.uar, s.uar_interval))
+            ]
+            lines.append(f"  {s.vectors:12s} {cells[0]:>22s} {cells[1]:>22s}")
+        return "\n".join(lines)
+
+
+def probe(
+    embeddings: Path,
+    *,
+    label: str = "label",
+    group: str = "speaker",
+    folds: int = 5,
+    seed: int = 1,
+    out: Path | None = None,
+) -> ProbeResult:
+    """Probe every vector column of a Parquet file; with several layers also their mixture.
+
+    InputError: missing column, fewer than two classes or groups, vectors that are not numbers or not of one length.
+    """
+    columns = read_columns(embeddings, label, group)
+    y, groups = np.array(columns.pop(label)), np.array(columns.pop(group))
+    named = {name: to_matrix(embeddings, name, values) for name, values in columns.items()}
+    result = probe_vectors(named, y, groups, label=label, folds=folds, seed=seed)
+    if out is not None:
+        out.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def probe_vectors(
+    named: dict[str, np.ndarray], y: np.ndarray, groups: np.ndarray, *, label: str, folds: int = 5, seed: int = 1
+) -> ProbeResult:
+    """The same for matrices (N, D) in memory."""
+    check(y, groups, label)
+    splits = group_folds(y, groups, folds, seed)
+    stacked = {**named, "mixture": np.stack(list(named.values()), axis=1)} if len(named) > 1 else named
+    scores = [score(name, vectors, y, groups, splits, seed) for name, vectors in stacked.items()]
+    counts = np.unique(y, return_counts=True)[1]
+    return ProbeResult(
+        protocol="linear probe on frozen embeddings, group-disjoint folds, regularisation chosen on training groups",
+        label=label,
+        classes=[str(c) for c in np.unique(y)],
+        clips=len(y),
+        groups=len(np.unique(groups)),
+        folds=len(splits),
+        chance_accuracy=float(counts.max() / counts.sum()),
+        chance_uar=1 / len(counts),
+        scores=scores,
+    )
+
+
+def read_columns(path: Path, label: str, group: str) -> dict[str, list]:
+    """The label, group and vector columns of a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; make it with `speechssl embed MODEL SRC --out {path}`") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path} is not a Parquet file that can be read ({error})") from None
+    vectors = [name for name in table.column_names if name.startswith("vector")]
+    for name in (label, group, *(vectors or ["vector"])):
+        if name not in table.column_names:
+            raise InputError(f"{path} has no column {name!r}; it has {', '.join(table.column_names)}")
+    if "frames" in table.column_names:
+        raise InputError(f"{path} holds frames (--pool none); a probe needs one vector per clip: embed with --pool mean")
+    return {name: table[name].to_pylist() for name in (label, group, *vectors)}
+
+
+def to_matrix(path: Path, name: str, values: list) -> np.ndarray:
+    """Rows of numbers as (N, D)."""
+    if len({len(row) for row in values}) != 1:
+        raise InputError(f"{path}: the rows of {name} differ in length; they come from different models")
+    matrix = np.array(values, dtype=np.float64)
+    if not np.isfinite(matrix).all():
+        raise InputError(f"{path}: {name} holds NaN or infinite numbers; embed again")
+    return matrix
+
+
+def check(y: np.ndarray, groups: np.ndarray, label: str) -> None:
+    """InputError unless there is something to tell apart and someone unseen to test on."""
+    if len(np.unique(y)) < 2:
+        raise InputError(f"the column {label!r} has a single value ({y[0]!r}); a probe needs at least two classes")
+    if (groups == "").any():
+        raise InputError(f"{int((groups == '').sum())} rows have no group; unseen speakers cannot be told: fill the column")
+    if len(np.unique(groups)) < 2:
+        raise InputError(f"all rows are of one group ({groups[0]!r}); testing on unseen groups needs at least two")
+
+
+def group_folds(y: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(train, test) indices of folds that share no group, with the classes spread as evenly as groups allow."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    count = max(2, min(folds, len(np.unique(groups))))
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    splits = [(train, test) for train, test in splitter.split(np.zeros(len(y)), y, groups) if len(test)]
+    for _train, test in splits:
+        missing = set(np.unique(y[test])) - set(np.unique(y[_train]))
+        if missing:
+            raise InputError(f"the class {missing.pop()!r} occurs with one group only, so it can never be learned unseen")
+    return splits
+
+
+def score(name: str, vectors: np.ndarray, y: np.ndarray, groups: np.ndarray, splits: Sequence, seed: int) -> ProbeScore:
+    """Predictions for every clip from a classifier that never saw its group, and their scores."""
+    predicted = np.empty_like(y)
+    for train, test in splits:
+        predicted[test] = fit_predict(vectors[train], y[train], groups[train], vectors[test], seed)
+    classes = np.unique(y)
+    confusion = np.array([[int(((y == a) & (predicted == b)).sum()) for b in classes] for a in classes])
+    accuracy, uar = rates(confusion[None])
+    low, high = intervals(y, predicted, groups, classes, seed)
+    return ProbeScore(
+        vectors=name,
+        accuracy=float(accuracy[0]),
+        accuracy_interval=(float(low[0]), float(high[0])),
+        uar=float(uar[0]),
+        uar_interval=(float(low[1]), float(high[1])),
+        confusion=confusion.tolist(),
+    )
+
+
+def fit_predict(x: np.ndarray, y: np.ndarray, groups: np.ndarray, x_test: np.ndarray, seed: int) -> np.ndarray:
+    """Choose the strength (and for (N, L, D) the layers' mixture) on held-out training groups, refit, predict."""
+    options = [(c, w) for w in mixtures(x) for c in STRENGTHS]
+    inner = group_folds(y, groups, 3, seed) if len(np.unique(groups)) > 1 else []
+    best, best_score = options[len(options) // 2], -1.0
+    for c, weights in options if inner else ():
+        recalls = []
+        for train, test in inner:
+            guess = classifier(c).fit(mix(x[train], weights), y[train]).predict(mix(x[test], weights))
+            recalls.append(np.mean([(guess[y[test] == k] == k).mean() for k in np.unique(y[test])]))
+        if np.mean(recalls) > best_score:
+            best, best_score = (c, weights), float(np.mean(recalls))
+    c, weights = best
+    return classifier(c).fit(mix(x, weights), y).predict(mix(x_test, weights))
+
+
+def mixtures(x: np.ndarray) -> list[np.ndarray | None]:
+    """Layer weights to choose from: every layer alone, and bumps of three neighbours; None for a plain matrix."""
+    if x.ndim == 2:
+        return [None]
+    layers = x.shape[1]
+    bumps = [np.exp(-0.5 * ((np.arange(layers) - centre) / 1.0) ** 2) for centre in range(layers)]
+    return [np.full(layers, 1 / layers), *(bump / bump.sum() for bump in bumps)]
+
+
+def mix(x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """(N, L, D) -> (N, D)."""
+    return x if weights is None else np.einsum("nld,l->nd", x, weights)
+
+
+def classifier(strength: float):
+    """Standardise, then multinomial logistic regression."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=500))
+
+
+def rates(confusion_RCC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracy and UAR of confusion matrices (true class in rows); classes without clips do not count."""
+    hits_RC, totals_RC = np.diagonal(confusion_RCC, axis1=1, axis2=2), confusion_RCC.sum(axis=2)
+    recall_RC = np.where(totals_RC > 0, hits_RC / np.maximum(totals_RC, 1), np.nan)
+    return hits_RC.sum(axis=1) / totals_RC.sum(axis=1), np.nanmean(recall_RC, axis=1)
+
+
+def intervals(y: np.ndarray, predicted: np.ndarray, groups: np.ndarray, classes: np.ndarray, seed: int):
+    """2.5 and 97.5 percentiles of (accuracy, UAR) over 1,000 resamples of the groups."""
+    index = {c: i for i, c in enumerate(classes)}
+    names = np.unique(groups)
+    per_group = np.zeros((len(names), len(classes), len(classes)))
+    for g, a, b in zip(np.searchsorted(names, groups), y, predicted, strict=True):
+        per_group[g, index[a], index[b]] += 1
+    picks = np.random.default_rng(seed).integers(0, len(names), size=(1000, len(names)))
+    accuracy, uar = rates(per_group[picks].sum(axis=1))
+    return np.percentile([accuracy, uar], [2.5, 97.5], axis=1)
