@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -301,7 +302,8 @@ def main(argv: list[str] | None = None) -> None:
     except OSError as error:
         if error.errno is None:  # not a file or a disk: the dynamic loader, of a torchaudio built for another torch
             fail(f"a compiled library cannot be loaded ({error}); reinstall torch and torchaudio together with pip")
-        fail(f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}")
+        remedy = "; free some space and run the same command again" if error.errno == errno.ENOSPC else ""
+        fail(f"{error.filename or 'the output'}: {error.strerror}{remedy}")
 
 
 def dispatch(argv: list[str]) -> None:

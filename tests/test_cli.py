@@ -103,7 +103,11 @@ def test_overrides_may_stand_before_the_recipe():
     "error, code, text",
     [
         (InputError("x.wav is empty; remove it"), 2, "error: x.wav is empty; remove it\n"),
-        (OSError(28, "No space left on device", "run/state.pt"), 2, "error: run/state.pt: No space left on device\n"),
+        (
+            OSError(28, "No space left on device", "run/state.pt"),
+            2,
+            "error: run/state.pt: No space left on device; free some space",
+        ),
         (FileNotFoundError(2, "No such file or directory", "x.wav"), 2, "error: x.wav: No such file or directory\n"),
         (OSError("libc10_cuda.so: cannot open shared object file"), 2, "reinstall torch and torchaudio together"),
         (KeyboardInterrupt(), 130, ""),

@@ -100,6 +100,11 @@ def contrastive(context_MD: Tensor, target_MD: Tensor, codes_MG: Tensor, counts_
     return loss.sum(), (positive_M.detach() > best_M).sum()
 
 
+def full(x: Tensor) -> Tensor:
+    """At least float32: the quantizer, the similarities and the losses are never computed in less."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def gumbel_noise(keys: Sequence[int], counts: Sequence[int], shape: tuple[int, int], device: torch.device) -> Tensor:
     """Gumbel noise (M, G, V), drawn per utterance from its own key, so that no batch mate changes it."""
     pieces = []
@@ -169,7 +174,8 @@ class Wav2Vec2Objective(nn.Module):
         total_GV = None
         for batch in batches:
             normed_MC = projection.layer_norm(encoder(batch.audio))[batch.mask_T]
-            sum_GV = self.model.quantizer.logits(normed_MC).float().softmax(dim=-1).sum(dim=0)
+            with torch.autocast(normed_MC.device.type, enabled=False):
+                sum_GV = self.model.quantizer.logits(full(normed_MC)).softmax(dim=-1).sum(dim=0)
             total_GV = sum_GV if total_GV is None else total_GV + sum_GV
         assert total_GV is not None
         masked = dist.all_sum(torch.tensor(float(sum(batch.count for batch in batches)), device=total_GV.device))
@@ -179,8 +185,8 @@ class Wav2Vec2Objective(nn.Module):
         """Sum of the loss over the micro-batch's masked frames, with the metrics that show whether it learns."""
         encoded = self.model.wav2vec2(batch.audio, batch.mask_T, feature_grad=self.config.feature_grad)
         with torch.autocast(encoded.normed_TC.device.type, enabled=False):
-            quantised = self.quantise(encoded.normed_TC[batch.mask_T].float(), batch)
-            context_MD = self.model.project_hid(encoded.states[-1][batch.mask_T].float())
+            quantised = self.quantise(full(encoded.normed_TC[batch.mask_T]), batch)
+            context_MD = self.model.project_hid(full(encoded.states[-1][batch.mask_T]))
             target_MD = self.model.project_q(quantised.q_MD)
             loss, correct = self.contrast(context_MD, target_MD, quantised.codes_MG, batch)
             penalty = self.penalty(encoded.features_TC, batch)
@@ -211,7 +217,7 @@ class Wav2Vec2Objective(nn.Module):
 
     def penalty(self, features_TC: Tensor, batch: PretrainBatch) -> Tensor:
         """Each utterance's mean squared feature times its masked frames, summed."""
-        means = [features_TC[rows].float().square().mean() for rows in segments(batch.audio.frames)]
+        means = [full(features_TC[rows]).square().mean() for rows in segments(batch.audio.frames)]
         weights_B = torch.tensor(batch.masked, device=features_TC.device)
         return (torch.stack(means) * weights_B).sum()
 

@@ -1,0 +1,68 @@
+"""The CTC objective: the loss against torch's on one utterance, freezing, masks, error counts."""
+
+import pytest
+import torch
+
+from speechssl.models.wav2vec2 import Wav2Vec2ForCTC
+from speechssl.objectives.ctc import CTCObjective, CTCObjectiveConfig, frames_needed
+from speechssl.objectives.protocol import Item
+from speechssl.text import CharTokenizer
+from tests.conftest import tiny
+
+
+def make(**config) -> CTCObjective:
+    """A tiny CTC objective."""
+    tokenizer = CharTokenizer.build(["hello there two"])
+    return CTCObjective(Wav2Vec2ForCTC(tiny(), len(tokenizer)), CTCObjectiveConfig(**config), tokenizer, seed=1)
+
+
+def items_of(speech) -> list[Item]:
+    """Three utterances with transcripts."""
+    texts = ("hello there", "two", "the hole")
+    return [
+        Item(wave_S=speech[9000 * i : 9000 * i + n], id=str(i), epoch=0, text=text)
+        for i, (n, text) in enumerate(zip((20_000, 9_000, 15_000), texts, strict=True))
+    ]
+
+
+def test_loss_is_the_sum_of_the_utterances(speech):
+    objective, items = make().eval(), items_of(speech)
+    with torch.no_grad():
+        together = objective(objective.collate(items))
+        alone = [objective(objective.collate([item])) for item in items]
+    assert float(together.loss) == pytest.approx(sum(float(step.loss) for step in alone), rel=1e-5)
+    batch = objective.collate(items[:1])
+    expected = torch.nn.functional.ctc_loss(
+        objective.model(batch.audio)[:, None], batch.targets[None], [batch.audio.frames[0]], [batch.lengths[0]], reduction="sum"
+    )
+    assert float(alone[0].loss) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_first_updates_train_the_head_only(speech):
+    objective = make(freeze_steps=3, feature_grad=1.0).train()
+    for step, expected in ((0, False), (2, False), (3, True)):
+        objective.start_step(step)
+        objective.zero_grad()
+        objective(objective.collate(items_of(speech))).loss.backward()
+        grads = [p.grad is not None for p in objective.model.wav2vec2.encoder.layers.parameters()]
+        assert all(grads) if expected else not any(grads)
+        assert objective.model.lm_head.weight.grad is not None
+
+
+def test_the_convolutional_encoder_stays_when_asked(speech):
+    objective = make(freeze_steps=0, feature_grad=0.0).train()
+    objective.start_step(0)
+    objective(objective.collate(items_of(speech))).loss.backward()
+    assert all(p.grad is None for p in objective.model.wav2vec2.feature_extractor.parameters())
+
+
+def test_frames_needed_counts_repeats():
+    assert frames_needed([1, 2, 2, 3, 3, 3]) == 9
+
+
+def test_an_impossible_transcript_does_not_poison_the_batch(speech):
+    objective = make(freeze_steps=0).train()
+    objective.start_step(0)
+    items = [Item(wave_S=speech[:800], id="x", epoch=0, text="hello there two hello"), *items_of(speech)]
+    objective(objective.collate(items)).loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in objective.parameters() if p.grad is not None)
