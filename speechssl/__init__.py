@@ -1,9 +1,9 @@
 """speechssl: self-supervised learning of speech representations.
 
-    import speechssl
-    model = speechssl.load("runs/mine")
-    model.embed("clip.wav")        # one vector
-    model.transcribe("clip.wav")   # text and word times, if the model was fine-tuned
+import speechssl
+model = speechssl.load("runs/mine")
+model.embed("clip.wav")        # one vector
+model.transcribe("clip.wav")   # text and word times, if the model was fine-tuned
 """
 
 from speechssl.errors import InputError

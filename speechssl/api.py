@@ -75,9 +75,9 @@ class SpeechModel:
 
         return transcribe(self, source, **options)
 
-    def save(self, folder: str | Path) -> None:
-        """Write a model folder that speechssl and transformers open."""
-        save_model(Path(folder), self.model, self.tokenizer, self.facts.get("speechssl", {}))
+    def save(self, folder: str | Path, *, half: bool = False) -> None:
+        """Write a model folder that speechssl and transformers open; half: weights in 16 bits."""
+        save_model(Path(folder), self.model, self.tokenizer, self.facts.get("speechssl", {}), half=half)
 
 
 def load(source: str | Path, *, device: str = "cpu") -> SpeechModel:

@@ -61,7 +61,9 @@ def opened(source: Any) -> soundfile.SoundFile:
         if path.stat().st_size == 0:
             raise InputError(f"{path} is an empty file; copy it again or leave it out")
         if path.suffix.lower() in FOREIGN:
-            raise InputError(f"{path}: {path.suffix} cannot be decoded; convert it: ffmpeg -i {path.name} {path.stem}.wav")
+            raise InputError(
+                f"{path}: {path.suffix} cannot be decoded; convert it: ffmpeg -i {path.name} {path.stem}.wav"
+            )
     try:
         return soundfile.SoundFile(source)
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
@@ -90,7 +92,9 @@ def from_array(source: Any, start: float, duration: float | None, rate: int) -> 
     """An array or tensor as mono 16 kHz."""
     array = source.detach().cpu().numpy() if hasattr(source, "detach") else np.asarray(source)
     if array.ndim not in (1, 2) or array.dtype.kind not in "fiu":
-        raise InputError(f"an array of shape {array.shape} and type {array.dtype} is not audio; give (samples,) numbers")
+        raise InputError(
+            f"an array of shape {array.shape} and type {array.dtype} is not audio; give (samples,) numbers"
+        )
     if array.dtype.kind != "f":
         array = array.astype(np.float32) / float(np.iinfo(array.dtype).max)
     if array.ndim == 2:

@@ -19,7 +19,8 @@ STYLE = """
 main{max-width:60rem;margin:0 auto;padding:2rem 1rem 4rem}h1{font-size:1.9rem;line-height:1.2;margin:0 0 .5rem}
 h2{font-size:1.25rem;margin:2.5rem 0 .5rem;border-top:1px solid var(--line);padding-top:1.2rem}
 p{max-width:46rem}.note{color:var(--soft);font-size:.9rem}figure{margin:1rem 0;background:#fff;border:1px solid var(--line);
-border-radius:8px;padding:.6rem}figure img{width:100%;height:auto;display:block}figcaption{color:#5b6675;font-size:.88rem;padding:.3rem}
+border-radius:8px;padding:.6rem}figure img{width:100%;height:auto;display:block}figcaption{color:#5b6675;
+font-size:.88rem;padding:.3rem}
 .scroll{overflow-x:auto}table{border-collapse:collapse;background:var(--card);border:1px solid var(--line);margin:.8rem 0}
 th,td{padding:.45rem .8rem;border-bottom:1px solid var(--line);text-align:left;font-variant-numeric:tabular-nums}
 th{font-size:.85rem;color:var(--soft)}tr:last-child td{border-bottom:0}audio{height:34px;width:15rem;vertical-align:middle}

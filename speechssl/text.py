@@ -38,7 +38,7 @@ class CharTokenizer:
 
     def __init__(self, vocab: dict[str, int]) -> None:
         if vocab.get(PAD) != 0:
-            raise InputError(f'the vocabulary must give {PAD} the id 0 (the CTC blank), it gives {vocab.get(PAD)}')
+            raise InputError(f"the vocabulary must give {PAD} the id 0 (the CTC blank), it gives {vocab.get(PAD)}")
         self.vocab = vocab
         self.tokens = {index: token for token, index in vocab.items()}
 

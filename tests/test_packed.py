@@ -26,7 +26,9 @@ def test_geometry_is_the_paper_s():
     assert [geometry.frames(n) for n in (0, 399, 400, 719, 720, 16_000)] == [0, 0, 1, 1, 2, 49]
 
 
-@pytest.mark.parametrize("kernels, strides", [((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)), ((10, 8, 4), (5, 4, 4)), ((7,), (3,))])
+@pytest.mark.parametrize(
+    "kernels, strides", [((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)), ((10, 8, 4), (5, 4, 4)), ((7,), (3,))]
+)
 def test_frames_agree_with_torch_convolutions(kernels, strides):
     geometry = Geometry(kernels=kernels, strides=strides)
     for samples in (geometry.receptive_field, geometry.receptive_field + geometry.hop - 1, 5000, 7777):

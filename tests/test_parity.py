@@ -33,7 +33,11 @@ def ours(model: transformers.Wav2Vec2ForPreTraining, config: Wav2Vec2Config) -> 
     return mine
 
 
-@pytest.mark.parametrize("config", [tiny("group-post"), tiny("layer-pre"), BASE, BASE_PRE], ids=["tiny-post", "tiny-pre", "base-post", "base-pre"])
+@pytest.mark.parametrize(
+    "config",
+    [tiny("group-post"), tiny("layer-pre"), BASE, BASE_PRE],
+    ids=["tiny-post", "tiny-pre", "base-post", "base-pre"],
+)
 def test_hidden_states_and_losses_and_gradients(config, speech, monkeypatch):
     """One utterance in training mode; their mask, negatives and Gumbel noise are ours."""
     reference = theirs(config).train()
@@ -131,7 +135,7 @@ def test_quantizer_picks_the_same_codes_with_the_same_noise(speech, monkeypatch)
 
     monkeypatch.setattr(torch.nn.functional, "gumbel_softmax", gumbel_softmax)
     reference.quantizer.temperature = 1.3
-    expected, perplexity = reference.quantizer(features)
+    expected, _ = reference.quantizer(features)
     mine = model.quantizer(features[0], noise, 1.3)
     close(mine.q_MD, expected[0], 1e-6)
     expected.sum().backward()

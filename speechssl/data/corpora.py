@@ -7,6 +7,7 @@ import csv
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from speechssl.audio import EXTENSIONS
 from speechssl.data.manifest import Utterance
@@ -33,7 +34,7 @@ def identity(path: Path, folder: Path) -> str:
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
-def named(folder: Path, corpus: str, tell: Callable[[re.Match], dict[str, str]]) -> Iterator[Utterance]:
+def named(folder: Path, corpus: str, tell: Callable[[re.Match], dict[str, Any]]) -> Iterator[Utterance]:
     """A corpus whose file names carry the labels; files of other names come without."""
     for path in audio_files(folder):
         match = PATTERNS[corpus].fullmatch(path.stem)
@@ -64,7 +65,8 @@ def read_librispeech(folder: Path) -> Iterator[Utterance]:
     """speaker/chapter/speaker-chapter-number.flac with one .trans.txt a chapter; the split is the folder above."""
     texts: dict[str, str] = {}
     for file in folder.rglob("*.trans.txt"):
-        texts.update(line.partition(" ")[::2] for line in file.read_text(encoding="utf-8").splitlines())
+        for line in file.read_text(encoding="utf-8").splitlines():
+            name, _, texts[name] = line.partition(" ")
     for path in audio_files(folder):
         split = path.parents[2].name if len(path.relative_to(folder).parts) > 3 else ""
         speaker = path.stem.split("-")[0]

@@ -98,7 +98,9 @@ def read_rows(path: Path) -> list[Utterance]:
         raise InputError(f"{path} does not exist; make a manifest with `speechssl prepare FOLDER --out {path.name}`")
     if path.is_dir():
         if not (path / "wav.scp").exists():
-            raise InputError(f"{path} is a folder without wav.scp; make a manifest: `speechssl prepare {path} --out x.tsv`")
+            raise InputError(
+                f"{path} is a folder without wav.scp; make a manifest: `speechssl prepare {path} --out x.tsv`"
+            )
         rows = read_kaldi(path)
     elif path.suffix in (".jsonl", ".json"):
         rows = read_jsonl(path)
@@ -114,7 +116,9 @@ def read_lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); is it a manifest?") from None
+        raise InputError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); is it a manifest?"
+        ) from None
 
 
 def make_row(values: dict[str, str], folder: Path, where: str) -> Utterance:
@@ -139,7 +143,9 @@ def read_table(path: Path) -> list[Utterance]:
     reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     names = [ALIASES.get(name, name) for name in reader.fieldnames or []]
     if "path" not in names:
-        raise InputError(f"{path} has no column `path`; its first line must name the columns, it has: {', '.join(names)}")
+        raise InputError(
+            f"{path} has no column `path`; its first line must name the columns, it has: {', '.join(names)}"
+        )
     return [make_row(row, path.parent, f"{path} line {n}") for n, row in enumerate(reader, 2) if row.get(None) is None]
 
 
@@ -152,7 +158,9 @@ def read_fairseq(path: Path, lines: list[str]) -> list[Utterance]:
     elif letters.exists():
         texts = [line.replace(" ", "").replace("|", " ").strip() for line in read_lines(letters)]
     if len(texts) != len(lines) - 1:
-        raise InputError(f"{path} has {len(lines) - 1} rows but {len(texts)} transcripts lie beside it; they must match")
+        raise InputError(
+            f"{path} has {len(lines) - 1} rows but {len(texts)} transcripts lie beside it; they must match"
+        )
     rows = []
     for number, (line, text) in enumerate(zip(lines[1:], texts, strict=True), 2):
         name, _, samples = line.partition("\t")
@@ -190,7 +198,9 @@ def read_kaldi(folder: Path) -> list[Utterance]:
     waves, texts, speakers, segments = (table(name) for name in ("wav.scp", "text", "utt2spk", "segments"))
     for key, command in waves.items():
         if command.rstrip().endswith("|"):
-            raise InputError(f"{folder / 'wav.scp'}: {key} is a shell pipe; write its output to a file, pipes are not run")
+            raise InputError(
+                f"{folder / 'wav.scp'}: {key} is a shell pipe; write its output to a file, pipes are not run"
+            )
     cuts = {key: (key, "0", "") for key in waves} | {key: tuple(value.split()) for key, value in segments.items()}
     rows = []
     for key in segments or waves:
@@ -212,7 +222,11 @@ def write_manifest(rows: Iterable[Utterance], path: str | Path) -> None:
     for row in rows:
         audio = os.path.abspath(row.path)
         values = vars(row) | row.extra
-        values |= {"path": audio.removeprefix(folder), "start": f"{row.start:.3f}".rstrip("0").rstrip("."), "duration": f"{row.duration:.3f}"}
+        values |= {
+            "path": audio.removeprefix(folder),
+            "start": f"{row.start:.3f}".rstrip("0").rstrip("."),
+            "duration": f"{row.duration:.3f}",
+        }
         lines.append("\t".join(" ".join(str(values.get(name, "")).split()) for name in names))
     draft = path.with_name(path.name + ".tmp")
     draft.write_text("\n".join(lines) + "\n", encoding="utf-8")

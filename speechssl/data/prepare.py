@@ -249,9 +249,7 @@ def cut(row: Utterance, max_seconds: float) -> list[Utterance]:
     length = row.duration / pieces
     if pieces == 1:
         return [row]
-    return [
-        replace(row, id=f"{row.id}#{n}", start=row.start + n * length, duration=length) for n in range(pieces)
-    ]
+    return [replace(row, id=f"{row.id}#{n}", start=row.start + n * length, duration=length) for n in range(pieces)]
 
 
 def rejected_path(out: Path) -> Path:

@@ -9,6 +9,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -22,8 +23,11 @@ WEIGHTS, CONFIG, PREPROCESSOR, VOCAB = "model.safetensors", "config.json", "prep
 SPELLINGS = ((".weight_g", ".parametrizations.weight.original0"), (".weight_v", ".parametrizations.weight.original1"))
 
 
-def save_model(folder: Path, model: nn.Module, tokenizer: CharTokenizer | None, facts: dict[str, Any]) -> None:
-    """Write a model folder. `facts` (training data, step, objective ...) go under "speechssl" in config.json."""
+def save_model(
+    folder: Path, model: nn.Module, tokenizer: CharTokenizer | None, facts: dict[str, Any], *, half: bool = False
+) -> None:
+    """Write a model folder. `facts` (training data, step, objective ...) go under "speechssl" in config.json. half: weights
+    in 16 bits."""
     folder.mkdir(parents=True, exist_ok=True)
     config: Wav2Vec2Config = model.config
     (folder / CONFIG).write_text(json.dumps(describe(model, tokenizer, facts), indent=2) + "\n", encoding="utf-8")
@@ -38,7 +42,8 @@ def save_model(folder: Path, model: nn.Module, tokenizer: CharTokenizer | None, 
     (folder / PREPROCESSOR).write_text(json.dumps(preprocessor, indent=2) + "\n", encoding="utf-8")
     if tokenizer is not None:
         tokenizer.save(folder)
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    dtype = torch.float16 if half else torch.float32
+    state = {key: value.detach().cpu().to(dtype).contiguous() for key, value in model.state_dict().items()}
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
 
 
@@ -82,7 +87,7 @@ def read_config(folder: Path) -> tuple[Wav2Vec2Config, dict[str, Any]]:
         if raw.get(key, "gelu") != "gelu":
             raise InputError(f"{folder / CONFIG} says {key} = {raw[key]!r}; only gelu can be opened")
     known = {field.name for field in fields(Wav2Vec2Config)}
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in raw.items() if key in known}
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in raw.items() if key in known}
     try:
         config = Wav2Vec2Config(**values)
     except (TypeError, InputError) as error:

@@ -66,7 +66,9 @@ class Wav2Vec2Config:
     def __post_init__(self) -> None:
         sizes = {len(self.conv_dim), len(self.conv_kernel), len(self.conv_stride)}
         if len(sizes) != 1:
-            raise InputError("model.conv_dim, conv_kernel and conv_stride differ in length; give one entry per convolution")
+            raise InputError(
+                "model.conv_dim, conv_kernel and conv_stride differ in length; give one entry per convolution"
+            )
         for value, divisor in (
             ("hidden_size", "num_attention_heads"),
             ("hidden_size", "num_conv_pos_embedding_groups"),

@@ -47,4 +47,6 @@ def distractor_counts(masked: int, negatives: int, key: int) -> np.ndarray:
     draws = rng.integers(0, masked - 1, size=(masked, negatives), dtype=np.int32)
     rows = np.arange(masked, dtype=np.int32)[:, None]
     draws += draws >= rows
-    return np.bincount((draws + rows * masked).ravel(), minlength=masked * masked).reshape(masked, masked).astype(np.uint8)
+    return (
+        np.bincount((draws + rows * masked).ravel(), minlength=masked * masked).reshape(masked, masked).astype(np.uint8)
+    )

@@ -86,12 +86,12 @@ class ScaleGradient(torch.autograd.Function):
     """The identity, whose gradient is multiplied by a factor."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, factor: float) -> Tensor:  # noqa: D102
+    def forward(ctx, x: Tensor, factor: float) -> Tensor:
         ctx.factor = factor
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: D102
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None]:
         return grads[0] * ctx.factor, None
 
 
@@ -102,7 +102,6 @@ class Wav2Vec2ForPreTraining(nn.Module):
         super().__init__()
         self.config = config
         self.wav2vec2 = Wav2Vec2Model(config)
-        self.dropout_features = nn.Dropout(config.feat_quantizer_dropout)
         self.quantizer = GumbelQuantizer(config)
         self.project_hid = nn.Linear(config.hidden_size, config.proj_codevector_dim)
         self.project_q = nn.Linear(config.codevector_dim, config.proj_codevector_dim)

@@ -114,6 +114,17 @@ def gumbel_noise(keys: Sequence[int], counts: Sequence[int], shape: tuple[int, i
     return -torch.cat(pieces).clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
+def keyed_dropout(x_MC: Tensor, prob: float, keys: Sequence[int], counts: Sequence[int]) -> Tensor:
+    """Dropout whose mask belongs to the utterance, so that the statistics of a whole update can be gathered beforehand."""
+    if prob == 0:
+        return x_MC
+    pieces = []
+    for key, masked in zip(keys, counts, strict=True):
+        generator = torch.Generator(x_MC.device).manual_seed(key ^ 1)
+        pieces.append(torch.rand(masked, x_MC.shape[1], device=x_MC.device, generator=generator))
+    return x_MC * (torch.cat(pieces) >= prob) / (1 - prob)
+
+
 class Wav2Vec2Objective(nn.Module):
     """Masked contrastive learning of `model`."""
 
@@ -175,7 +186,8 @@ class Wav2Vec2Objective(nn.Module):
         for batch in batches:
             normed_MC = projection.layer_norm(encoder(batch.audio))[batch.mask_T]
             with torch.autocast(normed_MC.device.type, enabled=False):
-                sum_GV = self.model.quantizer.logits(full(normed_MC)).softmax(dim=-1).sum(dim=0)
+                logits_MGV = self.model.quantizer.logits(self.dropped(full(normed_MC), batch))
+            sum_GV = logits_MGV.softmax(dim=-1).sum(dim=0)
             total_GV = sum_GV if total_GV is None else total_GV + sum_GV
         assert total_GV is not None
         masked = dist.all_sum(torch.tensor(float(sum(batch.count for batch in batches)), device=total_GV.device))
@@ -200,7 +212,12 @@ class Wav2Vec2Objective(nn.Module):
         noise_MGV = None
         if self.training:
             noise_MGV = gumbel_noise(batch.keys, batch.masked, (quantizer.groups, quantizer.entries), normed_MC.device)
-        return quantizer(self.model.dropout_features(normed_MC), noise_MGV, self.temperature)
+        return quantizer(self.dropped(normed_MC, batch), noise_MGV, self.temperature)
+
+    def dropped(self, normed_MC: Tensor, batch: PretrainBatch) -> Tensor:
+        """The quantizer's input after its own dropout."""
+        prob = self.model.config.feat_quantizer_dropout if self.training else 0.0
+        return keyed_dropout(normed_MC, prob, batch.keys, batch.masked)
 
     def contrast(self, context_MD: Tensor, target_MD: Tensor, codes_MG: Tensor, batch: PretrainBatch):
         """Loss sum and correct decisions over all utterances."""
@@ -248,5 +265,3 @@ class Wav2Vec2Objective(nn.Module):
             "prob_perplexity": (perplexity(quantised.probs_MGV.detach().mean(dim=0)) / groups * n, n),
             "target_std": (target_MD.detach().std(dim=0, correction=0).mean() * n, n),
         }
-
-

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from speechssl import audio
-from speechssl.data.corpora import detect, CORPORA
+from speechssl.data.corpora import CORPORA, detect
 from speechssl.data.manifest import Manifest, Utterance, read_manifest
 from speechssl.errors import InputError
 
@@ -183,7 +183,9 @@ def write_parquet(rows: list[Utterance], vectors: list[np.ndarray], out: Path, m
     columns["duration"] = pa.array([row.duration for row in rows], pa.float64())
     if framed:
         columns["frames"] = pa.array([int(vector.shape[-2]) for vector in vectors], pa.int32())
-    named = {f"vector_{i:02d}": [v[i] for v in vectors] for i in range(len(vectors[0]))} if several else {"vector": vectors}
+    named = (
+        {f"vector_{i:02d}": [v[i] for v in vectors] for i in range(len(vectors[0]))} if several else {"vector": vectors}
+    )
     for name, column in named.items():
         columns[name] = pa.array([np.ravel(v).astype(np.float32) for v in column], pa.list_(pa.float32()))
     table = pa.table(columns).replace_schema_metadata({f"speechssl.{k}": v for k, v in meta.items()})

@@ -119,7 +119,9 @@ def read_columns(path: Path, label: str, group: str) -> dict[str, list]:
         if name not in table.column_names:
             raise InputError(f"{path} has no column {name!r}; it has {', '.join(table.column_names)}")
     if "frames" in table.column_names:
-        raise InputError(f"{path} holds frames (--pool none); a probe needs one vector per clip: embed with --pool mean")
+        raise InputError(
+            f"{path} holds frames (--pool none); a probe needs one vector per clip: embed with --pool mean"
+        )
     return {name: table[name].to_pylist() for name in (label, group, *vectors)}
 
 
@@ -138,7 +140,9 @@ def check(y: np.ndarray, groups: np.ndarray, label: str) -> None:
     if len(np.unique(y)) < 2:
         raise InputError(f"the column {label!r} has a single value ({y[0]!r}); a probe needs at least two classes")
     if (groups == "").any():
-        raise InputError(f"{int((groups == '').sum())} rows have no group; unseen speakers cannot be told: fill the column")
+        raise InputError(
+            f"{int((groups == '').sum())} rows have no group; unseen speakers cannot be told: fill the column"
+        )
     if len(np.unique(groups)) < 2:
         raise InputError(f"all rows are of one group ({groups[0]!r}); testing on unseen groups needs at least two")
 
@@ -153,7 +157,9 @@ def group_folds(y: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> lis
     for _train, test in splits:
         missing = set(np.unique(y[test])) - set(np.unique(y[_train]))
         if missing:
-            raise InputError(f"the class {missing.pop()!r} occurs with one group only, so it can never be learned unseen")
+            raise InputError(
+                f"the class {missing.pop()!r} occurs with one group only, so it can never be learned unseen"
+            )
     return splits
 
 

@@ -136,5 +136,7 @@ def open_board(run: RunFolder) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise InputError("train.tensorboard needs the package tensorboard: pip install 'speechssl[tensorboard]'") from None
+        raise InputError(
+            "train.tensorboard needs the package tensorboard: pip install 'speechssl[tensorboard]'"
+        ) from None
     return SummaryWriter(str(run.path / "tensorboard"))

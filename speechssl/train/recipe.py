@@ -62,7 +62,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         positive("optim", self, "lr", "eps")
-        if not (0 <= self.warmup and 0 <= self.hold and self.warmup + self.hold <= 1):
+        if self.warmup < 0 or self.hold < 0 or self.warmup + self.hold > 1:
             raise InputError(f"optim.warmup = {self.warmup} and optim.hold = {self.hold} must be parts of 1")
 
 

@@ -60,7 +60,9 @@ def pretrain(recipe: PretrainRecipe, paths: Paths) -> State:
             copy_weights(model, read_weights(source), str(source), need="wav2vec2.")
         objective = Wav2Vec2Objective(model, recipe.objective, recipe.train.seed)
         train = long_enough(read_manifest(*paths.train), recipe.data.min_seconds, "training data")
-        valid = bool(paths.valid) and long_enough(read_manifest(*paths.valid), recipe.data.min_seconds, "validation data")
+        valid = bool(paths.valid) and long_enough(
+            read_manifest(*paths.valid), recipe.data.min_seconds, "validation data"
+        )
         if source is None and not paths.resume:
             first = next(updates_of(train, recipe, world=1).since(Position()))[1][0]
             objective.initialise(dataset_of(train, recipe, objective)[first])
@@ -181,8 +183,15 @@ def valid_stream(valid: Manifest, recipe: Any, objective: Any):
 
 def facts(recipe: Any, paths: Paths) -> dict[str, Any]:
     """What config.json records of a model's origin."""
-    origin = {"train": [path.name for path in paths.train], "init": str(paths.init.name) if paths.init and not paths.scratch else None}
-    return origin | {"objective": type(recipe.objective).__name__, "seed": recipe.train.seed, "steps": recipe.train.steps}
+    origin = {
+        "train": [path.name for path in paths.train],
+        "init": str(paths.init.name) if paths.init and not paths.scratch else None,
+    }
+    return origin | {
+        "objective": type(recipe.objective).__name__,
+        "seed": recipe.train.seed,
+        "steps": recipe.train.steps,
+    }
 
 
 def fingerprint(manifest: Manifest) -> str:
@@ -205,7 +214,9 @@ def long_enough(manifest: Manifest, min_seconds: float, name: str) -> Manifest:
             f"{name}: no utterance is at least {min_seconds} s long (the longest has {longest:.2f} s); lower data.min_seconds"
         )
     if len(keep) < len(manifest):
-        tell(f"{name}: {len(manifest) - len(keep)} of {len(manifest)} utterances are under {min_seconds} s and left out")
+        tell(
+            f"{name}: {len(manifest) - len(keep)} of {len(manifest)} utterances are under {min_seconds} s and left out"
+        )
     return manifest.select(keep)
 
 
@@ -241,5 +252,7 @@ def alignable(manifest: Manifest, tokenizer: CharTokenizer, frames, recipe: Fine
             f"the first is {manifest[first].id} ({len(texts[first])} characters, {room[first]} frames)"
         )
     if not keep:
-        raise InputError(f"{name}: every transcript is longer than its audio has frames; check that text and audio belong together")
+        raise InputError(
+            f"{name}: every transcript is longer than its audio has frames; check that text and audio belong together"
+        )
     return manifest.select(np.array(keep))

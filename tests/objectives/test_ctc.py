@@ -33,7 +33,11 @@ def test_loss_is_the_sum_of_the_utterances(speech):
     assert float(together.loss) == pytest.approx(sum(float(step.loss) for step in alone), rel=1e-5)
     batch = objective.collate(items[:1])
     expected = torch.nn.functional.ctc_loss(
-        objective.model(batch.audio)[:, None], batch.targets[None], [batch.audio.frames[0]], [batch.lengths[0]], reduction="sum"
+        objective.model(batch.audio)[:, None],
+        batch.targets[None],
+        [batch.audio.frames[0]],
+        [batch.lengths[0]],
+        reduction="sum",
     )
     assert float(alone[0].loss) == pytest.approx(float(expected), rel=1e-5)
 

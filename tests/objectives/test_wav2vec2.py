@@ -54,7 +54,9 @@ def test_diversity_is_zero_for_uniform_and_largest_for_a_spike():
 
 def items_of(speech, lengths=(9_000, 16_000, 30_000, 6_000, 12_000, 20_000)) -> list[Item]:
     """Utterances of unequal length."""
-    return [Item(wave_S=speech[20_000 * i : 20_000 * i + n], id=f"utterance {i}", epoch=1) for i, n in enumerate(lengths)]
+    return [
+        Item(wave_S=speech[20_000 * i : 20_000 * i + n], id=f"utterance {i}", epoch=1) for i, n in enumerate(lengths)
+    ]
 
 
 def gradients(objective: Wav2Vec2Objective, parts: list[list[Item]]) -> dict[str, torch.Tensor]:
@@ -108,7 +110,12 @@ def test_the_codebook_learns(speech):
     config = Wav2Vec2ObjectiveConfig(diversity_weight=0.0, penalty_weight=0.0)
     objective = Wav2Vec2Objective(Wav2Vec2ForPreTraining(tiny()), config, seed=1)
     grads = gradients(objective, [items_of(speech)])
-    for name in ("quantizer.codevectors", "quantizer.weight_proj.weight", "project_q.weight", "wav2vec2.masked_spec_embed"):
+    for name in (
+        "quantizer.codevectors",
+        "quantizer.weight_proj.weight",
+        "project_q.weight",
+        "wav2vec2.masked_spec_embed",
+    ):
         assert float(grads[f"model.{name}"].abs().max()) > 0, name
 
 
@@ -134,7 +141,9 @@ def test_layer_drop_is_a_function_of_seed_and_step():
 
 
 def test_initialise_spreads_the_codes(speech):
-    objective = Wav2Vec2Objective(Wav2Vec2ForPreTraining(tiny("layer-pre")), Wav2Vec2ObjectiveConfig(logit_spread=4.0), 1)
+    objective = Wav2Vec2Objective(
+        Wav2Vec2ForPreTraining(tiny("layer-pre")), Wav2Vec2ObjectiveConfig(logit_spread=4.0), 1
+    )
     batch = objective.collate(items_of(speech))
     before = objective(batch).sums["code_perplexity"]
     objective.initialise(batch)

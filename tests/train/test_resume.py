@@ -77,7 +77,9 @@ def whole(tmp_path_factory) -> Path:
     return folder / "run"
 
 
-@pytest.mark.parametrize("kind, updates", [(signal.SIGKILL, 13), (signal.SIGKILL, 27), (signal.SIGTERM, 22), (signal.SIGINT, 5)])
+@pytest.mark.parametrize(
+    "kind, updates", [(signal.SIGKILL, 13), (signal.SIGKILL, 27), (signal.SIGTERM, 22), (signal.SIGINT, 5)]
+)
 def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path, kind, updates):
     process = subprocess.Popen(
         command(tmp_path, "run"), env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
