@@ -6,7 +6,7 @@ so that a learner can be compared with what others saw after the same number of 
 
 import bisect
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 UPDATES = (5_000, 10_000, 25_000, 50_000, 100_000, 200_000, 400_000)
 PUBLISHED = {  # seconds of audio per update -> accuracy after so many updates
@@ -28,6 +28,13 @@ def published_accuracy(batch_seconds: float, updates: int) -> float | None:
     return PUBLISHED[nearest][bisect.bisect_right(UPDATES, updates) - 1]
 
 
+class Verdict(NamedTuple):
+    """What is wrong, and whether going on is pointless."""
+
+    message: str
+    fatal: bool
+
+
 @dataclass(kw_only=True)
 class Health:
     """Watches the log lines of a pretraining run.
@@ -40,15 +47,23 @@ class Health:
     warmup: int
     told: bool = False
 
-    def __call__(self, line: dict[str, Any]) -> str | None:
-        """Advice when the run has collapsed, else None."""
+    def __call__(self, line: dict[str, Any]) -> Verdict | None:
+        """A verdict when the run has collapsed, or once when it is slow; None while all is well."""
         if line["step"] <= self.warmup:
             return None
+        if message := self.collapsed(line):
+            return Verdict(message, fatal=True)
+        if message := self.slow(line):
+            return Verdict(message, fatal=False)
+        return None
+
+    def collapsed(self, line: dict[str, Any]) -> str | None:
+        """Advice when nothing can be learned any more."""
         if line["code_perplexity"] < min(2.0, 0.1 * self.entries):
             return (
                 f"the codebooks have collapsed: code perplexity {line['code_perplexity']:.2f} of {self.entries} at update "
-                f"{line['step']}, so nothing is left to tell apart; raise objective.diversity_weight, lower optim.lr, or "
-                "use fewer entries (model.num_codevectors_per_group)"
+                f"{line['step']}, so nothing is left to tell apart; raise objective.diversity_weight, set "
+                "objective.logit_spread = 4, or lower optim.lr"
             )
         if line["target_std"] < 1e-4:
             return (
@@ -58,18 +73,19 @@ class Health:
         if line["accuracy"] > 0.999:
             return (
                 f"contrastive accuracy {line['accuracy']:.4f} at update {line['step']}: the task has become trivial, which "
-                "real speech never is; look for silent or repeated audio, lower optim.lr or raise objective.diversity_weight"
+                "real speech never is; look for silent or repeated audio, lower optim.lr or raise "
+                "objective.diversity_weight"
             )
         return None
 
     def slow(self, line: dict[str, Any]) -> str | None:
-        """Said once: a run at chance after the updates in which published runs had long left it."""
+        """Said once: a run near chance after the updates in which published runs had long left it."""
         expected = published_accuracy(self.batch_seconds, line["step"])
         if self.told or expected is None or line["accuracy"] > expected / 3:
             return None
         self.told = True
         return (
             f"slow, not collapsed: accuracy {line['accuracy']:.3f} after {line['step']} updates and "
-            f"{line['hours_heard']:.0f} h heard; BASE with about {self.batch_seconds:.0f} s per update had {expected:.2f}. "
-            "Quality follows hours heard: train longer, or raise optim.lr if the loss is flat"
+            f"{line['hours_heard']:.1f} h heard, where BASE with about {self.batch_seconds:.0f} s per update had "
+            f"{expected:.2f}. Quality follows hours heard: train longer; if the loss is flat near ln(K + 1), raise optim.lr"
         )

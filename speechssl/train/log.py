@@ -84,6 +84,11 @@ class RunLog:
         """One update is done."""
         self.bar.update()
 
+    def say(self, text: str) -> None:
+        """A line above the bar, from rank 0."""
+        if self.main:
+            self.bar.write(text, file=sys.stderr)
+
     def train_line(self, line: dict[str, Any], meter: Meter) -> dict[str, Any]:
         """Write one window of training; returns the line. InputError when it is not finite."""
         means = meter.means()
@@ -105,8 +110,7 @@ class RunLog:
         self.write(line | {"split": "valid"} | means)
         shown = [f"{name} {format(means[name], spec)}" for name, spec in self.formats.items() if name in means]
         extra = [f"{name} {means[name]:.3f}" for name in ("wer", "cer") if name in means]
-        if self.main:
-            self.bar.write(f"validation after {line['step']}: {' | '.join(extra + shown)}", file=sys.stderr)
+        self.say(f"validation after {line['step']}: {' | '.join(extra + shown)}")
         return means
 
     def write(self, line: dict[str, Any]) -> None:

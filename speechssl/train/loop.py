@@ -21,6 +21,7 @@ from speechssl.errors import InputError
 from speechssl.noise import noise_key
 from speechssl.objectives.protocol import Step
 from speechssl.train.checkpoint import RunFolder
+from speechssl.train.health import Verdict
 from speechssl.train.log import Meter, RunLog
 from speechssl.train.optim import build_optimizer, learning_rate
 from speechssl.train.recipe import OptimConfig, TrainConfig
@@ -55,7 +56,7 @@ class Trainer:
         write_model: Callable[[Path], None],
         valid_batches: Callable[[], Iterator] | None = None,
         score: str = "loss",
-        watch: Callable[[dict[str, Any]], str | None] | None = None,
+        watch: Callable[[dict[str, Any]], Verdict | None] | None = None,
         bar: dict[str, str] | None = None,
         fingerprint: str = "",
     ) -> None:
@@ -133,7 +134,7 @@ class Trainer:
         step, config = self.state.step, self.config
         ending = step == config.steps or self.stop_signal is not None
         if step % config.log_every == 0 or step == config.steps:
-            self.check(log.train_line(self.line(), self.meter))
+            self.check(log.train_line(self.line(), self.meter), log)
             self.meter = Meter()
         log.advance()
         improved = False
@@ -148,12 +149,16 @@ class Trainer:
         lr = self.optimizer.param_groups[0]["lr"]
         return {"step": self.state.step, "lr": lr, "hours_heard": self.state.seconds_heard / 3600}
 
-    def check(self, line: dict[str, Any]) -> None:
-        """End the run, or warn, when a line shows that it learns nothing any more."""
-        advice = self.watch(line) if self.watch else None
-        if advice and self.config.stop_on_collapse:
+    def check(self, line: dict[str, Any], log: RunLog) -> None:
+        """End the run when a line shows that it learns nothing any more; warn when it is merely slow."""
+        verdict = self.watch(line) if self.watch else None
+        if verdict is None:
+            return
+        if verdict.fatal and self.config.stop_on_collapse:
             kept = self.run.latest()
-            raise InputError(f"{advice} ({f'the last good checkpoint is {kept}' if kept else 'nothing was saved yet'})")
+            ending = f"the last good checkpoint is {kept}" if kept else "nothing was saved yet"
+            raise InputError(f"{verdict.message} ({ending})")
+        log.say(f"warning: {verdict.message}")
 
     @torch.no_grad()
     def validate(self, log: RunLog) -> bool:
