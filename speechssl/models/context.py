@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from speechssl.models.config import Wav2Vec2Config
-from speechssl.packed import segments
 
 
 class PositionalConv(nn.Module):
@@ -31,11 +30,12 @@ class PositionalConv(nn.Module):
         """(T, D) -> (T, D). Gaps of half a kernel of zeros are each utterance's "same" padding; neighbours share them."""
         gap_D = x_TD.new_zeros(self.reach, x_TD.shape[1])
         spaced = [gap_D]
-        for span in segments(frames):
-            spaced += [x_TD[span], gap_D]
+        for piece_TD in x_TD.split(list(frames)):
+            spaced += [piece_TD, gap_D]
         y_TD = F.gelu(self.conv(torch.cat(spaced).T)).T
-        kept = segments([n + self.reach for n in frames])
-        return torch.cat([y_TD[span.start : span.stop - self.reach] for span in kept])
+        sizes = [size for n in frames for size in (n, self.reach)]
+        sizes[-1] = len(y_TD) - sum(sizes[:-1])
+        return torch.cat(y_TD.split(sizes)[::2])
 
 
 class Attention(nn.Module):
@@ -57,10 +57,8 @@ class Attention(nn.Module):
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         dropout = self.dropout if self.training else 0.0
-        mixed = [
-            F.scaled_dot_product_attention(q_HTd[None, :, a], k_HTd[None, :, a], v_HTd[None, :, a], dropout_p=dropout)
-            for a in segments(frames)
-        ]
+        pieces = (x_HTd[None].split(list(frames), dim=2) for x_HTd in (q_HTd, k_HTd, v_HTd))
+        mixed = [F.scaled_dot_product_attention(q, k, v, dropout_p=dropout) for q, k, v in zip(*pieces, strict=True)]
         return self.out_proj(torch.cat(mixed, dim=2)[0].transpose(0, 1).flatten(1))
 
 

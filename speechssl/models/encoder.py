@@ -5,6 +5,8 @@ products: cut time into blocks of s frames, and tap group i multiplies the block
 or transposed, every layer has exactly N / stride rows, and layer norm over channels needs no transposition either.
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -59,13 +61,12 @@ def utterance_norm(x_TC: Tensor, valid: list[slice], norm: nn.GroupNorm) -> Tens
 
     On (T, C) that is batch norm without memory, a fused kernel. Rows between utterances become zero.
     """
-    pieces, end = [], 0
-    for rows in valid:
-        pieces.append(x_TC.new_zeros(rows.start - end, x_TC.shape[1]))
-        pieces.append(F.batch_norm(x_TC[rows], None, None, norm.weight, norm.bias, training=True, eps=norm.eps))
-        end = rows.stop
-    pieces.append(x_TC.new_zeros(len(x_TC) - end, x_TC.shape[1]))
-    return torch.cat([piece for piece in pieces if len(piece)])
+    edges = [0, *(edge for rows in valid for edge in (rows.start, rows.stop)), len(x_TC)]
+    pieces = list(x_TC.split([b - a for a, b in pairwise(edges)]))  # split, unlike slicing, has a cheap backward
+    for i in range(1, len(pieces), 2):
+        pieces[i] = F.batch_norm(pieces[i], None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+    pieces[::2] = [torch.zeros_like(gap) for gap in pieces[::2]]
+    return torch.cat(pieces)
 
 
 class ConvEncoder(nn.Module):

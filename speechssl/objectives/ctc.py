@@ -76,7 +76,7 @@ def frames_needed(ids: Sequence[int]) -> int:
 
 def ctc_loss(log_probs_TV: Tensor, batch: CTCBatch) -> Tensor:
     """Sum over utterances of -log P(transcript); an utterance with no valid alignment contributes zero."""
-    pieces = [log_probs_TV[rows] for rows in segments(batch.audio.frames)]
+    pieces = list(log_probs_TV.split(batch.audio.frames))
     return F.ctc_loss(
         nn.utils.rnn.pad_sequence(pieces),
         batch.targets,

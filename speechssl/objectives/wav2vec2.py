@@ -20,7 +20,7 @@ from speechssl.models.quantizer import Quantised, perplexity
 from speechssl.models.wav2vec2 import Wav2Vec2ForPreTraining
 from speechssl.noise import noise_key
 from speechssl.objectives.protocol import Item, Step
-from speechssl.packed import Packed, pack, segments
+from speechssl.packed import Packed, pack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,20 +221,19 @@ class Wav2Vec2Objective(nn.Module):
 
     def contrast(self, context_MD: Tensor, target_MD: Tensor, codes_MG: Tensor, batch: PretrainBatch):
         """Loss sum and correct decisions over all utterances."""
+        pieces = [x.split(batch.masked) for x in (context_MD, target_MD, codes_MG)]
+        tables = batch.distractors.split([masked**2 for masked in batch.masked])
         losses, corrects = [], []
-        tables = segments([masked**2 for masked in batch.masked])
-        for rows, table, masked in zip(segments(batch.masked), tables, batch.masked, strict=True):
-            counts_MM = batch.distractors[table].view(masked, masked)
-            loss, correct = contrastive(
-                context_MD[rows], target_MD[rows], codes_MG[rows], counts_MM, self.config.logit_temperature
-            )
+        for context, target, codes, table, masked in zip(*pieces, tables, batch.masked, strict=True):
+            counts_MM = table.view(masked, masked)
+            loss, correct = contrastive(context, target, codes, counts_MM, self.config.logit_temperature)
             losses.append(loss)
             corrects.append(correct)
         return torch.stack(losses).sum(), torch.stack(corrects).sum()
 
     def penalty(self, features_TC: Tensor, batch: PretrainBatch) -> Tensor:
         """Each utterance's mean squared feature times its masked frames, summed."""
-        means = [full(features_TC[rows]).square().mean() for rows in segments(batch.audio.frames)]
+        means = [full(piece).square().mean() for piece in features_TC.split(batch.audio.frames)]
         weights_B = torch.tensor(batch.masked, device=features_TC.device)
         return (torch.stack(means) * weights_B).sum()
 
