@@ -171,7 +171,9 @@ def demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("demo"), help="folder for everything the demo makes (default: demo)"
     )
-    parser.add_argument("--minutes", type=float, default=8.0, help="rough length on 2 cores (default: 8)")
+    parser.add_argument(
+        "--minutes", type=float, default=3.0, help="of pretraining, on 2 cores (default: 3; the rest takes about 5)"
+    )
 
 
 def demo(args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ speakers whose recordings no training has seen. Every number on the page is comp
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,17 +23,18 @@ from speechssl.api import SpeechModel, load
 from speechssl.asr.evaluate import evaluate
 from speechssl.asr.metrics import Scores
 from speechssl.config import load_recipe
-from speechssl.data.manifest import read_manifest
+from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.prepare import prepare
 from speechssl.errors import InputError
 from speechssl.probe.embed import embed_to_parquet
 from speechssl.probe.linear import ProbeResult, probe, probe_vectors
-from speechssl.train.recipe import PretrainRecipe
+from speechssl.train.recipe import FinetuneRecipe, PretrainRecipe
 from speechssl.train.run import Paths, pretrain
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "recipes" / "small"
 SEEDS = (1, 2, 3)
+TAKES = 8  # labelled recordings of each digit and speaker
 UPDATES_PER_MINUTE = 200  # of pretraining, about, on two cores
 
 
@@ -50,8 +52,8 @@ def demo(out: Path, minutes: float = 3.0) -> Path:
     began = time.perf_counter()
     if not (ROOT / "data" / "fsdd.tsv").exists():
         raise InputError(f"the demo needs the clips in {ROOT / 'data'}; run it from a checkout of the repository")
-    if (out / "pretrained").exists():
-        raise InputError(f"{out} holds another demo; remove it or choose another --out")
+    for old in (out / "pretrained", out / "finetuned"):  # of an earlier demo
+        shutil.rmtree(old, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     tables = prepare_all(out)
     arms = (
@@ -63,7 +65,7 @@ def demo(out: Path, minutes: float = 3.0) -> Path:
         f"2/6  pretrain a small wav2vec 2.0 for about {minutes:g} minutes on {hours(tables['unlabeled'])} without labels"
     )
     pretrain_here(out / "pretrained", tables["unlabeled"], minutes)
-    say(f"3/6  fine-tune with CTC: {len(arms)} starting points x {len(SEEDS)} seeds, 4 speakers, 10 digits")
+    say(f"3/6  fine-tune with CTC on {hours(tables['labelled'])}: {len(arms)} starting points x {len(SEEDS)} seeds")
     finetune_all(out, arms, tables)
     say("4/6  evaluate on two speakers that no training has heard")
     scores = evaluate_all(out, arms, tables["test"])
@@ -83,7 +85,7 @@ def say(text: str) -> None:
 
 def hours(manifest: Path) -> str:
     """How much audio a manifest lists."""
-    return f"{read_manifest(manifest).durations.sum() / 60:.0f} minutes of audio"
+    return f"{read_manifest(manifest).durations.sum() / 60:.1f} minutes of audio"
 
 
 def prepare_all(out: Path) -> dict[str, Path]:
@@ -99,11 +101,12 @@ def prepare_all(out: Path) -> dict[str, Path]:
     ):
         tables[name] = out / "manifests" / f"{name}.tsv"
         print(prepare(ROOT / "data" / source, tables[name], where=where))
-    unlabeled = [*read_manifest(tables["voices"]), *read_manifest(tables["train"])]
+    digits = list(read_manifest(tables["train"]))
+    unlabeled = [replace(row, text="", label="") for row in (*read_manifest(tables["voices"]), *digits)]
     tables["unlabeled"] = out / "manifests" / "unlabeled.tsv"
-    from speechssl.data.manifest import write_manifest
-
-    write_manifest([replace(row, text="", label="") for row in unlabeled], tables["unlabeled"])
+    write_manifest(unlabeled, tables["unlabeled"])
+    tables["labelled"] = out / "manifests" / "labelled.tsv"
+    write_manifest([row for row in digits if int(row.id.rpartition("_")[2]) < TAKES], tables["labelled"])
     return tables
 
 
@@ -145,8 +148,6 @@ def finetune_all(out: Path, arms: Sequence[Arm], tables: dict[str, Path]) -> Non
 
 def finetune_steps() -> int:
     """Updates of one fine-tuning."""
-    from speechssl.train.recipe import FinetuneRecipe
-
     return load_recipe(FinetuneRecipe, RECIPES / "digits.toml").train.steps
 
 
@@ -154,7 +155,7 @@ def start_finetuning(folder: Path, arm: Arm, seed: int, tables: dict[str, Path])
     """One fine-tuning as a process of its own, by the command that a user would type."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "speechssl", "finetune", str(RECIPES / "digits.toml"), "--init", arm.init]
-    command += ["--train", str(tables["train"]), "--valid", str(tables["dev"]), "--out", str(folder)]
+    command += ["--train", str(tables["labelled"]), "--valid", str(tables["dev"]), "--out", str(folder)]
     command += ["--train.seed", str(seed), *(["--from-scratch"] if arm.scratch else [])]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with open(folder.with_suffix(".log"), "w", encoding="utf-8") as log:
@@ -227,7 +228,7 @@ def write_page(out: Path, arms, scores, probes, tables: dict[str, Path], seconds
     page = report.Page("speechssl: from unlabeled speech to transcripts")
     page.text(
         f"A small wav2vec 2.0 ({sum(p.numel() for p in model.model.parameters()) / 1e6:.1f} M weights) learned from "
-        f"{hours(tables['unlabeled'])} without labels, then from {hours(tables['train'])} of spoken digits by four "
+        f"{hours(tables['unlabeled'])} without labels, then from {hours(tables['labelled'])} of spoken digits by four "
         f"speakers. All of it ran on this machine in {seconds / 60:.1f} minutes."
     )
     page.heading("Does pretraining help? Digits of a speaker nobody has heard")
