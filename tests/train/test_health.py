@@ -16,7 +16,12 @@ def health() -> Health:
 
 def test_silent_on_a_good_run():
     watch = health()
-    for step, accuracy, perplexity in ((500, 0.01, 1.0), (5000, 0.15, 20.0), (25_000, 0.23, 59.0), (400_000, 0.39, 127.0)):
+    for step, accuracy, perplexity in (
+        (500, 0.01, 1.0),
+        (5000, 0.15, 20.0),
+        (25_000, 0.23, 59.0),
+        (400_000, 0.39, 127.0),
+    ):
         assert watch(GOOD | {"step": step, "accuracy": accuracy, "code_perplexity": perplexity}) is None
 
 
