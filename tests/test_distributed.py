@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tests.conftest import DATA
 from tests.train.test_resume import RECIPE, losses
 
-FLOAT32 = "--train.precision float32 --train.steps 6 --train.log_every 1 --train.valid_every 3".split()
+FLOAT32 = ["--train.precision", "float32", "--train.steps", "6", "--train.log_every", "1", "--train.valid_every", "3"]
 TWO_MICRO_BATCHES = ["--data.micro_seconds", "4.5"]
 
 

@@ -24,7 +24,7 @@ SPELLINGS = ((".weight_g", ".parametrizations.weight.original0"), (".weight_v", 
 
 
 def save_model(
-    folder: Path, model: nn.Module, tokenizer: CharTokenizer | None, facts: dict[str, Any], *, half: bool = False
+    folder: Path, model: Any, tokenizer: CharTokenizer | None, facts: dict[str, Any], *, half: bool = False
 ) -> None:
     """Write a model folder. `facts` (training data, step, objective ...) go under "speechssl" in config.json. half: weights
     in 16 bits."""
@@ -47,7 +47,7 @@ def save_model(
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def describe(model: nn.Module, tokenizer: CharTokenizer | None, facts: dict[str, Any]) -> dict[str, Any]:
+def describe(model: Any, tokenizer: CharTokenizer | None, facts: dict[str, Any]) -> dict[str, Any]:
     """config.json: our architecture fields, which are transformers', and what else transformers wants to know."""
     architecture = asdict(model.config)
     architecture.pop("do_normalize")
