@@ -64,7 +64,8 @@ class Trainer:
         self.optim_config, self.config = optim, train
         self.write_model, self.valid_batches, self.score, self.watch = write_model, valid_batches, score, watch
         self.device = torch.device(train.device)
-        self.optimizer = build_optimizer(objective, optim)
+        head = getattr(objective.model, "lm_head", None)
+        self.optimizer = build_optimizer(objective, list(head.parameters()) if head is not None else [], optim)
         self.parallel: nn.Module = objective
         if dist.world() > 1:
             self.parallel = nn.parallel.DistributedDataParallel(objective, find_unused_parameters=True)
@@ -108,7 +109,7 @@ class Trainer:
         self.objective.train()
         self.objective.start_step(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.config.steps, self.optim_config)
+            group["lr"] = group["scale"] * learning_rate(step, self.config.steps, self.optim_config)
         micros = [micro.to(self.device) for micro in micros]
         total = dist.all_sum_float(sum(micro.count for micro in micros))
         if len(micros) > 1:

@@ -1,15 +1,26 @@
 """AdamW and the learning-rate schedules as functions of the update number."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import nn
 
 from speechssl.train.recipe import OptimConfig
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over every weight (fairseq's Adam decays all of them too), in one fused kernel."""
+def build_optimizer(model: nn.Module, fresh: Sequence[nn.Parameter], config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over every weight (fairseq's Adam decays all of them too), in one fused kernel.
+
+    fresh: the weights of a new output layer, whose rate is `head_scale` times that of the others.
+    """
+    chosen = {id(parameter) for parameter in fresh}
+    old = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
+    groups: list[dict[str, Any]] = [{"params": old, "scale": 1.0}]
+    if fresh:
+        groups.append({"params": list(fresh), "scale": config.head_scale})
     return torch.optim.AdamW(
-        model.parameters(), config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
+        groups, config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
     )
 
 

@@ -57,11 +57,13 @@ class OptimConfig:
     """tri-stage: part of the updates at the peak."""
     power: float = 1.0
     """polynomial: exponent of the fall."""
+    head_scale: float = 1.0
+    """Fine-tuning: the new output layer's rate as a multiple of the others'. 5 shortens the phase of blanks only."""
     clip_norm: float = 0.0
     """Gradients are scaled down to this norm (0: never)."""
 
     def __post_init__(self) -> None:
-        positive("optim", self, "lr", "eps")
+        positive("optim", self, "lr", "eps", "head_scale")
         if self.warmup < 0 or self.hold < 0 or self.warmup + self.hold > 1:
             raise InputError(f"optim.warmup = {self.warmup} and optim.hold = {self.hold} must be parts of 1")
 
