@@ -10,23 +10,45 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from speechssl.models.config import Wav2Vec2Config
 from speechssl.packed import Packed, starts
 
 
+class StreamConv(torch.autograd.Function):
+    """The arithmetic of `conv_stream` on blocks (T, B = stride * C) and weights (K * C, O); every product is added in place."""
+
+    @staticmethod
+    def forward(ctx, x_TB: Tensor, weight_BO: Tensor) -> Tensor:
+        ctx.save_for_backward(x_TB, weight_BO)
+        y_TO = x_TB[:, : len(weight_BO)] @ weight_BO[: x_TB.shape[1]]
+        for i, taps in enumerate(weight_BO.split(x_TB.shape[1])[1:], 1):
+            y_TO[:-i].addmm_(x_TB[i:, : len(taps)], taps)
+        return y_TO
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, Tensor]:
+        x_TB, weight_BO = ctx.saved_tensors
+        grad_TO, width = grads[0].contiguous(), x_TB.shape[1]
+        sizes = [len(taps) for taps in weight_BO.split(width)]
+        rows = [slice(None, len(grad_TO) - i) for i in range(len(sizes))]
+        weight_grad_BO = torch.cat([x_TB[i:, :n].T @ grad_TO[rows[i]] for i, n in enumerate(sizes)])
+        if not ctx.needs_input_grad[0]:
+            return None, weight_grad_BO
+        x_grad_TB = F.pad(grad_TO @ weight_BO[:width].T, (0, max(0, width - len(weight_BO))))
+        for i, taps in enumerate(weight_BO.split(width)[1:], 1):
+            x_grad_TB[i:, : len(taps)].addmm_(grad_TO[rows[i]], taps.T)
+        return x_grad_TB, weight_grad_BO
+
+
 def conv_stream(x_NC: Tensor, weight_OCK: Tensor, bias_O: Tensor | None, stride: int) -> Tensor:
     """Strided 1-D convolution of a stream (N, C) -> (N / stride, O); row t sees rows t*stride ... t*stride + K - 1."""
-    channels, kernel = weight_OCK.shape[1:]
-    blocks = -(-kernel // stride)
-    rows = len(x_NC) // stride
-    x_TB = F.pad(x_NC.reshape(rows, stride * channels), (0, 0, 0, blocks - 1))
-    weight_BO = weight_OCK.permute(2, 1, 0).reshape(kernel * channels, -1)
-    y_TO = x_TB.new_zeros(()) if bias_O is None else bias_O.to(x_TB.dtype)
-    for i in range(blocks):
-        taps = slice(i * stride * channels, min((i + 1) * stride, kernel) * channels)
-        y_TO = y_TO + x_TB[i : i + rows, : taps.stop - taps.start] @ weight_BO[taps]
-    return y_TO
+    kind = torch.get_autocast_dtype(x_NC.device.type) if torch.is_autocast_enabled(x_NC.device.type) else x_NC.dtype
+    weight_BO = weight_OCK.permute(2, 1, 0).flatten(0, 1).to(kind)
+    y_TO = StreamConv.apply(x_NC.to(kind).reshape(len(x_NC) // stride, -1), weight_BO)
+    return y_TO if bias_O is None else y_TO + bias_O.to(kind)
 
 
 class ConvLayer(nn.Module):
