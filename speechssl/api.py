@@ -10,8 +10,8 @@ from torch import Tensor
 
 from speechssl import audio
 from speechssl.errors import InputError
-from speechssl.interop.huggingface import load_model, save_model
-from speechssl.models.config import Wav2Vec2Config
+from speechssl.interop.folder import open_model, write_model
+from speechssl.models.byols import ByolsModel
 from speechssl.models.wav2vec2 import Wav2Vec2ForCTC
 from speechssl.packed import pack, segments
 from speechssl.text import CharTokenizer
@@ -25,8 +25,8 @@ class SpeechModel:
         self.model, self.tokenizer, self.facts, self.source = model, tokenizer, facts, source
 
     @property
-    def config(self) -> Wav2Vec2Config:
-        """The architecture."""
+    def config(self) -> Any:
+        """The architecture: Wav2Vec2Config or ByolsConfig."""
         return self.model.config
 
     @property
@@ -36,7 +36,7 @@ class SpeechModel:
 
     @property
     def frame_rate(self) -> float:
-        """Frames per second (50 for wav2vec 2.0)."""
+        """Frames per second (50 for wav2vec 2.0, 12.5 or 6.25 for BYOL-S)."""
         return audio.SAMPLE_RATE / self.config.geometry.hop
 
     def to(self, device: str) -> "SpeechModel":
@@ -46,10 +46,17 @@ class SpeechModel:
 
     @torch.inference_mode()
     def hidden_states(self, waves: Sequence[np.ndarray]) -> list[Tensor]:
-        """Per utterance (S,) at 16 kHz: (L + 1, T, D) float32; 0 is the input of the first layer, L the last output."""
+        """Per utterance (S,) at 16 kHz: (L + 1, T, D) float32; 0 is the input of the first layer, L the last output.
+        BYOL-S has one state, its frames."""
+        if isinstance(self.model, ByolsModel):
+            return self.model.hidden_states(waves)
         batch = pack(waves, self.config.geometry, normalise=self.config.do_normalize).to(self.device)
         states_LTD = torch.stack(self.model.wav2vec2(batch).states).float().cpu()
         return [states_LTD[:, rows] for rows in segments(batch.frames)]
+
+    def pool(self, states_LTD: Tensor) -> Tensor:
+        """Frames to one vector, (L, T, D) -> (L, D), as this model's authors do it: the mean, or BYOL-S's mean + maximum."""
+        return self.model.pool(states_LTD) if isinstance(self.model, ByolsModel) else states_LTD.mean(dim=1)
 
     @torch.inference_mode()
     def log_probs(self, waves: Sequence[np.ndarray]) -> list[Tensor]:
@@ -63,7 +70,7 @@ class SpeechModel:
         log_probs_TV = self.model(batch).cpu()
         return [log_probs_TV[rows] for rows in segments(batch.frames)]
 
-    def embed(self, source: Any, *, layer: int | str = "last", pool: str = "mean", sample_rate: int | None = None):
+    def embed(self, source: Any, *, layer: int | str = "last", pool: str = "model", sample_rate: int | None = None):
         """One clip (path, file object, array or tensor) -> numpy array; see speechssl.probe.embed for layer and pool."""
         from speechssl.probe.embed import embed_array
 
@@ -76,12 +83,13 @@ class SpeechModel:
         return transcribe(self, source, **options)
 
     def save(self, folder: str | Path, *, half: bool = False) -> None:
-        """Write a model folder that speechssl and transformers open; half: weights in 16 bits."""
-        save_model(Path(folder), self.model, self.tokenizer, self.facts.get("speechssl", {}), half=half)
+        """Write a model folder that speechssl opens, and transformers if it is wav2vec 2.0; half: weights in 16 bits."""
+        write_model(Path(folder), self.model, self.tokenizer, self.facts.get("speechssl", {}), half=half)
 
 
 def load(source: str | Path, *, device: str = "cpu") -> SpeechModel:
-    """Open a run folder (its best checkpoint) or a model folder in transformers' format. InputError says what is wrong."""
+    """Open a run folder (its best checkpoint), a model folder, a shipped name or a published BYOL-S file. InputError says what
+    is wrong."""
     folder = resolve_model(Path(source))
-    model, tokenizer, raw = load_model(folder)
+    model, tokenizer, raw = open_model(folder)
     return SpeechModel(model, tokenizer, raw, str(source)).to(device)

@@ -135,7 +135,10 @@ def embed_arguments(parser: argparse.ArgumentParser) -> None:
         help="last, a number (0 = input of the first layer), all, or weighted (= all; the probe learns the weights)",
     )
     parser.add_argument(
-        "--pool", default="mean", choices=("mean", "mean+max", "none"), help="over time (none: every frame)"
+        "--pool",
+        default="model",
+        choices=("model", "mean", "mean+max", "none"),
+        help="over time (model: as its authors do it, mean or BYOL-S's mean + maximum; none: every frame)",
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
 

@@ -38,6 +38,36 @@ def all_sum(x: Tensor) -> Tensor:
     return total
 
 
+class AllSum(torch.autograd.Function):
+    """Sum over all processes whose gradient is summed likewise."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return all_sum(x)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> Tensor:
+        return all_sum(grads[0].contiguous())
+
+
+def all_sum_grad(x: Tensor) -> Tensor:
+    """Like `all_sum`, and the gradient flows to every process's part."""
+    return x if world() == 1 else AllSum.apply(x)
+
+
+def all_gather(x: Tensor) -> Tensor:
+    """The rows of all processes, rank after rank; their numbers of rows may differ."""
+    if world() == 1:
+        return x
+    counts = [torch.zeros((), dtype=torch.long, device=x.device) for _ in range(world())]
+    td.all_gather(counts, torch.tensor(len(x), device=x.device))
+    padded = x.new_zeros(int(max(counts)), *x.shape[1:])
+    padded[: len(x)] = x
+    pieces = [torch.empty_like(padded) for _ in counts]
+    td.all_gather(pieces, padded)
+    return torch.cat([piece[: int(count)] for piece, count in zip(pieces, counts, strict=True)])
+
+
 def all_sum_float(x: float) -> float:
     """Sum of a host number over all processes."""
     if world() == 1:

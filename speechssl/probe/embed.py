@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -16,7 +17,7 @@ from speechssl.data.corpora import CORPORA, detect
 from speechssl.data.manifest import Manifest, Utterance, read_manifest
 from speechssl.errors import InputError
 
-POOLS = ("mean", "mean+max", "none")
+POOLS = ("model", "mean", "mean+max", "none")
 LONGEST = 60.0  # seconds embedded at once; attention needs memory that grows with the square
 
 
@@ -53,17 +54,19 @@ def choose_layers(layer: int | str, count: int) -> list[int]:
     return [index % count]
 
 
-def pooled(states_LTD: Tensor, pool: str) -> np.ndarray:
-    """(L, T, D) -> (L, D) for mean, (L, 2 D) for mean+max, (L, T, D) for none."""
+def pooled(model: Any, states_LTD: Tensor, pool: str) -> np.ndarray:
+    """(L, T, D) -> (L, D) for model (its authors' way) and mean, (L, 2 D) for mean+max, (L, T, D) for none."""
     if pool not in POOLS:
         raise InputError(f"pool = {pool!r} is not known; use one of {', '.join(POOLS)}")
     if pool == "none":
         return states_LTD.numpy()
+    if pool == "model":
+        return model.pool(states_LTD).numpy()
     mean_LD = states_LTD.mean(dim=1).numpy()
     return mean_LD if pool == "mean" else np.concatenate([mean_LD, states_LTD.amax(dim=1).numpy()], axis=1)
 
 
-def embed_array(model: Any, wave_S: np.ndarray, *, layer: int | str = "last", pool: str = "mean") -> np.ndarray:
+def embed_array(model: Any, wave_S: np.ndarray, *, layer: int | str = "last", pool: str = "model") -> np.ndarray:
     """One clip at 16 kHz -> (D,) or (2 D,); (T, D) for pool="none"; with a leading axis of layers for layer="all"."""
     return embed_waves(model, [wave_S], layer=layer, pool=pool)[0]
 
@@ -73,7 +76,7 @@ def embed_waves(model: Any, waves: Sequence[np.ndarray], *, layer: int | str, po
     results = []
     for states_LTD in model.hidden_states(waves):
         chosen = choose_layers(layer, len(states_LTD))
-        values = pooled(states_LTD[chosen], pool)
+        values = pooled(model, states_LTD[chosen], pool)
         results.append(values if layer in ("all", "weighted") else values[0])
     return results
 
@@ -125,12 +128,9 @@ def embed_long(model: Any, wave_S: np.ndarray, layer: int | str, pool: str) -> n
     size = int(LONGEST * audio.SAMPLE_RATE)
     pieces = [wave_S[i : i + size] for i in range(0, len(wave_S), size)]
     pieces = [piece for piece in pieces if len(piece) >= model.config.geometry.receptive_field]
-    parts = [embed_waves(model, [piece], layer=layer, pool="none")[0] for piece in pieces]
-    frames = np.concatenate(parts, axis=-2)
-    if pool == "none":
-        return frames
-    mean = frames.mean(axis=-2)
-    return mean if pool == "mean" else np.concatenate([mean, frames.max(axis=-2)], axis=-1)
+    states_LTD = torch.cat([model.hidden_states([piece])[0] for piece in pieces], dim=1)
+    values = pooled(model, states_LTD[choose_layers(layer, len(states_LTD))], pool)
+    return values if layer in ("all", "weighted") else values[0]
 
 
 def embed_to_parquet(
@@ -139,7 +139,7 @@ def embed_to_parquet(
     out: Path,
     *,
     layer: int | str = "last",
-    pool: str = "mean",
+    pool: str = "model",
     where: str = "",
     batch_seconds: float = 30.0,
 ) -> Embedded:

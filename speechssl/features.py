@@ -1,0 +1,88 @@
+"""Log-mel front-ends by name: what a spectrogram model was trained on is part of the model.
+
+All are 64 bands between 60 and 7,800 Hz every 10 ms, natural logarithm of (power + float32's epsilon). They differ in the
+window and the mel scale, by 4.6 nats on average, so the wrong one silently ruins an embedding.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+N_FFT, HOP, BANDS, LOW, HIGH, RATE = 1024, 160, 64, 60.0, 7800.0, 16_000
+FlavourName = Literal["byol-s", "byol-a", "librosa", "nnaudio"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flavour:
+    """window: samples. slaney: Slaney's mel scale and area norm instead of HTK's scale. pad_mode: at the clip's ends."""
+
+    window: int
+    slaney: bool
+    pad_mode: str
+
+
+FLAVOURS: dict[str, Flavour] = {
+    "byol-s": Flavour(window=400, slaney=False, pad_mode="reflect"),
+    "byol-a": Flavour(window=1024, slaney=False, pad_mode="reflect"),
+    "librosa": Flavour(window=1024, slaney=True, pad_mode="constant"),  # what BYOL-A's released weights expect
+    "nnaudio": Flavour(window=1024, slaney=True, pad_mode="reflect"),  # BYOL-A version 2
+}
+
+
+def to_mel(hertz: float, slaney: bool) -> float:
+    """Hertz -> mel, on HTK's scale or Slaney's (linear below 1 kHz)."""
+    if not slaney:
+        return 2595.0 * math.log10(1 + hertz / 700)
+    return hertz * 3 / 200 if hertz < 1000 else 15 + 27 * math.log(hertz / 1000) / math.log(6.4)
+
+
+def to_hertz(mel: Tensor, slaney: bool) -> Tensor:
+    """Mel -> hertz."""
+    if not slaney:
+        return 700.0 * (10 ** (mel / 2595.0) - 1)
+    return torch.where(mel < 15, mel * 200 / 3, 1000.0 * torch.exp((mel - 15) * math.log(6.4) / 27))
+
+
+def filterbank(slaney: bool) -> Tensor:
+    """Triangles (N_FFT / 2 + 1, F) from power spectra to mel bands."""
+    mels = torch.linspace(to_mel(LOW, slaney), to_mel(HIGH, slaney), BANDS + 2, dtype=torch.float64)
+    edges = to_hertz(mels, slaney)
+    bins = torch.linspace(0, RATE / 2, N_FFT // 2 + 1, dtype=torch.float64)[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    bank = torch.minimum(rising, falling).clamp_min(0)
+    return (bank * 2 / (edges[2:] - edges[:-2]) if slaney else bank).float()
+
+
+class LogMel(nn.Module):
+    """Waves to log-mel spectrograms on the waves' device; `name` is one of FLAVOURS."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.flavour = FLAVOURS[name]
+        self.register_buffer("window_S", torch.hann_window(self.flavour.window), persistent=False)
+        self.register_buffer("bank_KF", filterbank(self.flavour.slaney), persistent=False)
+        self.window_S: Tensor
+        self.bank_KF: Tensor
+
+    def forward(self, wave_BS: Tensor) -> Tensor:
+        """(B, S) at 16 kHz -> (B, F, T), T = S // 160 + 1, float32; less than half a window is padded with zeros."""
+        with torch.autocast(wave_BS.device.type, enabled=False):
+            wave_BS = F.pad(wave_BS.float(), (0, max(0, N_FFT // 2 + 1 - wave_BS.shape[1])))
+            spectrum_BKT = torch.stft(
+                wave_BS,
+                N_FFT,
+                HOP,
+                self.flavour.window,
+                self.window_S,
+                center=True,
+                pad_mode=self.flavour.pad_mode,
+                return_complex=True,
+            )
+            power_BKT = spectrum_BKT.real.square() + spectrum_BKT.imag.square()
+            mel_BFT = (power_BKT.mT @ self.bank_KF).mT
+            return (mel_BFT + torch.finfo(torch.float32).eps).log()
