@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from speechssl.config import explain, load_recipe, split_overrides
+from speechssl.config import explain, load_recipe, read_toml, split_overrides
 from speechssl.errors import InputError
 
 
@@ -56,7 +56,7 @@ def run_arguments(parser: argparse.ArgumentParser, finetune: bool) -> None:
 
 
 def pretrain(args: argparse.Namespace) -> None:
-    """Pretrain wav2vec 2.0 on unlabeled audio."""
+    """Pretrain wav2vec 2.0 or BYOL-S on unlabeled audio."""
     from speechssl.train.run import pretrain
 
     run(pretrain, args)
@@ -196,7 +196,7 @@ VERBS: dict[str, tuple[Callable, Callable]] = {
     "probe": (probe_arguments, probe),
     "demo": (demo_arguments, demo),
 }
-RECIPES = {"pretrain": "PretrainRecipe", "finetune": "FinetuneRecipe"}
+RECIPES = ("pretrain", "finetune")
 TRAIN_USAGE = {
     "pretrain": "[--init MODEL] [--resume] [--from-scratch] [--section.key value ...]",
     "finetune": "--init MODEL [--resume] [--from-scratch] [--section.key value ...]",
@@ -270,15 +270,18 @@ def parse(verb: str, argv: Sequence[str]) -> argparse.Namespace:
         sys.exit(0)
     parser.check_flags(rest)
     args = parser.parse_args(rest)
-    args.recipe = load_recipe(recipe_class(verb), args.recipe, overrides)
+    args.recipe = load_recipe(recipe_class(verb, args.recipe), args.recipe, overrides)
     return args
 
 
-def recipe_class(verb: str) -> type:
-    """The dataclass that describes the recipes of a verb."""
-    from speechssl.train import recipe
+def recipe_class(verb: str, path: Path | None) -> type:
+    """The dataclass that describes a recipe: what is pretrained stands in its key `kind`."""
+    from speechssl.train.recipe import PRETRAIN_RECIPES, FinetuneRecipe
 
-    return getattr(recipe, RECIPES[verb])
+    if verb == "finetune":
+        return FinetuneRecipe
+    kind = read_toml(path).get("kind", "wav2vec2") if path else "wav2vec2"
+    return PRETRAIN_RECIPES.get(kind, PRETRAIN_RECIPES["wav2vec2"])
 
 
 def recipe_help(verb: str, path: Path | None) -> str:
@@ -286,7 +289,7 @@ def recipe_help(verb: str, path: Path | None) -> str:
     values = (
         f"in {path}" if path else "by default (the paper's BASE); name a RECIPE.toml before --help to see its values"
     )
-    return f"\nrecipe keys and their values {values}:\n{explain(load_recipe(recipe_class(verb), path))}"
+    return f"\nrecipe keys and their values {values}:\n{explain(load_recipe(recipe_class(verb, path), path))}"
 
 
 def main(argv: list[str] | None = None) -> None:

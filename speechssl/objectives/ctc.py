@@ -124,6 +124,9 @@ class CTCObjective(nn.Module):
     def pool(self, batches: Sequence[CTCBatch]) -> None:
         """CTC has no statistics over the whole update."""
 
+    def after_step(self) -> None:
+        """Nothing follows the optimiser's step."""
+
     def forward(self, batch: CTCBatch) -> Step:
         """Sum of the CTC loss; in evaluation nothing is masked and word and character errors are counted too."""
         if not self.training:

@@ -54,3 +54,7 @@ class Objective(Protocol):
     def forward(self, batch: Any) -> Step:
         """The micro-batch's share of the loss; the loop divides by the count of all micro-batches of all ranks."""
         ...
+
+    def after_step(self) -> None:
+        """After the optimiser's step: a moving average, a memory."""
+        ...

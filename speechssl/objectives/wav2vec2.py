@@ -193,6 +193,9 @@ class Wav2Vec2Objective(nn.Module):
         masked = dist.all_sum(torch.tensor(float(sum(batch.count for batch in batches)), device=total_GV.device))
         self.pooled = dist.all_sum(total_GV), float(masked)
 
+    def after_step(self) -> None:
+        """Nothing follows the optimiser's step."""
+
     def forward(self, batch: PretrainBatch) -> Step:
         """Sum of the loss over the micro-batch's masked frames, with the metrics that show whether it learns."""
         encoded = self.model.wav2vec2(batch.audio, batch.mask_T, feature_grad=self.config.feature_grad)

@@ -89,3 +89,20 @@ class Health:
             f"{line['hours_heard']:.1f} h heard, where BASE with about {self.batch_seconds:.0f} s per update had "
             f"{expected:.2f}. Quality follows hours heard: train longer; if the loss is flat near ln(K + 1), raise optim.lr"
         )
+
+
+@dataclass(kw_only=True)
+class ByolHealth:
+    """Watches a BYOL run. spread: standard deviation of the normalised targets, 1 when they fill their space."""
+
+    warmup: int
+
+    def __call__(self, line: dict[str, Any]) -> Verdict | None:
+        """A verdict when all clips have the same target."""
+        if line["step"] <= self.warmup or line["spread"] > 0.02:
+            return None
+        return Verdict(
+            f"the targets have collapsed to one point (spread {line['spread']:.3f} of 1) at update {line['step']}; raise "
+            "objective.tau, the batch, or lower optim.lr",
+            fatal=True,
+        )

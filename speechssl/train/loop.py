@@ -125,6 +125,7 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.objective.parameters(), self.optim_config.clip_norm or float("inf"))
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.objective.after_step()
         seconds = dist.all_sum_float(sum(sum(micro.audio.samples) for micro in micros)) / 16_000
         self.state.seconds_heard += seconds
         self.meter.add({"grad_norm": (norm, 1)}, shared=True)
@@ -187,12 +188,19 @@ class Trainer:
     def snapshot(self) -> dict[str, Any]:
         """The training state as tensors and plain values."""
         state = asdict(self.state)
-        return {"state": state, "optimizer": self.optimizer.state_dict(), "meter": self.meter.state_dict()}
+        own = {name: value for name, value in self.objective.state_dict().items() if not name.startswith("model.")}
+        return {
+            "state": state,
+            "objective": own,
+            "optimizer": self.optimizer.state_dict(),
+            "meter": self.meter.state_dict(),
+        }
 
     def restore(self, checkpoint: Path, model_state: dict[str, torch.Tensor]) -> None:
         """Continue from a checkpoint: its weights, optimiser, counters and half-filled log window."""
         saved = self.run.load_state(checkpoint)
         self.objective.model.load_state_dict(model_state)
+        self.objective.load_state_dict(saved["objective"], strict=False)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.meter.load_state_dict(saved["meter"])
         values = saved["state"]

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from speechssl.errors import InputError
+from speechssl.models.byols import ByolsConfig
 from speechssl.models.config import Wav2Vec2Config
+from speechssl.objectives.byol import ByolObjectiveConfig
 from speechssl.objectives.ctc import CTCObjectiveConfig
 from speechssl.objectives.wav2vec2 import Wav2Vec2ObjectiveConfig
 
@@ -99,11 +101,37 @@ class TrainConfig:
 class PretrainRecipe:
     """wav2vec 2.0 pretraining."""
 
+    kind: Literal["wav2vec2"] = "wav2vec2"
+    """What is learned how: wav2vec2 or byol-s."""
     model: Wav2Vec2Config = field(default_factory=Wav2Vec2Config)
     objective: Wav2Vec2ObjectiveConfig = field(default_factory=Wav2Vec2ObjectiveConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByolRecipe:
+    """BYOL-S pretraining; the defaults are the published ones: batches of 512 crops, AdamW with a constant rate."""
+
+    kind: Literal["byol-s"] = "byol-s"
+    """What is learned how: wav2vec2 or byol-s."""
+    model: ByolsConfig = field(default_factory=ByolsConfig)
+    objective: ByolObjectiveConfig = field(default_factory=ByolObjectiveConfig)
+    data: DataConfig = field(
+        default_factory=lambda: DataConfig(batch_seconds=486.4, micro_seconds=1e6, crop_seconds=0.95, min_seconds=0.2)
+    )
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr=3e-4, betas=(0.9, 0.999), eps=1e-8, warmup=0.0, power=0.0)
+    )
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=154_300))
+
+    def __post_init__(self) -> None:
+        if not self.data.crop_seconds > 0:
+            raise InputError("data.crop_seconds must be above 0: BYOL-S learns from crops of one length; it uses 0.95")
+
+
+PRETRAIN_RECIPES = {"wav2vec2": PretrainRecipe, "byol-s": ByolRecipe}
 
 
 @dataclass(frozen=True, kw_only=True)

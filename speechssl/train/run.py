@@ -13,25 +13,30 @@ import numpy as np
 import torch
 
 from speechssl import dist
+from speechssl.audio import SAMPLE_RATE
 from speechssl.config import dump_toml
 from speechssl.data.loader import Micro, TrainLoader, stream, valid_micros
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.data.sampler import Position, Updates
 from speechssl.errors import InputError
-from speechssl.interop.huggingface import copy_weights, read_config, read_weights, save_model
+from speechssl.interop.folder import open_model, write_model
+from speechssl.interop.huggingface import copy_weights, read_config, read_weights
+from speechssl.models.byols import ByolsModel
 from speechssl.models.wav2vec2 import Wav2Vec2ForCTC, Wav2Vec2ForPreTraining
+from speechssl.objectives.byol import ByolObjective
 from speechssl.objectives.ctc import CTCObjective, frames_needed
 from speechssl.objectives.protocol import Item
 from speechssl.objectives.wav2vec2 import Wav2Vec2Objective
 from speechssl.text import CharTokenizer, normalise
 from speechssl.train.checkpoint import RunFolder, resolve_model
-from speechssl.train.health import Health
+from speechssl.train.health import ByolHealth, Health
 from speechssl.train.loop import State, Trainer
-from speechssl.train.recipe import FinetuneRecipe, PretrainRecipe
+from speechssl.train.recipe import ByolRecipe, FinetuneRecipe, PretrainRecipe
 
 PRETRAIN_BAR = {"loss": ".3f", "accuracy": ".3f", "code_perplexity": ".1f", "grad_norm": ".2f"}
 FINETUNE_BAR = {"loss": ".2f", "blank": ".2f", "grad_norm": ".2f"}
-Recipe = TypeVar("Recipe", PretrainRecipe, FinetuneRecipe)
+BYOL_BAR = {"loss": ".3f", "spread": ".2f", "hybrid": ".2f", "grad_norm": ".2f"}
+Recipe = TypeVar("Recipe", PretrainRecipe, ByolRecipe, FinetuneRecipe)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +51,38 @@ class Paths:
     scratch: bool = False
 
 
-def pretrain(recipe: PretrainRecipe, paths: Paths) -> State:
-    """Pretrain wav2vec 2.0 on unlabeled audio; with `paths.init` continue from that model's weights, in its own sizes."""
+def pretrain(recipe: PretrainRecipe | ByolRecipe, paths: Paths) -> State:
+    """Pretrain on unlabeled audio; with `paths.init` continue from that model's weights, in its own sizes."""
+    return pretrain_byol(recipe, paths) if isinstance(recipe, ByolRecipe) else pretrain_wav2vec2(recipe, paths)
+
+
+def pretrain_byol(recipe: ByolRecipe, paths: Paths) -> State:
+    """BYOL-S on random crops; the normalisation is that of the first update's crops, or of the model continued from."""
+    with processes(recipe) as recipe:
+        torch.manual_seed(recipe.train.seed)
+        model = ByolsModel(recipe.model)
+        if paths.init:
+            model, _, _ = open_model(resolve_model(paths.init))
+            if not isinstance(model, ByolsModel):
+                raise InputError(f"{paths.init} is not a BYOL-S model; give one, or a wav2vec 2.0 recipe")
+            recipe = replace(recipe, model=replace(model.config, dropout=recipe.model.dropout))
+            model = ByolsModel(recipe.model) if paths.scratch else model
+        samples = round(recipe.data.crop_seconds * SAMPLE_RATE)
+        objective = ByolObjective(model, recipe.objective, recipe.train.seed, samples)
+        train, valid = (
+            bool(tables) and long_enough(read_manifest(*tables), recipe.data.min_seconds, name)
+            for tables, name in ((paths.train, "training data"), (paths.valid, "validation data"))
+        )
+        assert train
+        if not paths.resume and (paths.init is None or paths.scratch or objective.hybrid):
+            first = next(updates_of(train, recipe, world=1).since(Position()))[1][0]
+            objective.initialise(dataset_of(train, recipe, objective)[first])
+        health = ByolHealth(warmup=max(50, recipe.train.steps // 20))
+        return fit(objective, recipe, paths, train, valid or None, score="loss", watch=health, bar=BYOL_BAR)
+
+
+def pretrain_wav2vec2(recipe: PretrainRecipe, paths: Paths) -> State:
+    """wav2vec 2.0 on whole utterances or long crops."""
     with processes(recipe) as recipe:
         source = resolve_model(paths.init) if paths.init else None
         if source is not None:
@@ -131,7 +166,7 @@ def fit(
         run,
         recipe.optim,
         config,
-        write_model=lambda folder: save_model(
+        write_model=lambda folder: write_model(
             folder, objective.model, getattr(objective, "tokenizer", None), facts(recipe, paths)
         ),
         valid_batches=valid_stream(valid, recipe, objective) if valid else None,
