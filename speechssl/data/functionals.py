@@ -11,9 +11,8 @@ from speechssl.errors import InputError
 
 RATE = 16_000
 STATISTICS = ("mean", "std", "p10", "p90")
-CURVES = tuple(
-    [f"mfcc{i:02d}" for i in range(20)] + ["energy", "f0", "voicing", "centroid", "bandwidth", "rolloff", "flatness", "zcr", "flux"]
-)
+SHAPES = ("energy", "f0", "voicing", "centroid", "bandwidth", "rolloff", "flatness", "zcr", "flux")
+CURVES = (*(f"mfcc{i:02d}" for i in range(20)), *SHAPES)
 
 
 class Target(NamedTuple):
