@@ -12,7 +12,7 @@ from speechssl import audio
 from speechssl.errors import InputError
 from speechssl.interop.folder import open_model, write_model
 from speechssl.models.byols import ByolsModel
-from speechssl.models.wav2vec2 import Wav2Vec2ForCTC
+from speechssl.models.wav2vec2 import Wav2Vec2ForCTC, Wav2Vec2ForPreTraining
 from speechssl.packed import pack, segments
 from speechssl.text import CharTokenizer
 from speechssl.train.checkpoint import resolve_model
@@ -43,6 +43,16 @@ class SpeechModel:
         """Move the weights; returns the model itself."""
         self.model.to(device)
         return self
+
+    def untrained(self, seed: int = 1) -> "SpeechModel":
+        """The same network with random weights (and the same input normalisation): the baseline of every score."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            kind = ByolsModel if isinstance(self.model, ByolsModel) else Wav2Vec2ForPreTraining
+            fresh = kind(self.config)
+        if isinstance(fresh, ByolsModel):
+            fresh.mel_stats.copy_(self.model.mel_stats)
+        return SpeechModel(fresh.to(self.device).eval(), None, {}, f"{self.source}, random weights")
 
     @torch.inference_mode()
     def hidden_states(self, waves: Sequence[np.ndarray]) -> list[Tensor]:

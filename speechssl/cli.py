@@ -20,7 +20,7 @@ def prepare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--corpus",
         default="auto",
-        help="auto, librispeech, common-voice, crema-d, ravdess, emodb, fsdd or folder (default: recognised)",
+        help="auto, librispeech, common-voice, crema-d, ravdess, emodb, fsdd, savee, tess, nemo or folder (default: recognised)",
     )
     parser.add_argument("--where", default="", help="keep only rows with this value, such as split=train")
     parser.add_argument("--min-seconds", type=float, default=0.1, help="reject shorter clips (default: 0.1)")
@@ -169,6 +169,35 @@ def probe(args: argparse.Namespace) -> None:
     print(probe(args.embeddings, label=args.label, group=args.group, folds=args.folds, seed=args.seed, out=args.out))
 
 
+def benchmark_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `benchmark`."""
+    parser.add_argument("model", type=Path, help="a run or model folder, or a shipped name such as byol-s")
+    parser.add_argument("--data", type=Path, required=True, help="the corpus's folder, or a manifest")
+    parser.add_argument(
+        "--task",
+        default="auto",
+        help="crema-d, ravdess, emodb, savee, tess, nemo, or other: any labels (default: recognised)",
+    )
+    parser.add_argument(
+        "--protocol",
+        default="unseen",
+        help="unseen (default: speakers nobody trained or chose on), loso, or as published: serab, hear, evar, emobox",
+    )
+    parser.add_argument("--label", default="label", help="column to predict (default: label)")
+    parser.add_argument("--layer", default="last", help="last, a number, or all: a line for each")
+    parser.add_argument("--where", default="", help="only manifest rows with this value, such as split=test")
+    parser.add_argument("--out", type=Path, help="folder for benchmark.json and benchmark.html")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+
+
+def benchmark(args: argparse.Namespace) -> None:
+    """Score a model on an emotion corpus under a named protocol, beside chance and random weights."""
+    from speechssl.benchmark import benchmark
+
+    values = vars(args)
+    print(benchmark(values.pop("model"), values.pop("data"), **values))
+
+
 def demo_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `demo`."""
     parser.add_argument(
@@ -194,6 +223,7 @@ VERBS: dict[str, tuple[Callable, Callable]] = {
     "transcribe": (transcribe_arguments, transcribe),
     "embed": (embed_arguments, embed),
     "probe": (probe_arguments, probe),
+    "benchmark": (benchmark_arguments, benchmark),
     "demo": (demo_arguments, demo),
 }
 RECIPES = ("pretrain", "finetune")
@@ -209,6 +239,7 @@ the journey:
   speechssl evaluate runs/ctc test.tsv
   speechssl transcribe runs/ctc clip.wav
   speechssl embed runs/mine all.tsv --out e.parquet && speechssl probe e.parquet --label label --group speaker
+  speechssl embed byol-s clip.wav --out e.parquet && speechssl benchmark byol-s --data RAVDESS/ --out bench
   torchrun --nproc_per_node=8 -m speechssl pretrain ...     (several GPUs: the same command, the same numbers)
 """
 

@@ -10,7 +10,12 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "speechssl"
 FILES = sorted(PACKAGE.rglob("*.py"))
-TOP, MIDDLE, LOW, GROUND = "cli demo report api bench", "train asr probe interop", "models data", "packed audio text"
+TOP, MIDDLE, LOW, GROUND = (
+    "cli demo report api bench benchmark",
+    "train asr probe interop",
+    "models data",
+    "packed audio text",
+)
 LAYERS = {
     **dict.fromkeys([*TOP.split(), "__init__", "__main__"], 4),
     **dict.fromkeys(MIDDLE.split(), 3),

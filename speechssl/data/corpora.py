@@ -6,21 +6,27 @@ A reader is a generator of Utterance; `CORPORA` says how each tree is recognised
 import csv
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from speechssl.audio import EXTENSIONS
+from speechssl.data.cremad import read_crema_d
 from speechssl.data.manifest import Utterance
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 RAVDESS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
-CREMA_D = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
 EMODB = dict(W="anger", L="boredom", E="disgust", A="fear", F="happiness", T="sadness", N="neutral")
+SAVEE = dict(a="anger", d="disgust", f="fear", h="happiness", n="neutral", sa="sadness", su="surprise")
+NEMO = "anger|fear|happiness|neutral|sadness|surprised|surprise"
 PATTERNS = {
     "ravdess": re.compile(r"\d\d-\d\d-(\d\d)-\d\d-\d\d-\d\d-(\d\d)"),
     "crema-d": re.compile(r"(\d{4})_[A-Z]{3}_([A-Z]{3})_[A-Z]{2}"),
     "emodb": re.compile(r"(\d\d)[ab]\d\d([WLEAFTN])[a-z]"),
     "fsdd": re.compile(r"(\d)_([a-z]+)_\d+"),
+    "savee": re.compile(r"(?:([A-Z]{2})_)?(sa|su|[adfhn])\d\d"),
+    "tess": re.compile(r"([OY]AF)_[A-Za-z]+_(angry|disgust|fear|happy|neutral|ps|sad)"),
+    "nemo": re.compile(rf"([A-Z]+\d*)_({NEMO})_\d+", re.IGNORECASE),
 }
 
 
@@ -34,6 +40,22 @@ def identity(path: Path, folder: Path) -> str:
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
+def read_savee(folder: Path) -> Iterator[Utterance]:
+    """DC_sa03.wav, or DC/sa03.wav: speaker, emotion, number."""
+    for row in named(folder, "savee", lambda m: {"label": SAVEE[m[2]], "speaker": m[1] or ""}):
+        yield row if row.speaker else replace(row, speaker=Path(row.path).parent.name)
+
+
+def read_tess(folder: Path) -> Iterator[Utterance]:
+    """OAF_back_angry.wav: older or younger speaker, word, emotion ("ps": pleasant surprise)."""
+    return named(folder, "tess", lambda m: {"label": "surprise" if m[2] == "ps" else m[2], "speaker": m[1]})
+
+
+def read_nemo(folder: Path) -> Iterator[Utterance]:
+    """nEMO's AB0_anger_12.wav: speaker, emotion, sentence."""
+    return named(folder, "nemo", lambda m: {"label": m[2].lower(), "speaker": m[1]})
+
+
 def named(folder: Path, corpus: str, tell: Callable[[re.Match], dict[str, Any]]) -> Iterator[Utterance]:
     """A corpus whose file names carry the labels; files of other names come without."""
     for path in audio_files(folder):
@@ -44,11 +66,6 @@ def named(folder: Path, corpus: str, tell: Callable[[re.Match], dict[str, Any]])
 def read_ravdess(folder: Path) -> Iterator[Utterance]:
     """03-01-06-01-02-01-12.wav: third number the emotion, last one the actor."""
     return named(folder, "ravdess", lambda m: {"label": RAVDESS[(int(m[1]) - 1) % 8], "speaker": m[2]})
-
-
-def read_crema_d(folder: Path) -> Iterator[Utterance]:
-    """1001_DFA_ANG_XX.wav: actor, sentence, emotion, level."""
-    return named(folder, "crema-d", lambda m: {"label": CREMA_D.get(m[2], m[2].lower()), "speaker": m[1]})
 
 
 def read_emodb(folder: Path) -> Iterator[Utterance]:
@@ -118,6 +135,9 @@ CORPORA: dict[str, tuple[Callable[[Path], bool], Callable[[Path], Iterator[Utter
     "crema-d": (looks_named("crema-d"), read_crema_d),
     "emodb": (looks_named("emodb"), read_emodb),
     "fsdd": (looks_named("fsdd"), read_fsdd),
+    "savee": (looks_named("savee"), read_savee),
+    "tess": (looks_named("tess"), read_tess),
+    "nemo": (looks_named("nemo"), read_nemo),
     "folder": (lambda folder: True, read_folder),
 }
 

@@ -46,16 +46,15 @@ def librosa_curves(wave_S: np.ndarray) -> np.ndarray:
     mel = np.log(librosa.feature.melspectrogram(S=power, sr=RATE, n_mels=40, fmax=7800) + 1e-7)
     energy = np.log(power.sum(axis=0) + 1e-7)
     pitch, voicing = pitch_and_voicing(wave_S, size, hop, magnitude.shape[1])
-    shape = dict(S=magnitude, sr=RATE)
     total = magnitude / (magnitude.sum(axis=0) + 1e-7)
     curves = [
         *librosa.feature.mfcc(S=mel, n_mfcc=20),
         energy,
         pitch,
         voicing,
-        librosa.feature.spectral_centroid(**shape)[0] / 1000,
-        librosa.feature.spectral_bandwidth(**shape)[0] / 1000,
-        librosa.feature.spectral_rolloff(**shape)[0] / 1000,
+        librosa.feature.spectral_centroid(S=magnitude, sr=RATE)[0] / 1000,
+        librosa.feature.spectral_bandwidth(S=magnitude, sr=RATE)[0] / 1000,
+        librosa.feature.spectral_rolloff(S=magnitude, sr=RATE)[0] / 1000,
         np.log(librosa.feature.spectral_flatness(S=magnitude)[0] + 1e-7),
         librosa.feature.zero_crossing_rate(wave_S, frame_length=size, hop_length=hop)[0],
         np.r_[0.0, np.abs(np.diff(total, axis=1)).sum(axis=0)],

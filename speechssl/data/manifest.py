@@ -188,7 +188,7 @@ def read_jsonl(path: Path) -> list[Utterance]:
 
 
 def read_kaldi(folder: Path) -> list[Utterance]:
-    """Kaldi: wav.scp, and if present text, utt2spk and segments."""
+    """Kaldi: wav.scp, and if present text, utt2spk, segments, spk2gender and spk2age."""
 
     def table(name: str) -> dict[str, str]:
         file = folder / name
@@ -196,6 +196,7 @@ def read_kaldi(folder: Path) -> list[Utterance]:
         return {pair[0]: pair[1] if len(pair) > 1 else "" for pair in pairs if pair}
 
     waves, texts, speakers, segments = (table(name) for name in ("wav.scp", "text", "utt2spk", "segments"))
+    traits = {name: table(f"spk2{name}") for name in ("gender", "age") if (folder / f"spk2{name}").exists()}
     for key, command in waves.items():
         if command.rstrip().endswith("|"):
             raise InputError(
@@ -208,6 +209,7 @@ def read_kaldi(folder: Path) -> list[Utterance]:
         duration = str(float(end) - float(start)) if end else ""
         values = {"id": key, "path": waves.get(recording, ""), "start": start, "duration": duration}
         values |= {"text": texts.get(key, ""), "speaker": speakers.get(key, "")}
+        values |= {name: of.get(values["speaker"], "") for name, of in traits.items()}
         rows.append(make_row(values, Path(), f"{folder} {key}"))
     return rows
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from speechssl import audio
 from speechssl.data.corpora import CORPORA, detect
+from speechssl.data.cremad import is_pointer
 from speechssl.data.manifest import Utterance, read_manifest, write_manifest
 from speechssl.errors import InputError
 
@@ -74,7 +75,7 @@ def prepare(
     Args:
         src: a folder of audio, a corpus tree, or a manifest of any known kind.
         out: the TSV to write; out.rejected.tsv lists what was left out and why.
-        corpus: auto, or one of librispeech, common-voice, crema-d, ravdess, emodb, fsdd, folder.
+        corpus: auto, or one of librispeech, common-voice, crema-d, ravdess, emodb, fsdd, savee, tess, nemo, folder.
         where: keep only rows with this value, such as split=train.
         min_seconds: reject shorter clips.
         max_seconds: cut longer clips into rows of at most this many seconds (0: never).
@@ -119,7 +120,7 @@ def find_rows(src: Path, corpus: str) -> tuple[list[Utterance], str]:
 def inspect(path: str) -> dict:
     """Decode a whole file in blocks: {"seconds": ...} or {"reason": why it cannot be used}."""
     try:
-        if is_git_lfs_pointer(path):
+        if is_pointer(path):
             return {"reason": "git-lfs pointer, not audio (run `git lfs pull`)"}
         with audio.opened(path) as file:
             read, peak, finite = 0, 0.0, True
@@ -150,15 +151,6 @@ def reason_of(path: str, message: str) -> str:
     if os.path.getsize(path) == 0:
         return "empty file"
     return f"cannot be decoded ({message.replace(path, Path(path).name)})"
-
-
-def is_git_lfs_pointer(path: str) -> bool:
-    """Whether a file is what git-lfs leaves before its content is fetched."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(40).startswith(b"version https://git-lfs")
-    except OSError:
-        return False
 
 
 def stamp(path: str) -> list[int]:

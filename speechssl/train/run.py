@@ -69,16 +69,13 @@ def pretrain_byol(recipe: ByolRecipe, paths: Paths) -> State:
             model = ByolsModel(recipe.model) if paths.scratch else model
         samples = round(recipe.data.crop_seconds * SAMPLE_RATE)
         objective = ByolObjective(model, recipe.objective, recipe.train.seed, samples)
-        train, valid = (
-            bool(tables) and long_enough(read_manifest(*tables), recipe.data.min_seconds, name)
-            for tables, name in ((paths.train, "training data"), (paths.valid, "validation data"))
-        )
-        assert train
+        train = long_enough(read_manifest(*paths.train), recipe.data.min_seconds, "training data")
+        valid = long_enough(read_manifest(*paths.valid), 0.0, "validation data") if paths.valid else None
         if not paths.resume and (paths.init is None or paths.scratch or objective.hybrid):
             first = next(updates_of(train, recipe, world=1).since(Position()))[1][0]
             objective.initialise(dataset_of(train, recipe, objective)[first])
         health = ByolHealth(warmup=max(50, recipe.train.steps // 20))
-        return fit(objective, recipe, paths, train, valid or None, score="loss", watch=health, bar=BYOL_BAR)
+        return fit(objective, recipe, paths, train, valid, score="loss", watch=health, bar=BYOL_BAR)
 
 
 def pretrain_wav2vec2(recipe: PretrainRecipe, paths: Paths) -> State:

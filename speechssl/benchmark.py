@@ -1,0 +1,194 @@
+"""`speechssl benchmark`: a model on an emotion corpus under a named protocol, beside chance, log-mel statistics and the same
+network with random weights; a table, a JSON and one HTML page."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from speechssl.api import SpeechModel, load
+from speechssl.audio import SAMPLE_RATE
+from speechssl.data.corpora import CORPORA, detect
+from speechssl.data.cremad import is_pointer, missing
+from speechssl.data.manifest import Manifest, Utterance
+from speechssl.errors import InputError
+from speechssl.features import LogMel
+from speechssl.probe.benchmark import Result, run_protocol
+from speechssl.probe.embed import LONGEST, batches, embed_long, embed_waves, rows_of
+from speechssl.probe.protocols import PROTOCOLS
+from speechssl.report import PALETTE, Page, axes, player, plot_embedding_map
+
+TASKS = ("auto", "crema-d", "ravdess", "emodb", "savee", "tess", "nemo", "other")
+MAP_CLIPS = 800
+
+
+def benchmark(
+    model: str,
+    data: Path,
+    *,
+    task: str = "auto",
+    protocol: str = "unseen",
+    label: str = "label",
+    layer: str = "last",
+    where: str = "",
+    out: Path | None = None,
+    device: str = "cpu",
+) -> Result:
+    """Embed the clips of `data`, score them, write out/benchmark.json and out/benchmark.html.
+
+    data: a corpus folder or a manifest with `label` and `speaker`. layer: last, a number, or all (a line each). InputError:
+    unknown names, missing labels or speakers, nothing to hear.
+    """
+    if protocol not in PROTOCOLS:
+        raise InputError(f"there is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
+    plan = PROTOCOLS[protocol]
+    rows, task, notes = read_task(Path(data), task, label, where, plan.leave_out)
+    loaded = load(model, device=device)
+    named, kept, rejected = embed_all(loaded, rows, layer, plan.seconds)
+    notes += [f"left out: {path}: {reason}" for path, reason in rejected[:5]]
+    if len(rejected) > 5:
+        notes.append(f"and {len(rejected) - 5} more clips that cannot be read")
+    ids = [Path(row.path).stem for row in kept]
+    labels, speakers = [row.label for row in kept], [row.speaker for row in kept]
+    result = run_protocol(plan, named, ids, labels, speakers, task=task, model=str(model), notes=notes)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "benchmark.json").write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
+        write_page(result, kept, next(iter(named.values())), out / "benchmark.html")
+    return result
+
+
+def read_task(data: Path, task: str, label: str, where: str, leave_out: Sequence[str]) -> tuple[list, str, list[str]]:
+    """(labelled rows, the task's name, what is missing)."""
+    if task not in TASKS:
+        raise InputError(f"there is no task {task!r}; choose one of {', '.join(TASKS)}")
+    notes: list[str] = []
+    if data.is_dir() and not (data / "wav.scp").exists():
+        task = detect(data) if task == "auto" else task
+        if task == "crema-d":
+            notes = missing(data)
+        rows = list(CORPORA["folder" if task == "other" else task][1](data))
+    else:
+        rows = list(rows_of([data], where))
+    if label != "label":
+        rows = [replace(row, label=str(getattr(row, label, row.extra.get(label, "")))) for row in rows]
+    task = "other" if task in ("auto", "folder") else task
+    labelled = [row for row in rows if row.label and Path(row.path).stem not in leave_out and not is_pointer(row.path)]
+    if not labelled:
+        raise InputError(
+            f"{data}: none of {len(rows)} clips has a {label}; give a manifest with the columns path, speaker and {label}"
+        )
+    if len(labelled) < len(rows):
+        notes.append(f"{len(rows) - len(labelled)} of {len(rows)} clips are not used: no {label}, or as published")
+    return labelled, task, notes
+
+
+def embed_all(model: SpeechModel, rows: list[Utterance], layer: str, seconds: float):
+    """({what: (N, D)}, the rows behind them, rejected): the model's layers, its random twin's, log-mel statistics."""
+    reach = model.config.geometry.receptive_field
+    twin, mel, kept, rejected = model.untrained(), LogMel("byol-s"), [], []
+    found: dict[str, list[np.ndarray]] = {}
+    with tqdm(total=len(rows), unit="clip", desc="embed") as bar:
+        for chosen, waves in batches(Manifest.of(rows), 30.0, reach, rejected):
+            waves = [fit(wave_S, seconds) for wave_S in waves]
+            for name, network in (("model", model), ("random weights", twin)):
+                for layered in embed(network, waves, layer):
+                    for index, vector in enumerate(layered):
+                        suffix = f", layer {index}" if len(layered) > 1 else ""
+                        found.setdefault(name + suffix, []).append(vector)
+            for wave_S in waves:
+                mel_FT = mel(torch.from_numpy(wave_S)[None])[0]
+                statistics = torch.cat([mel_FT.mean(dim=1), mel_FT.std(dim=1, correction=0)])
+                found.setdefault("log-mel statistics", []).append(statistics.numpy())
+            kept += chosen
+            bar.update(len(chosen))
+    if not kept:
+        raise InputError(f"none of {len(rows)} clips can be read; the first: {rejected[0][0]}: {rejected[0][1]}")
+    order = sorted(found, key=lambda name: ("model" not in name, "random" in name))
+    return {name: np.stack(found[name]).astype(np.float64) for name in order}, kept, rejected
+
+
+def embed(model: SpeechModel, waves: list[np.ndarray], layer: str) -> list[np.ndarray]:
+    """Per clip (L, D)."""
+    if len(waves) == 1 and len(waves[0]) > LONGEST * SAMPLE_RATE:
+        return [np.atleast_2d(embed_long(model, waves[0], layer, "model"))]
+    return [np.atleast_2d(vector) for vector in embed_waves(model, waves, layer=layer, pool="model")]
+
+
+def fit(wave_S: np.ndarray, seconds: float) -> np.ndarray:
+    """A clip cut or padded with zeros to a protocol's length."""
+    size = round(seconds * SAMPLE_RATE)
+    return np.pad(wave_S[:size], (0, max(0, size - len(wave_S)))) if size else wave_S
+
+
+def write_page(result: Result, rows: list[Utterance], vectors_ND: np.ndarray, path: Path) -> None:
+    """The result as one page: table, confusion, bars per class and speaker, map, misclassified clips."""
+    best, name = result.scores[0], f"{result.task}/{result.protocol}"
+    page = Page(f"{result.model} on {name}").text(result.summary)
+    for flaw in result.flaws:
+        page.text(f"Flaw of the published protocol: {flaw}.")
+    for note in result.notes:
+        page.text(note, note=True)
+    page.code(str(result)).heading("Confusion")
+    page.figure(plot_confusion(best.confusion, result.classes), "Share of each true class (row), all seeds")
+    page.heading("Classes and speakers")
+    page.figure(plot_bars(best.recall, f"recall, {name}", result.chance_uar), "Recall per class; line: chance")
+    page.figure(
+        plot_bars(dict(sorted(best.speakers.items(), key=lambda item: item[1])), f"accuracy, {name}", best.accuracy),
+        "Accuracy per test speaker; line: mean",
+    )
+    page.heading("Map")
+    some = np.random.default_rng(1).permutation(len(rows))[:MAP_CLIPS]
+    colours: dict[str, Sequence[str]] = {
+        "by class": [rows[i].label for i in some],
+        "by speaker": [rows[i].speaker for i in some],
+    }
+    if len(some) > 8:
+        page.figure(plot_embedding_map(vectors_ND[some], colours), "t-SNE of the embeddings, unseen by the classifier")
+    page.heading("Misclassified clips")
+    wrong = [i for i, guess in enumerate(best.predicted) if guess not in ("", rows[i].label)]
+    shown = np.random.default_rng(1).permutation(wrong)[:12].tolist()
+    if shown:
+        page.table([clip(rows[i], best.predicted[i]) for i in shown])
+    page.save(path)
+
+
+def clip(row: Utterance, guess: str) -> dict[str, Any]:
+    """One misclassified clip as a row of the table."""
+    return {
+        "clip": row.id,
+        "speaker": row.speaker,
+        "is": row.label,
+        "taken for": guess,
+        "listen": player(Path(row.path)),
+    }
+
+
+def plot_confusion(confusion: list[list[int]], classes: list[str]):
+    """Row-normalised confusion matrix."""
+    counts = np.array(confusion, dtype=float)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, (ax,) = axes(height=0.5 * len(classes) + 1.5)
+    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (i, j), share in np.ndenumerate(shares):
+        colour = "white" if share > 0.5 else "black"
+        ax.text(j, i, f"{100 * share:.0f}", ha="center", va="center", fontsize=9, color=colour)
+    ticks = range(len(classes))
+    ax.set(xticks=ticks, yticks=ticks, xticklabels=classes, yticklabels=classes, xlabel="predicted", ylabel="true")
+    ax.grid(False)
+    return figure
+
+
+def plot_bars(values: dict[str, float], title: str, line: float):
+    """One bar per name, and a line across."""
+    figure, (ax,) = axes(height=2.6)
+    ax.bar(list(values), [100 * value for value in values.values()], color=PALETTE[0])
+    ax.axhline(100 * line, color=PALETTE[1], linewidth=1)
+    ax.set_title(f"{title}, %", fontsize=10, loc="left")
+    ax.tick_params(axis="x", rotation=90 if len(values) > 10 else 0, labelsize=8)
+    return figure

@@ -1,0 +1,81 @@
+"""CREMA-D as people really have it: git-lfs pointers, the same clip as .wav, .mp3 and .flv, files that others leave out."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from speechssl.data.manifest import Utterance
+from speechssl.errors import InputError
+
+EMOTIONS = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
+CLIPS, ACTORS = 7_442, range(1001, 1092)
+FORMATS = (".wav", ".flac", ".ogg", ".opus", ".mp3")  # the best copy of a clip first
+LEFT_OUT = ("1006_TIE_NEU_XX", "1013_WSI_DIS_XX", "1017_IWW_FEA_XX", "1040_ITH_SAD_XX")  # by TFDS, SERAB, HEAR and EVAR
+POINTER = b"version https://git-lfs"
+
+
+def is_pointer(path: str | Path) -> bool:
+    """Whether a file is what git-lfs leaves before its content is fetched."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(40).startswith(POINTER)
+    except OSError:
+        return False
+
+
+def copies(folder: Path) -> dict[str, dict[str, Path]]:
+    """Clip name -> ending -> file, for every file below with a CREMA-D name, video included."""
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted(folder.rglob("*_*_*_*.*")):
+        parts = path.stem.split("_")
+        if (
+            len(parts) == 4
+            and parts[0].isdigit()
+            and parts[2] in EMOTIONS
+            and path.suffix.lower() in (*FORMATS, ".flv")
+        ):
+            found.setdefault(path.stem, {}).setdefault(path.suffix.lower(), path)
+    return found
+
+
+def read_crema_d(folder: Path) -> Iterator[Utterance]:
+    """1001_DFA_ANG_XX.wav: actor, sentence, emotion, level. One copy of each clip, real audio before pointers."""
+    for stem, files in copies(folder).items():
+        heard = [files[ending] for ending in FORMATS if ending in files]
+        if heard:
+            path = next((path for path in heard if not is_pointer(path)), heard[0])
+            speaker, sentence, emotion, level = stem.split("_")
+            extra = {"sentence": sentence, "level": level}
+            yield Utterance(id=stem, path=str(path), speaker=speaker, label=EMOTIONS[emotion], extra=extra)
+
+
+def missing(folder: Path) -> list[str]:
+    """What a copy of CREMA-D lacks, a sentence each. InputError when nothing in it can be heard."""
+    found = copies(folder)
+    heard = {stem: [p for ending, p in files.items() if ending in FORMATS] for stem, files in found.items()}
+    pointers = [stem for stem, paths in heard.items() if paths and all(map(is_pointer, paths))]
+    video = [stem for stem, paths in heard.items() if not paths]
+    usable = len(found) - len(pointers) - len(video)
+    if not usable:
+        problem = (
+            f"{len(pointers)} git-lfs pointers; run `git lfs pull` in it" if pointers else "no clip with a CREMA-D name"
+        )
+        raise InputError(f"{folder} holds {problem}, and no audio")
+    notes = []
+    if pointers:
+        notes.append(f"{len(pointers)} clips are git-lfs pointers, not audio: run `git lfs pull` in {folder}")
+    if video:
+        notes.append(f"{len(video)} clips exist as .flv video only, which is not decoded: take AudioWAV or AudioMP3")
+    if usable < CLIPS:
+        absent = [str(actor) for actor in ACTORS if str(actor) not in {stem[:4] for stem in found}]
+        shown = (
+            f", {len(absent)} actors entirely: {', '.join(absent[:5])}{' ...' * (len(absent) > 5)}" if absent else ""
+        )
+        notes.append(f"{CLIPS - usable} of CREMA-D's {CLIPS} clips are missing{shown}")
+    kept = [stem for stem in LEFT_OUT if stem in found]
+    if kept:
+        notes.append(f"used here, left out by TFDS, SERAB, HEAR and EVAR: {', '.join(kept)}")
+    several = Counter(len(paths) > 1 for paths in heard.values())[True]
+    if several:
+        notes.append(f"{several} clips exist in several formats; the first of {' '.join(FORMATS)} is used")
+    return notes
