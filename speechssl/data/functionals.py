@@ -63,7 +63,10 @@ def librosa_curves(wave_S: np.ndarray) -> np.ndarray:
 
 
 def pitch_and_voicing(wave_S: np.ndarray, size: int, hop: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Strongest normalised autocorrelation between 60 and 500 Hz: its octave over 60 Hz (0 under 0.4), and its height."""
+    """The first high peak of the normalised autocorrelation, 60 to 500 Hz: its octave over 60 Hz (0 under 0.4), its height.
+
+    The first of the peaks of at least 0.85 times the highest: multiples of a period peak as high as the period itself.
+    """
     padded = np.pad(wave_S, size // 2)
     pieces_TS = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop][:frames]
     pieces_TS = (pieces_TS - pieces_TS.mean(axis=1, keepdims=True)) * np.hanning(size)
@@ -71,7 +74,9 @@ def pitch_and_voicing(wave_S: np.ndarray, size: int, hop: int, frames: int) -> t
     lags_TS = np.fft.irfft(spectrum)[:, : RATE // 60 + 1]
     window = np.fft.irfft(np.abs(np.fft.rfft(np.hanning(size), 2 * size)) ** 2)[: RATE // 60 + 1]
     scores = (lags_TS / (lags_TS[:, :1] + 1e-7) / (window / window[0]))[:, RATE // 500 :]
-    best = scores.argmax(axis=1)
+    inner, highest = scores[:, 1:-1], scores.max(axis=1, keepdims=True)
+    peaks = (inner >= scores[:, :-2]) & (inner > scores[:, 2:]) & (inner > 0.85 * highest)
+    best = np.where(peaks.any(axis=1), peaks.argmax(axis=1) + 1, scores.argmax(axis=1))
     height = np.clip(scores[np.arange(len(best)), best], 0, 1)
     octave = np.log2(RATE / (best + RATE // 500) / 60)
     return np.where(height > 0.4, octave, 0.0), height

@@ -20,6 +20,7 @@ from speechssl.models.quantizer import Quantised, perplexity
 from speechssl.models.wav2vec2 import Wav2Vec2ForPreTraining
 from speechssl.noise import noise_key
 from speechssl.objectives.protocol import Item, Step
+from speechssl.objectives.utterance import UtteranceLoss
 from speechssl.packed import Packed, pack
 
 
@@ -52,7 +53,16 @@ class Wav2Vec2ObjectiveConfig:
     before the first update (0: the paper's plain initialisation). Small runs need it: at random initialisation the
     features of all frames are nearly alike, so that nearly all choose the same code. 4 works."""
 
+    utterance_weight: float = 0.0
+    """Weight of the auxiliary BYOL-S path: pooled features of the masked utterance predict those of the whole one, through
+    a moving average of the network (objectives/utterance.py). For embeddings that serve classification; it costs one more
+    forward pass."""
+    utterance_tau: float = 0.99
+    """Share of that moving average that an update keeps."""
+
     def __post_init__(self) -> None:
+        if self.utterance_weight < 0 or not 0 <= self.utterance_tau <= 1:
+            raise InputError("objective.utterance_weight cannot be negative, and utterance_tau lies in [0, 1]")
         if not 0 < self.mask_prob <= 1:
             raise InputError(f"objective.mask_prob = {self.mask_prob} is outside (0, 1]; the paper uses 0.65")
         if not 1 <= self.num_negatives <= 255:
@@ -133,6 +143,7 @@ class Wav2Vec2Objective(nn.Module):
         self.model, self.config, self.seed = model, config, seed
         self.temperature = config.gumbel_start
         self.pooled: tuple[Tensor, float] | None = None
+        self.utterance = UtteranceLoss(model.wav2vec2, config.utterance_tau) if config.utterance_weight else None
 
     def collate(self, items: Sequence[Item]) -> PretrainBatch:
         """Pack the waves; draw each utterance's mask and distractors from (seed, epoch, utterance)."""
@@ -194,7 +205,9 @@ class Wav2Vec2Objective(nn.Module):
         self.pooled = dist.all_sum(total_GV), float(masked)
 
     def after_step(self) -> None:
-        """Nothing follows the optimiser's step."""
+        """The auxiliary path's target network follows."""
+        if self.utterance is not None:
+            self.utterance.follow(self.model.wav2vec2)
 
     def forward(self, batch: PretrainBatch) -> Step:
         """Sum of the loss over the micro-batch's masked frames, with the metrics that show whether it learns."""
@@ -207,7 +220,13 @@ class Wav2Vec2Objective(nn.Module):
             penalty = self.penalty(encoded.features_TC, batch)
             diversity, value = self.diversity(quantised.probs_MGV.sum(dim=0), batch.count)
         total = loss + self.config.penalty_weight * penalty + self.config.diversity_weight * diversity
-        return Step(loss=total, sums=self.metrics(batch, loss, correct, penalty, value, quantised, target_MD))
+        sums = self.metrics(batch, loss, correct, penalty, value, quantised, target_MD)
+        if self.utterance is not None:
+            weights_B = torch.tensor(batch.masked, device=total.device)
+            utterance = (self.utterance(encoded.states[-1], batch.audio) * weights_B).sum()
+            total = total + self.config.utterance_weight * utterance
+            sums["utterance"] = (utterance.detach(), batch.count)
+        return Step(loss=total, sums=sums)
 
     def quantise(self, normed_MC: Tensor, batch: PretrainBatch) -> Quantised:
         """Targets of the masked frames, with Gumbel noise in training and the plain arg max otherwise."""

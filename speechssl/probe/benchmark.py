@@ -137,8 +137,9 @@ def predict(protocol: Protocol, x: np.ndarray, y: np.ndarray, groups: np.ndarray
     for split in splits:
         if missing := set(y[split.test]) - set(y[split.train]):
             raise InputError(f"the class {missing.pop()!r} is tested but never trained on; it has too few speakers")
-        parts = per_speaker(x, groups, split) if protocol.speaker_norm else (x[part] for part in split)
-        for choice, predicted in head(Parts(*parts, y[split.train], y[split.valid]), seed).items():
+        three = list(per_speaker(x, groups, split)) if protocol.speaker_norm else [x[part] for part in split]
+        parts = Parts(three[0], three[1], three[2], y[split.train], y[split.valid])
+        for choice, predicted in head(parts, seed).items():
             guesses.setdefault(choice, np.full(len(y), "", dtype=y.dtype))[split.test] = predicted
     return guesses
 

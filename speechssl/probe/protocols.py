@@ -123,7 +123,7 @@ def emobox(ids, labels, speakers, task, seed) -> list[Split]:
     """RAVDESS: 6 folds of 4 unseen actors; SAVEE: each speaker unseen; others: random clips. A random fifth of train chooses."""
     rng = np.random.default_rng(seed)
     if task == "ravdess":
-        tests = [where(speakers, fold) for fold in np.array_split(known_speakers(speakers, 6), 6)]
+        tests = [where(speakers, list(fold)) for fold in np.array_split(known_speakers(speakers, 6), 6)]
     elif task == "savee":
         tests = [where(speakers, [name]) for name in known_speakers(speakers, 2)]
     elif task == "crema-d":
