@@ -109,7 +109,7 @@ def embed_all(model: SpeechModel, rows: list[Utterance], layer: str, seconds: fl
             bar.update(len(chosen))
     if not kept:
         raise InputError(f"none of {len(rows)} clips can be read; the first: {rejected[0][0]}: {rejected[0][1]}")
-    order = sorted(found, key=lambda name: ("model" not in name, "random" in name))
+    order = sorted(found, key=lambda name: ("model" not in name, "random" not in name))
     return {name: np.stack(found[name]).astype(np.float64) for name in order}, kept, rejected
 
 

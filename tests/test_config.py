@@ -9,7 +9,7 @@ import pytest
 
 from speechssl.config import dump_toml, explain, load_recipe, split_overrides
 from speechssl.errors import InputError
-from speechssl.train.recipe import FinetuneRecipe, PretrainRecipe
+from speechssl.train.recipe import ByolRecipe, FinetuneRecipe, PretrainRecipe
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").rglob("*.toml"))
 
@@ -156,12 +156,12 @@ def test_dump_and_load_round_trip(tmp_path, cls):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_shipped_recipe_loads(path):
     errors = []
-    for cls in (PretrainRecipe, FinetuneRecipe):
+    for cls in (PretrainRecipe, ByolRecipe, FinetuneRecipe):
         try:
             load_recipe(cls, path)
         except InputError as error:
             errors.append(error)
-    assert len(errors) < 2, errors
+    assert len(errors) < 3, errors
 
 
 def test_split_overrides_leaves_the_other_arguments_in_order():

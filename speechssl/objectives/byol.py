@@ -88,6 +88,15 @@ def regression(predicted_BD: Tensor, target_BD: Tensor) -> Tensor:
     return 2 - 2 * F.cosine_similarity(predicted_BD.float(), target_BD.float(), dim=1)
 
 
+def spread(x_BD: Tensor) -> Tensor:
+    """Standard deviation of unit vectors over the clips of all processes, times sqrt(D): 1 when they fill their space, 0 when
+    they have collapsed."""
+    unit_BD = F.normalize(x_BD.float(), dim=1)
+    n = dist.all_sum_float(len(unit_BD))
+    mean_D, power_D = dist.all_sum(torch.stack([unit_BD.sum(dim=0), unit_BD.square().sum(dim=0)])) / n
+    return (power_D - mean_D.square()).clamp_min(0).sqrt().mean() * x_BD.shape[1] ** 0.5
+
+
 def centred_crop(wave_S: np.ndarray, samples: int) -> np.ndarray:
     """Exactly `samples`: a shorter wave gets zeros on both sides."""
     room = max(0, samples - len(wave_S))
@@ -176,8 +185,7 @@ class ByolObjective(nn.Module):
         hybrid = self.hybrid_loss(embeddings, batch)
         if self.training:
             self.heard = mel_BFT, batch.draws_BVK
-        spread = F.normalize(targets[0].float(), dim=1).std(dim=0, correction=0).mean() * targets[0].shape[1] ** 0.5
-        sums = {"byol": (byol.detach(), batch.count), "spread": (spread * batch.count, batch.count)}
+        sums = {"byol": (byol.detach(), batch.count), "spread": (spread(targets[0]) * batch.count, batch.count)}
         if self.hybrid is not None:
             sums["hybrid"] = (hybrid.detach(), batch.count)
         return Step(loss=byol + self.config.hybrid_weight * hybrid, sums=sums)

