@@ -10,6 +10,7 @@ loop. Same network, batch, clips, threads and optimiser for both; both load thei
 import argparse
 import random
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from speechssl.objectives.byol import ByolObjective, ByolObjectiveConfig, regres
 from speechssl.objectives.protocol import Item
 
 SAMPLES, FRAMES = 15_200, 96
+RNG = np.random.default_rng(1)
 
 
 def items(rows, epoch: int) -> list[Item]:
@@ -34,7 +36,7 @@ def items(rows, epoch: int) -> list[Item]:
 def public_view(x_FT: torch.Tensor, bank: list[torch.Tensor]) -> torch.Tensor:
     """Mix-up and random resize crop of one clip, as the public transforms do them."""
     if bank:
-        share, other_FT = 0.4 * np.random.rand(), random.choice(bank)
+        share, other_FT = 0.4 * RNG.random(), random.choice(bank)
         mixed_FT = ((1 - share) * x_FT.exp() + share * other_FT.exp() + 1.2e-7).log()
     else:
         mixed_FT = x_FT
@@ -42,7 +44,7 @@ def public_view(x_FT: torch.Tensor, bank: list[torch.Tensor]) -> torch.Tensor:
     del bank[:-2048]
     canvas_FT = torch.zeros(64, 144)
     canvas_FT[:, 24:120] = mixed_FT
-    h, w = (int(np.clip(int(np.random.uniform(0.6, 1.5) * n), 1, m)) for n, m in ((64, 64), (96, 144)))
+    h, w = (int(np.clip(int(RNG.uniform(0.6, 1.5) * n), 1, m)) for n, m in ((64, 64), (96, 144)))
     i, j = random.randint(0, 64 - h), random.randint(0, 144 - w)
     crop = canvas_FT[i : i + h, j : j + w][None, None]
     return F.interpolate(crop, size=(64, FRAMES), mode="bicubic", align_corners=True)[0, 0]
@@ -102,13 +104,11 @@ def main() -> None:
         model = ByolsModel(ByolsConfig())
         learner = ByolObjective(model, ByolObjectiveConfig(), 1, SAMPLES).train()
         optimizer = torch.optim.AdamW(learner.parameters(), 3e-4, fused="speechssl" in name)
-        run = (
-            (lambda n: public(learner, optimizer, rows, n))
-            if "public" in name
-            else (lambda n: ours(learner, optimizer, rows, n, "bf16" in name))
+        step = public if "public" in name else partial(ours, bf16="bf16" in name)
+        step(learner, optimizer, rows, 1)
+        print(
+            f"{name:28s} {step(learner, optimizer, rows, args.updates):7.1f} clips per second of CPU time", flush=True
         )
-        run(1)
-        print(f"{name:28s} {run(args.updates):7.1f} clips per second of CPU time", flush=True)
 
 
 if __name__ == "__main__":

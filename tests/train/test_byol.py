@@ -86,4 +86,4 @@ def test_two_processes_equal_one(tmp_path):
     for number, moments in one["optimizer"]["state"].items():  # averaged gradients
         scale = float(moments["exp_avg"].abs().max())
         theirs = two["optimizer"]["state"][number]["exp_avg"]
-        torch.testing.assert_close(theirs, moments["exp_avg"], atol=1e-3 * scale + 1e-5, rtol=1e-3, msg=str(number))
+        torch.testing.assert_close(theirs, moments["exp_avg"], atol=3e-3 * scale + 1e-4, rtol=1e-3, msg=str(number))
