@@ -200,7 +200,7 @@ class Trainer:
         """Continue from a checkpoint: its weights, optimiser, counters and half-filled log window."""
         saved = self.run.load_state(checkpoint)
         self.objective.model.load_state_dict(model_state)
-        self.objective.load_state_dict(saved["objective"], strict=False)
+        self.objective.load_state_dict(saved.get("objective", {}), strict=False)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.meter.load_state_dict(saved["meter"])
         values = saved["state"]
