@@ -38,6 +38,14 @@ class PositionalConv(nn.Module):
         return torch.cat(y_TD.split(sizes)[::2])
 
 
+def attend(q_1HTd: Tensor, k_1HTd: Tensor, v_1HTd: Tensor, dropout: float) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v. On the CPU in bf16 spelled out, for torch's fused kernel is 2.5 to 4 times slower there."""
+    if q_1HTd.device.type != "cpu" or q_1HTd.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(q_1HTd, k_1HTd, v_1HTd, dropout_p=dropout)
+    scores_1HTT = (q_1HTd * q_1HTd.shape[-1] ** -0.5) @ k_1HTd.transpose(2, 3)
+    return F.dropout(scores_1HTT.softmax(dim=-1), dropout) @ v_1HTd
+
+
 class Attention(nn.Module):
     """Multi-head self-attention in which every utterance attends to itself only; no mask is ever built."""
 
@@ -58,7 +66,7 @@ class Attention(nn.Module):
         )
         dropout = self.dropout if self.training else 0.0
         pieces = (x_HTd[None].split(list(frames), dim=2) for x_HTd in (q_HTd, k_HTd, v_HTd))
-        mixed = [F.scaled_dot_product_attention(q, k, v, dropout_p=dropout) for q, k, v in zip(*pieces, strict=True)]
+        mixed = [attend(q, k, v, dropout) for q, k, v in zip(*pieces, strict=True)]
         return self.out_proj(torch.cat(mixed, dim=2)[0].transpose(0, 1).flatten(1))
 
 
