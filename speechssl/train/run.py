@@ -95,7 +95,8 @@ def finetune(recipe: FinetuneRecipe, paths: Paths) -> State:
                 weights = {key: value for key, value in weights.items() if not key.startswith("lm_head.")}
             copy_weights(model, weights, str(source), need="wav2vec2.")
         objective = CTCObjective(model, recipe.objective, tokenizer, recipe.train.seed)
-        return fit(objective, recipe, paths, train, valid, score="wer", bar=FINETUNE_BAR)
+        # the best checkpoint is that of the lowest CER: while words are still out of reach, WER prefers silence to near misses
+        return fit(objective, recipe, paths, train, valid, score="cer", bar=FINETUNE_BAR)
 
 
 @contextlib.contextmanager
