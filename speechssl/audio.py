@@ -14,6 +14,7 @@ from speechssl.errors import InputError
 SAMPLE_RATE = 16_000
 EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".sph")
 FOREIGN = (".m4a", ".aac", ".mp4", ".wma", ".amr", ".webm", ".flv", ".mka")
+LOWEST_RATE = 2_000  # Hz; below it a header is wrong
 MARGIN = 0.05  # seconds of context around a segment, so that its resampled ends equal those of the whole file's
 
 
@@ -42,7 +43,7 @@ def load(
     cannot be decoded, is empty, or holds NaN.
     """
     if isinstance(source, (str, PathLike)) or hasattr(source, "read"):
-        wave_S, name = read_segment(source, start, duration), str(getattr(source, "name", source))
+        wave_S, name = read_segment(source, start, duration), str(source)
     else:
         wave_S, name = from_array(source, start, duration, sample_rate or SAMPLE_RATE), "the array"
     if not len(wave_S):
@@ -56,6 +57,8 @@ def opened(source: Any) -> soundfile.SoundFile:
     """The file, open for reading; InputError in one sentence otherwise."""
     if isinstance(source, (str, PathLike)):
         path = Path(source)
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; name the audio files in it")
         if not path.is_file():
             raise InputError(f"{path} is missing; was it moved since `speechssl prepare`? Run that again")
         if path.stat().st_size == 0:
@@ -65,9 +68,15 @@ def opened(source: Any) -> soundfile.SoundFile:
                 f"{path}: {path.suffix} cannot be decoded; convert it: ffmpeg -i {path.name} {path.stem}.wav"
             )
     try:
-        return soundfile.SoundFile(source)
+        file = soundfile.SoundFile(source)
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
-        raise InputError(f"{source} cannot be decoded ({str(error).rstrip('.')}); is it audio at all?") from None
+        problem = str(error).removeprefix(f"Error opening {str(source)!r}: ").rstrip(".")
+        raise InputError(f"{source} cannot be decoded ({problem}); is it audio at all?") from None
+    if file.samplerate < LOWEST_RATE or file.frames >= 2**40:
+        file.close()
+        problem = f"{file.samplerate} Hz" if file.samplerate < LOWEST_RATE else "it was streamed and has no length"
+        raise InputError(f"{source} has a header that cannot be right ({problem}); write the file again")
+    return file
 
 
 def read_segment(source: Any, start: float, duration: float | None) -> np.ndarray:
@@ -95,8 +104,12 @@ def from_array(source: Any, start: float, duration: float | None, rate: int) -> 
         raise InputError(
             f"an array of shape {array.shape} and type {array.dtype} is not audio; give (samples,) numbers"
         )
-    if array.dtype.kind != "f":
-        array = array.astype(np.float32) / float(np.iinfo(array.dtype).max)
+    if rate < LOWEST_RATE:
+        raise InputError(f"sample_rate = {rate} is not the rate of an array of speech; give it in Hz, such as 16000")
+    if array.dtype.kind != "f":  # unsigned samples have their zero in the middle, as in 8-bit wav files
+        limits = np.iinfo(array.dtype)
+        half = (int(limits.max) - int(limits.min) + 1) / 2
+        array = (array - (limits.min + half)) / half
     if array.ndim == 2:
         array = array.mean(axis=int(np.argmin(array.shape)))
     first = round(start * rate)
