@@ -69,6 +69,8 @@ def opened(source: Any) -> soundfile.SoundFile:
             )
     try:
         file = soundfile.SoundFile(source)
+    except UnicodeEncodeError:
+        raise InputError(f"{source} has a name with bytes that are no UTF-8; rename the file") from None
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
         problem = str(error).removeprefix(f"Error opening {str(source)!r}: ").rstrip(".")
         raise InputError(f"{source} cannot be decoded ({problem}); is it audio at all?") from None

@@ -8,14 +8,20 @@ from pathlib import Path
 from speechssl.errors import InputError
 
 
+def output_folder(path: Path) -> Path:
+    """`path`, made where it is missing; InputError if that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the folder {path} cannot be made ({error.strerror}); choose another --out") from None
+    return path
+
+
 def output_file(path: Path, example: str) -> Path:
     """`path`, with its folder made; InputError if it is a folder itself, for which `example` is the remedy."""
     if path.is_dir():
         raise InputError(f"{path} is a folder; name the file to write, such as {path / example}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"the folder of {path} cannot be made ({error.strerror}); choose another --out") from None
+    output_folder(path.parent)
     return path
 
 
@@ -27,12 +33,19 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        yield draft
-        draft.replace(path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(
-            f"cannot write {path} ({reason}); free some space or rights, or choose another --out"
-        ) from None
+        with writing(path):
+            yield draft
+            draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Whatever the system says against writing `path` becomes an InputError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path} ({error.strerror or error}); free some space or rights, or choose another --out"
+        ) from None

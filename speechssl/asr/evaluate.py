@@ -14,6 +14,7 @@ from speechssl.asr.metrics import Scores, score
 from speechssl.asr.transcribe import transcribe
 from speechssl.data.loader import valid_micros
 from speechssl.data.manifest import Manifest, Utterance, read_manifest
+from speechssl.files import output_folder, replacing
 
 
 def evaluate(
@@ -22,6 +23,8 @@ def evaluate(
     """Score `model` on the transcribed rows of `manifest`; `out` gets scores.json and hypotheses.tsv."""
     rows = read_manifest(manifest).where(where)
     model.require_tokenizer()
+    if out is not None:
+        output_folder(out)
     hypotheses = transcribe_manifest(model, rows)
     scores = score(
         rows.column("text"),
@@ -31,10 +34,14 @@ def evaluate(
         normaliser=normaliser,
     )
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "scores.json").write_text(json.dumps(asdict(scores), ensure_ascii=False, indent=2) + "\n", "utf-8")
         lines = [f"{i}\t{t}\t{h}" for i, t, h in zip(rows.column("id"), rows.column("text"), hypotheses, strict=True)]
-        (out / "hypotheses.tsv").write_text("\n".join(["id\treference\thypothesis", *lines]) + "\n", "utf-8")
+        table, numbers = "\n".join(["id\treference\thypothesis", *lines]), asdict(scores)
+        for name, text in (
+            ("hypotheses.tsv", table),
+            ("scores.json", json.dumps(numbers, ensure_ascii=False, indent=2)),
+        ):
+            with replacing(out / name) as draft:
+                draft.write_text(text + "\n", "utf-8")
     return scores
 
 

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from speechssl.asr.decode import Transcript, spell, write
 from speechssl.errors import InputError
+from speechssl.files import output_folder, replacing
 from speechssl.windows import windows
 
 
@@ -32,7 +33,7 @@ def transcribe_files(model: Any, files: Sequence[Path], *, style: str = "txt", o
     """Transcribe files one after the other, printing or writing into `out`; returns how many failed (each is named)."""
     model.require_tokenizer()
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+        output_folder(out)
         refuse_equal_names(files, style)
     failed = 0
     with tqdm(total=len(files), unit="file", desc="transcribe", disable=len(files) == 1) as bar:
@@ -40,7 +41,8 @@ def transcribe_files(model: Any, files: Sequence[Path], *, style: str = "txt", o
             try:
                 text = write(transcribe(model, file), style)
                 if out is not None:
-                    (out / f"{file.stem}.{style}").write_text(text, encoding="utf-8")
+                    with replacing(out / f"{file.stem}.{style}") as draft:
+                        draft.write_text(text, encoding="utf-8")
                 else:
                     bar.clear()
                     print(f"{file}: {text}" if style == "txt" and len(files) > 1 else text, end="", flush=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from speechssl.audio import EXTENSIONS
 from speechssl.data.manifest import Utterance
+from speechssl.errors import InputError
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 RAVDESS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
@@ -94,7 +95,10 @@ def read_librispeech(folder: Path) -> Iterator[Utterance]:
 def read_common_voice(folder: Path) -> Iterator[Utterance]:
     """clips/ beside train.tsv, dev.tsv and test.tsv (else validated.tsv)."""
     tables = [folder / f"{split}.tsv" for split in ("train", "dev", "test")]
-    for table in [t for t in tables if t.exists()] or [folder / "validated.tsv"]:
+    tables = [table for table in tables if table.is_file()] or [folder / "validated.tsv"]
+    if not tables[0].is_file():
+        raise InputError(f"{folder} has neither train.tsv nor validated.tsv beside clips/; try --corpus folder")
+    for table in tables:
         head, *lines = [line.split("\t") for line in read_text(table).split("\n")]
         for cells in lines:
             row = dict(zip(head, cells, strict=False))

@@ -261,7 +261,7 @@ def kaldi_segment(line: str, where: str) -> tuple[str, float, float]:
 
 def fits_a_line(name: str) -> bool:
     """Whether a file name can stand in a manifest: a tab, a line break or bytes that are no UTF-8 cannot."""
-    return not any(c in "\t\r\n" or "\ud800" <= c <= "\udfff" for c in name)
+    return not any(c in "\t\r\n\0" or "\ud800" <= c <= "\udfff" for c in name)
 
 
 def write_manifest(rows: Iterable[Utterance], path: str | Path) -> None:

@@ -29,7 +29,7 @@ from speechssl.data.manifest import (
     write_rejected,
 )
 from speechssl.errors import InputError
-from speechssl.files import output_file
+from speechssl.files import output_file, writing
 
 BLOCK = 2**20  # samples of all channels together that are decoded at once
 SILENCE = 1e-4  # a peak below -80 dB of full scale
@@ -100,7 +100,8 @@ def prepare(
     write_rejected(rejected, out)
     summary.reasons = Counter(reason.split(" (")[0] for _, reason in rejected)
     if not kept:
-        raise InputError(f"{src} has no usable audio ({summary.rejected} rejected, see {rejected_path(out)})")
+        counts = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.most_common(3))
+        raise InputError(f"{src} has no usable audio ({counts}); each file is listed in {rejected_path(out)}")
     write_manifest(kept, out)
     summary.kept, summary.seconds = len(kept), sum(row.duration for row in kept)
     summary.speakers = len({row.speaker for row in kept} - {""})
@@ -173,7 +174,7 @@ def stamp(path: str) -> list[int]:
     """Size and time of a file: if they are the same, so is its content."""
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):
         return [-1, -1]
     return [status.st_size, status.st_mtime_ns]
 
@@ -192,6 +193,7 @@ def inspect_all(paths: list[str], out: Path, jobs: int, summary: Summary) -> dic
     summary.reused = len(paths) - len(fresh)
     seconds = sum(findings[path].get("seconds", 0.0) for path in set(paths) - set(fresh))
     with (
+        writing(cache),
         open(cache, "a", encoding="utf-8") as file,
         tqdm(total=len(paths), initial=summary.reused, unit="file", desc="prepare", disable=not fresh) as bar,
     ):

@@ -16,7 +16,6 @@ from speechssl.data.manifest import (
     Manifest,
     Utterance,
     escape,
-    fits_a_line,
     read_manifest,
     rejected_path,
     write_rejected,
@@ -133,8 +132,6 @@ def embed_rows(
     for row in manifest:
         segment = {"start": row.start, "duration": None if np.isnan(row.duration) else row.duration}
         try:
-            if not fits_a_line(row.path):
-                raise InputError("the name holds a tab, a line break or bytes that are no UTF-8; rename the file")
             seconds = min(segment["duration"] or np.inf, audio.info(row.path).duration - row.start)
             row = replace(row, duration=seconds)  # what there is, whatever the manifest says
             if long := seconds > LONGEST:
@@ -142,7 +139,7 @@ def embed_rows(
             elif len(wave_S := audio.load(row.path, **segment)) < reach:
                 raise InputError(f"{len(wave_S)} samples are less than one frame ({reach} samples)")
         except InputError as error:
-            rejected.append((row.path, str(error)))
+            rejected.append((row.path, str(error).removeprefix(row.path).strip()))
             continue
         if chosen and (long or total + seconds > batch_seconds):
             yield chosen, embed_waves(model, waves, **how)
@@ -189,7 +186,7 @@ def embed_to_parquet(
             bar.set_postfix_str(f"{seconds / (time.perf_counter() - began):.0f} s audio/s", refresh=False)
         write_rejected(rejected, out)
         if not rows:
-            reason = f"the first, {rejected[0][0]}: {rejected[0][1]}; all are listed in {rejected_path(out)}"
+            reason = f"the first: {' '.join(rejected[0])}; all are listed in {rejected_path(out)}"
             raise InputError(f"none of the {len(manifest)} clips could be embedded; {reason}")
     speed = seconds / (time.perf_counter() - began)
     return Embedded(out=out, rows=rows, width=width, speed=speed, rejected=rejected)

@@ -74,6 +74,8 @@ def probe(
 
     InputError: missing column, fewer than two classes or groups, vectors that are not numbers or not of one length.
     """
+    if seed < 0:
+        raise InputError(f"--seed {seed} cannot be negative")
     if out is not None:
         output_file(out, "probe.json")
     columns = read_columns(embeddings, label, group)
@@ -96,7 +98,7 @@ def probe_vectors(
     splits = group_folds(y, groups, folds, seed)
     if missing := set(y) - set(y[np.concatenate([test for _, test in splits])] if splits else ()):
         raise InputError(
-            f"the class {min(missing)!r} of {label!r} occurs with so few groups that it can never be tested unseen; "
+            f"the class {str(min(missing))!r} of {label!r} occurs with so few groups that it can never be tested unseen; "
             "leave its clips out, or record it with more speakers"
         )
     stacked = {**named, "mixture": np.stack(list(named.values()), axis=1)} if len(named) > 1 else named
@@ -163,9 +165,9 @@ def to_matrix(path: Path, name: str, values: list) -> np.ndarray:
 def check(y: np.ndarray, groups: np.ndarray, label: str) -> None:
     """InputError unless there is something to tell apart and someone unseen to test on."""
     if len(np.unique(y)) < 2:
-        raise InputError(f"the column {label!r} has a single value ({y[0]!r}); a probe needs at least two classes")
+        raise InputError(f"the column {label!r} has a single value ({str(y[0])!r}); a probe needs at least two classes")
     if len(np.unique(groups)) < 2:
-        raise InputError(f"all rows are of one group ({groups[0]!r}); testing on unseen groups needs at least two")
+        raise InputError(f"all rows are of one group ({str(groups[0])!r}); testing on unseen groups needs at least two")
 
 
 def group_folds(y: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
