@@ -1,5 +1,6 @@
 """Decode, mix to mono, resample: any file that libsndfile reads becomes float32 at 16 kHz, whole or a segment of it."""
 
+import math
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -45,7 +46,10 @@ def load(
     if isinstance(source, (str, PathLike)) or hasattr(source, "read"):
         wave_S, name = read_segment(source, start, duration), str(source)
     else:
-        wave_S, name = from_array(source, start, duration, sample_rate or SAMPLE_RATE), "the array"
+        wave_S, name = (
+            from_array(source, start, duration, SAMPLE_RATE if sample_rate is None else sample_rate),
+            "the array",
+        )
     if not len(wave_S):
         raise InputError(f"{name} holds no audio{f' at {start} s' if start else ''}; leave it out")
     if not np.isfinite(wave_S).all():
@@ -82,11 +86,15 @@ def opened(source: Any) -> soundfile.SoundFile:
 
 
 def read_segment(source: Any, start: float, duration: float | None) -> np.ndarray:
-    """Decode, mix and resample one segment; a margin on both sides keeps the resampler's edges out of it."""
+    """Decode, mix and resample one segment, whose samples are those of the whole file resampled: it starts where the grids
+    of both rates meet, and a margin on both sides keeps the resampler's edges out of it."""
     with opened(source) as file:
         rate = file.samplerate
         margin = MARGIN if rate != SAMPLE_RATE else 0.0
-        first = max(0, round((start - margin) * rate))
+        step = rate // math.gcd(
+            rate, SAMPLE_RATE
+        )  # from a multiple of it on, both rates have a sample at the same time
+        first = max(0, int((start - margin) * rate) // step * step)
         stop = file.frames if duration is None else min(file.frames, round((start + duration + margin) * rate))
         try:
             file.seek(min(first, file.frames))

@@ -72,7 +72,7 @@ def test_a_segment_is_that_part_of_the_whole(rate, sentence, tmp_path):
         expected = whole[first:][: None if duration is None else round(duration * 16_000)]
         size = min(len(part), len(expected))
         assert abs(len(part) - len(expected)) <= 2
-        np.testing.assert_allclose(part[40 : size - 40], expected[40 : size - 40], atol=2e-3)
+        np.testing.assert_allclose(part[40 : size - 40], expected[40 : size - 40], atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [np.int16, np.int32, np.uint8, np.float64])
@@ -99,9 +99,8 @@ def test_tensors_pass(sentence):
         (DATA / "gone.wav", None, r"gone\.wav is missing.*speechssl prepare"),
         (DATA / "LICENSES.md", None, r"LICENSES\.md cannot be decoded"),
         (io.BytesIO(b"nothing"), None, "cannot be decoded"),
-        (b"caf\xe9.wav".decode("utf-8", "surrogateescape"), None, "missing"),
     ],
-    ids=str,
+    ids="3-D text empty NaN rate folder gone document file".split(),
 )
 def test_what_is_no_audio_is_refused(source, rate, complaint):
     with pytest.raises(InputError, match=complaint):

@@ -5,7 +5,10 @@ found about a file is kept beside the manifest, so that a second run looks only 
 """
 
 import json
+import multiprocessing
 import os
+import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -211,7 +214,7 @@ def run_all(paths: list[str], jobs: int) -> Iterator[tuple[str, dict]]:
     """Inspect files in several processes; a file that kills its process is found by inspecting the rest one by one."""
     done = 0
     if jobs > 1 and len(paths) > 16:
-        with ProcessPoolExecutor(jobs) as pool:
+        with ProcessPoolExecutor(jobs, initializer=start_worker) as pool:
             try:
                 for path, finding in zip(paths, pool.map(inspect, paths, chunksize=8), strict=True):
                     yield path, finding
@@ -222,9 +225,23 @@ def run_all(paths: list[str], jobs: int) -> Iterator[tuple[str, dict]]:
         yield path, inspect_alone(path) if done else inspect(path)
 
 
+def start_worker() -> None:
+    """Leave ctrl-C to the parent, and end with it even when it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """Wait for the parent's end, then end."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def inspect_alone(path: str) -> dict:
     """Inspect in a process of its own, which the file may kill."""
-    with ProcessPoolExecutor(1) as pool:
+    with ProcessPoolExecutor(1, initializer=start_worker) as pool:
         try:
             return pool.submit(inspect, path).result()
         except BrokenProcessPool:
