@@ -100,7 +100,7 @@ def test_tensors_pass(sentence):
         (DATA / "LICENSES.md", None, r"LICENSES\.md cannot be decoded"),
         (io.BytesIO(b"nothing"), None, "cannot be decoded"),
     ],
-    ids="3-D text empty NaN rate folder gone document file".split(),
+    ids=["3-D", "text", "empty", "NaN", "rate", "folder", "gone", "document", "file"],
 )
 def test_what_is_no_audio_is_refused(source, rate, complaint):
     with pytest.raises(InputError, match=complaint):

@@ -59,7 +59,7 @@ def test_an_array_a_path_and_a_file_object_agree(model, clip):
 
 
 def test_less_than_a_frame_is_told_without_the_samples(model):
-    with pytest.raises(InputError, match="^the array is shorter than one frame"):
+    with pytest.raises(InputError, match=r"^the array is shorter than one frame"):
         model.transcribe(np.ones(399, np.float32))
 
 
@@ -78,5 +78,5 @@ def test_two_files_never_become_one_transcript(model, tmp_path):
 
 
 def test_a_model_without_letters_is_told_before_any_file(pretrained_folder, tmp_path):
-    with pytest.raises(InputError, match="has no CTC head .*speechssl finetune"):
+    with pytest.raises(InputError, match=r"has no CTC head .*speechssl finetune"):
         transcribe_files(speechssl.load(pretrained_folder), [tmp_path / "gone.wav"])

@@ -91,7 +91,7 @@ def test_a_manifest_beside_a_folder_of_clips_is_not_common_voice(tmp_path):
     shutil.copy(CLIP, tmp_path / "clips")
     for _ in range(2):  # the second time the manifest of the first lies beside the clips
         assert prepare(tmp_path, tmp_path / "train.tsv", jobs=1).corpus == "folder"
-    with pytest.raises(InputError, match="neither train.tsv nor validated.tsv"):
+    with pytest.raises(InputError, match=r"neither train.tsv nor validated.tsv"):
         prepare(tmp_path / "clips", tmp_path / "x.tsv", corpus="common-voice", jobs=1)
 
 

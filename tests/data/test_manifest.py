@@ -85,7 +85,7 @@ def test_damaged_tables(text, complaint, tmp_path):
 def test_a_missing_manifest_names_the_verb_that_makes_one(tmp_path):
     with pytest.raises(InputError, match=r"x\.tsv does not exist; .*speechssl prepare FOLDER --out x\.tsv"):
         read_manifest(tmp_path / "x.tsv")
-    with pytest.raises(InputError, match="is a folder without wav.scp"):
+    with pytest.raises(InputError, match=r"is a folder without wav.scp"):
         read_manifest(tmp_path)
 
 

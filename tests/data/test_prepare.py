@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -160,7 +161,7 @@ def test_cutting_covers_every_second_once(tmp_path):
     summary = prepare(write_table(tmp_path / "in.tsv", {"path": CLIP}), tmp_path / "x.tsv", max_seconds=0.6)
     rows = list(read_manifest(tmp_path / "x.tsv"))
     assert summary.kept == len(rows) == int(np.ceil(audio.info(CLIP).duration / 0.6))
-    assert all(b.start == pytest.approx(a.start + a.duration, abs=2e-3) for a, b in zip(rows, rows[1:], strict=False))
+    assert all(b.start == pytest.approx(a.start + a.duration, abs=2e-3) for a, b in pairwise(rows))
     assert sum(row.duration for row in rows) == pytest.approx(audio.info(CLIP).duration, abs=1e-2)
 
 
@@ -252,7 +253,7 @@ def test_three_hours_take_no_more_memory_than_one_minute(speech, tmp_path):
         while file.frames < 3 * 3600 * 8_000:
             file.write(speech[::2])
     peaks = []
-    for name, source in (("short", CLIP), ("long", tmp_path / "long.wav")):
+    for source in (CLIP, tmp_path / "long.wav"):
         code = (
             "import resource, sys; from pathlib import Path; from speechssl.data.prepare import inspect; "
             f"found = inspect({str(source)!r}); print(found['seconds'], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"

@@ -42,7 +42,7 @@ def test_a_row_longer_than_a_micro_batch_stands_alone():
 
 def updates(**changes) -> Updates:
     """Updates over the real durations."""
-    return Updates(**{"seconds_R": SECONDS, "batch_seconds": 60.0, "micro_seconds": 20.0, "seed": 3} | changes)
+    return Updates(**{"seconds_R": SECONDS, "batch_seconds": 200.0, "micro_seconds": 50.0, "seed": 3} | changes)
 
 
 def test_starting_anywhere_continues_the_same_sequence():
@@ -62,5 +62,5 @@ def test_processes_share_what_one_would_see():
 
 
 def test_more_processes_than_rows_is_told():
-    with pytest.raises(InputError, match="2 utterances .* cannot be shared by 3 processes; raise data.batch_seconds"):
+    with pytest.raises(InputError, match=r"2 utterances .* cannot be shared by 3 processes; raise data.batch_seconds"):
         micro_batches(np.arange(2), SECONDS, 20.0, 3)
