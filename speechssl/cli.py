@@ -295,10 +295,12 @@ def main(argv: list[str] | None = None) -> None:
     """Run a verb; what the user can mend ends as one sentence and exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
     try:
-        if hasattr(
-            sys.stdout, "reconfigure"
-        ):  # a file name or transcript that the terminal cannot show is no reason to end
-            sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        for stream in (
+            sys.stdout,
+            sys.stderr,
+        ):  # a name or transcript that the terminal cannot show is no reason to end
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
         try:
             dispatch(argv)
         finally:
