@@ -34,7 +34,10 @@ def test_ctc_saved_by_us(family, clip, tmp_path):
     found = speechssl.load(tmp_path).log_probs([clip])[0]
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
     processor = transformers.Wav2Vec2Processor.from_pretrained(tmp_path)
-    assert processor.decode(expected.argmax(1)).split() == speechssl.load(tmp_path).transcribe(clip).text.split()
+    assert (
+        processor.decode(expected.argmax(1)).replace("<unk>", "").split()
+        == speechssl.load(tmp_path).transcribe(clip).text.split()
+    )
 
 
 def test_pretraining_model_saved_by_us(family, clip, tmp_path):
