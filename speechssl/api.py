@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechssl import audio
+from speechssl import audio, dist
 from speechssl.errors import InputError
 from speechssl.interop.huggingface import load_model, save_model
 from speechssl.models.config import Wav2Vec2Config
@@ -54,20 +54,24 @@ class SpeechModel:
     @torch.inference_mode()
     def log_probs(self, waves: Sequence[np.ndarray]) -> list[Tensor]:
         """Per utterance (S,) at 16 kHz: CTC log-posteriors (T, V) float32. InputError without a CTC head."""
-        if not isinstance(self.model, Wav2Vec2ForCTC) or self.tokenizer is None:
-            raise InputError(
-                f"{self.source} has no CTC head, so it cannot transcribe; make one with "
-                "`speechssl finetune RECIPE.toml --init MODEL --train labelled.tsv --out RUN`"
-            )
+        self.require_tokenizer()
         batch = pack(waves, self.config.geometry, normalise=self.config.do_normalize).to(self.device)
         log_probs_TV = self.model(batch).cpu()
         return [log_probs_TV[rows] for rows in segments(batch.frames)]
 
+    def require_tokenizer(self) -> None:
+        """InputError unless the model can transcribe."""
+        if not isinstance(self.model, Wav2Vec2ForCTC) or self.tokenizer is None:
+            raise InputError(
+                f"{self.source} has no CTC head or no vocab.json, so it cannot transcribe; make one with "
+                "`speechssl finetune RECIPE.toml --init MODEL --train labelled.tsv --out RUN`"
+            )
+
     def embed(self, source: Any, *, layer: int | str = "last", pool: str = "mean", sample_rate: int | None = None):
         """One clip (path, file object, array or tensor) -> numpy array; see speechssl.probe.embed for layer and pool."""
-        from speechssl.probe.embed import embed_array
+        from speechssl.probe.embed import embed_clip
 
-        return embed_array(self, audio.load(source, sample_rate=sample_rate), layer=layer, pool=pool)
+        return embed_clip(self, source, layer=layer, pool=pool, sample_rate=sample_rate)
 
     def transcribe(self, source: Any, **options: Any):
         """One clip of any length -> Transcript (text, words with times); options as in speechssl.asr.transcribe."""
@@ -82,6 +86,7 @@ class SpeechModel:
 
 def load(source: str | Path, *, device: str = "cpu") -> SpeechModel:
     """Open a run folder (its best checkpoint) or a model folder in transformers' format. InputError says what is wrong."""
+    device = dist.usable(device)
     folder = resolve_model(Path(source))
     model, tokenizer, raw = load_model(folder)
     return SpeechModel(model, tokenizer, raw, str(source)).to(device)

@@ -14,9 +14,16 @@ APOSTROPHES = "'’ʼ"
 def basic(text: str) -> str:
     """Lower case, no punctuation but apostrophes inside words, single spaces; for every script."""
     text = unicodedata.normalize("NFKC", text).lower()
-    kept = [c if unicodedata.category(c)[0] in "LMN" else "'" if c in APOSTROPHES else " " for c in text]
-    words = (word.strip("'") for word in "".join(kept).split())
+    words = (word.strip("'") for word in "".join(map(plain, text)).split())
     return " ".join(word for word in words if word)
+
+
+def plain(character: str) -> str:
+    """Letters, marks and digits as they are, every apostrophe as "'", invisible joiners as nothing, all else as a space."""
+    if character in APOSTROPHES:
+        return "'"
+    category = unicodedata.category(character)
+    return character if category[0] in "LMN" else "" if category == "Cf" else " "
 
 
 NORMALISERS: dict[str, Callable[[str], str]] = {
@@ -39,13 +46,15 @@ class CharTokenizer:
     def __init__(self, vocab: dict[str, int]) -> None:
         if vocab.get(PAD) != 0:
             raise InputError(f"the vocabulary must give {PAD} the id 0 (the CTC blank), it gives {vocab.get(PAD)}")
+        if min(vocab.values()) < 0 or len(set(vocab.values())) < len(vocab):
+            raise InputError("the vocabulary gives two characters the same id, or a negative one; number them from 0")
         self.vocab = vocab
         self.tokens = {index: token for token, index in vocab.items()}
 
     @classmethod
     def build(cls, texts: Iterable[str]) -> "CharTokenizer":
         """The characters of some texts, sorted."""
-        characters = sorted({character for text in texts for character in text} - {" "})
+        characters = sorted({character for text in texts for character in text} - {" ", DELIMITER})
         return cls({token: i for i, token in enumerate([PAD, UNKNOWN, DELIMITER, *characters])})
 
     def __len__(self) -> int:
@@ -88,7 +97,6 @@ class CharTokenizer:
         try:
             vocab = json.loads(file.read_text(encoding="utf-8"))
             return cls({str(token): int(index) for token, index in vocab.items()})
-        except (OSError, ValueError, AttributeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{file} cannot be read as a vocabulary ({error}); it maps characters to ids") from None
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            problem = error.strerror if isinstance(error, OSError) else error
+            raise InputError(f"{file} cannot be used as a vocabulary ({problem}); it maps characters to ids") from None

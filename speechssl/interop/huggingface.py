@@ -69,7 +69,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path} is missing: {path.parent} is not a model folder (config.json + {WEIGHTS})") from None
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}); the folder is damaged, copy it again") from None
@@ -119,6 +119,11 @@ def load_model(folder: Path) -> tuple[nn.Module, CharTokenizer | None, dict[str,
     if "lm_head.weight" in state:
         model: nn.Module = Wav2Vec2ForCTC(config, vocab_size=len(state["lm_head.weight"]))
         tokenizer = CharTokenizer.load(folder) if (folder / VOCAB).exists() else None
+        if tokenizer is not None and len(tokenizer) > len(state["lm_head.weight"]):
+            raise InputError(
+                f"{folder / VOCAB} has ids up to {len(tokenizer) - 1} but {WEIGHTS} has {len(state['lm_head.weight'])} "
+                "outputs; the two files belong to different models"
+            )
     else:
         model, tokenizer = Wav2Vec2ForPreTraining(config), None
         if not any(key.startswith("wav2vec2.") for key in state):

@@ -69,6 +69,10 @@ class Wav2Vec2Config:
             raise InputError(
                 "model.conv_dim, conv_kernel and conv_stride differ in length; give one entry per convolution"
             )
+        for name, value in vars(self).items():
+            sizes = value if isinstance(value, tuple) else (value,)
+            if not isinstance(value, (bool, str, float)) and min(sizes, default=0) < 1:
+                raise InputError(f"model.{name} = {value} must be at least 1")
         for value, divisor in (
             ("hidden_size", "num_attention_heads"),
             ("hidden_size", "num_conv_pos_embedding_groups"),
