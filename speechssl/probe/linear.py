@@ -215,7 +215,10 @@ def fit_predict(x: np.ndarray, y: np.ndarray, groups: np.ndarray, x_test: np.nda
     inner = group_folds(y, groups, 3, seed) if len(np.unique(groups)) > 1 else []
     if {k for _, test in inner for k in y[test]} != {*y}:
         inner = []  # choosing by some of the classes would favour those
-    best, best_score = options[len(options) // 2], -1.0
+    best, best_score = (
+        options[len(STRENGTHS) - 1],
+        -1.0,
+    )  # where nothing can be chosen: all layers alike, the weakest penalty
     for c, weights in options if inner else ():
         recalls = []
         for train, test in inner:

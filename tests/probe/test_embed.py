@@ -126,7 +126,7 @@ def test_slips(options, complaint, model, tmp_path):
 
 def test_memory_does_not_grow_with_the_clip(pretrained_folder, speech, tmp_path):
     peaks = []
-    for minutes in (2, 5):
+    for minutes in (1.5, 3):
         with soundfile.SoundFile(tmp_path / f"{minutes}.wav", "w", 48_000, 2, "PCM_16") as file:
             while file.frames < minutes * 60 * 48_000:
                 file.write(np.stack([speech, speech], axis=1).repeat(3, axis=0))
@@ -137,4 +137,4 @@ def test_memory_does_not_grow_with_the_clip(pretrained_folder, speech, tmp_path)
         )
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout))
-    assert peaks[1] - peaks[0] < 30_000, peaks  # the three minutes more are 69 MB when decoded
+    assert peaks[1] - peaks[0] < 17_000, peaks  # the longer clip is 34 MB more when decoded
