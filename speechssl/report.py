@@ -132,9 +132,8 @@ def draw_spectrogram(ax: Any, wave_S: np.ndarray) -> None:
 
     mel_FT = librosa.feature.melspectrogram(y=wave_S, sr=audio.SAMPLE_RATE, n_fft=400, hop_length=160, n_mels=64)
     seconds = len(wave_S) / audio.SAMPLE_RATE
-    ax.imshow(
-        librosa.power_to_db(mel_FT, ref=np.max), origin="lower", aspect="auto", extent=(0, seconds, 0, 64), cmap="magma"
-    )
+    decibels_FT, style = librosa.power_to_db(mel_FT, ref=np.max), dict(cmap="magma", interpolation="nearest")
+    ax.imshow(decibels_FT, origin="lower", aspect="auto", extent=(0, seconds, 0, len(mel_FT)), **style)
     ax.set(yticks=[], ylabel="mel band")
     ax.grid(False)
 
