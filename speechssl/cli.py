@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -299,7 +300,7 @@ def main(argv: list[str] | None = None) -> None:
             sys.stdout,
             sys.stderr,
         ):  # a name or transcript that the terminal cannot show is no reason to end
-            if hasattr(stream, "reconfigure"):
+            if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         try:
             dispatch(argv)
