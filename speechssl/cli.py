@@ -12,7 +12,6 @@ from typing import NoReturn
 from speechssl.config import explain, load_recipe, split_overrides
 from speechssl.errors import InputError
 
-
 MODEL = "a run, a folder of transformers', a file of fairseq's or torchaudio's, a shipped name or a hub id"
 
 
