@@ -40,10 +40,9 @@ class Stub:
 
 def rebuild(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
     """A tensor on its storage, which it may not exceed: torch would enlarge the storage."""
+    room = storage._untyped_storage.nbytes() // storage.dtype.itemsize
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if min((offset, *size, *stride)) < 0 or (
-        0 not in size and last >= storage._untyped_storage.nbytes() // storage.dtype.itemsize
-    ):
+    if min((offset, *size, *stride)) < 0 or (0 not in size and last >= room):
         raise pickle.UnpicklingError("a tensor is larger than its data")
     return torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage, offset, size, stride)
 

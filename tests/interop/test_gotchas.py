@@ -105,7 +105,7 @@ def test_04_fairseq_leaves_the_projection_out_where_the_widths_agree(speech, tmp
 
 
 def test_05_input_normalisation_follows_the_preprocessor(speech, tmp_path):
-    """transformers divides by sqrt(var + 1e-7) per utterance; fairseq's layer norm (1e-5) gives the same to 2 % on quiet speech."""
+    """transformers divides by sqrt(var + 1e-7) per utterance; fairseq's layer norm (1e-5) agrees to 2 % on quiet speech."""
     model, wave = make(), speech[:9000] * 3 + 0.05
     raw, normed = (speechssl.load(save(model, tmp_path / str(flag), normalise=flag)) for flag in (False, True))
     extractor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(tmp_path / "True")
