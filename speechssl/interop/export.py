@@ -28,9 +28,9 @@ class Single(nn.Module):
     def __init__(self, model: Any, head: bool) -> None:
         super().__init__()
         self.model, self.head = copy.deepcopy(model).eval(), head
-        for module in self.model.modules():
-            if parametrize.is_parametrized(module):
-                parametrize.remove_parametrizations(module, "weight")
+        for name, module in list(self.model.named_modules()):
+            if isinstance(module, nn.Conv1d) and parametrize.is_parametrized(module):
+                self.model.set_submodule(name, unnormed(module))
 
     def forward(self, wave_BS: Tensor) -> Tensor:
         """(1, S) -> (1, T, V) or (1, T, D)."""
@@ -44,6 +44,15 @@ class Single(nn.Module):
         x_TD, _ = body.feature_projection(x_BCT[0].T)
         x_TD = body.encoder(x_TD, [x_TD.shape[0]])[-1]
         return (self.model.lm_head(x_TD).log_softmax(dim=-1) if self.head else x_TD)[None]
+
+
+def unnormed(conv: nn.Conv1d) -> nn.Conv1d:
+    """The convolution with its weight norm worked in. A new one: removing the parametrization from a copy would remove it
+    from the original too, since both have the same class."""
+    plain = nn.Conv1d(conv.in_channels, conv.out_channels, conv.kernel_size[0], groups=conv.groups)
+    assert conv.bias is not None
+    plain.load_state_dict({"weight": conv.weight.detach(), "bias": conv.bias.detach()})
+    return plain
 
 
 def normalised(x_BCT: Tensor, norm: nn.Module | None) -> Tensor:

@@ -217,7 +217,8 @@ def test_11_vocabularies_put_the_blank_elsewhere(speech, tmp_path):
     logits = reference(model, speech[:20_000])[1]
     torch.testing.assert_close(mine.log_probs([speech[:20_000]])[0], logits[0].log_softmax(-1), rtol=0, atol=1e-4)
     processor = transformers.Wav2Vec2Processor.from_pretrained(folder)
-    assert mine.transcribe(speech[:20_000]).text.split() == processor.batch_decode(logits.argmax(-1))[0].split()
+    theirs = processor.batch_decode(logits.argmax(-1))[0].replace("[UNK]", "")
+    assert mine.transcribe(speech[:20_000]).text.split() == theirs.split() != []
     mine.save(tmp_path / "again")
     assert json.loads((tmp_path / "again" / "vocab.json").read_text()) == {t: i for i, t in enumerate(vocab)}
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "again").pad_token_id == 4
