@@ -152,7 +152,7 @@ def short(value: Any) -> str:
     return text if len(text) < 80 else text[:77] + "..."
 
 
-def layout(checkpoint: Checkpoint) -> nn.Module:
+def layout(checkpoint: Checkpoint) -> Headless:
     """The module for a checkpoint's config and head."""
     config, state = checkpoint.config, checkpoint.state
     if checkpoint.head == "ForCTC":
@@ -165,7 +165,7 @@ def layout(checkpoint: Checkpoint) -> nn.Module:
     return Headless(config)
 
 
-def build(checkpoint: Checkpoint) -> nn.Module:
+def build(checkpoint: Checkpoint) -> Headless:
     """The model in float32 on the CPU, in evaluation mode; InputError when a tensor is missing or has another shape."""
     check_sizes(checkpoint)
     with torch.device("meta"):

@@ -5,6 +5,7 @@ state (1, T, D). Every export is run and compared with the model before it is ca
 """
 
 import copy
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,7 @@ def write_onnx(program: Any, out: Path, int8: bool) -> None:
     except ImportError as error:
         raise InputError(f"ONNX needs the package {error.name}: pip install 'speechssl[onnx]'") from None
     whole = out.with_name(f".float-{out.name}") if int8 else out
+    logging.disable(logging.WARNING)  # of operators of torchvision, and of advice that does not apply
     try:
         made = torch.onnx.export(program, input_names=["wave"], output_names=["out"], dynamo=True, verbose=False)
         assert made is not None
@@ -117,6 +119,7 @@ def write_onnx(program: Any, out: Path, int8: bool) -> None:
                 whole, out, weight_type=quantization.QuantType.QInt8, op_types_to_quantize=products
             )
     finally:
+        logging.disable(logging.NOTSET)
         if int8:
             whole.unlink(missing_ok=True)
 

@@ -15,7 +15,7 @@ from speechssl.errors import InputError
 from speechssl.interop.checkpoint import FAMILIES, Checkpoint, check_sizes, family_of, infer
 from speechssl.interop.huggingface import architecture
 from speechssl.interop.keys import BODY, FAIRSEQ, TRANSFORMERS, traits, translate
-from speechssl.interop.pickles import plain, read_pickle
+from speechssl.interop.pickles import plain
 from speechssl.models.config import Wav2Vec2Config
 from speechssl.text import DELIMITER, PAD, UNKNOWN, CharTokenizer
 
@@ -38,9 +38,8 @@ STRIDES = {10: 5, 3: 2, 2: 2}  # of every published model, by kernel
 NAMES = {"hubert": "hubert", "wavlm": "wavlm", "data2vec-audio": "data2vec_audio", "wav2vec2": "wav2vec2"}
 
 
-def read(path: Path, content: dict[str, Any] | None = None) -> Checkpoint:
-    """A fairseq checkpoint; its vocabulary is in it, or in dict.ltr.txt beside it."""
-    content = read_pickle(path) if content is None else content
+def read(path: Path, content: dict[str, Any]) -> Checkpoint:
+    """What lies in a fairseq checkpoint, as ours; its vocabulary is in it, or in dict.ltr.txt beside it."""
     tensors = {key: value for key, value in content["model"].items() if isinstance(value, Tensor)}
     body, task = settings_of(content)
     state, family = translated(tensors, str(body.get("_name") or body.get("arch") or ""))

@@ -17,7 +17,6 @@ from speechssl.interop.checkpoint import Checkpoint, check_sizes, family_of, inf
 from speechssl.interop.fairseq import LETTERS, SPECIALS, STRIDES, complete
 from speechssl.interop.huggingface import architecture, read_json
 from speechssl.interop.keys import BODY, TORCHAUDIO, TRANSFORMERS, today, traits, translate
-from speechssl.interop.pickles import read_pickle
 from speechssl.text import PAD, CharTokenizer
 
 FUSED = BODY + "encoder.layers.{}.attention.attention.in_proj_{}"
@@ -30,10 +29,9 @@ def sidecar(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def read(path: Path, content: dict[str, Tensor] | None = None) -> Checkpoint:
+def read(path: Path, content: dict[str, Tensor]) -> Checkpoint:
     """A state dict of torchaudio's, as a checkpoint."""
-    content = read_pickle(path) if content is None else content
-    state = {}
+    state: dict[str, Tensor] = {}
     for key, value in content.items():
         state[translate(today(key), TORCHAUDIO, TRANSFORMERS, READING) or key] = value
     state = split_attention({body_name(key): value for key, value in state.items()})
