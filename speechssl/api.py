@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechssl import audio
+from speechssl import audio, dist
 from speechssl.errors import InputError
 from speechssl.interop import huggingface
 from speechssl.interop.checkpoint import build, checkpoint_of, extra_tensors
@@ -31,17 +31,7 @@ class SpeechModel:
         extra: dict[str, Tensor] | None = None,
     ) -> None:
         """facts: the config.json it came with. extra: tensors of the file that the model has no use for, kept for `save`."""
-        self.model, self.vocabulary, self.facts, self.source, self.extra = model, tokenizer, facts, source, extra or {}
-
-    @property
-    def tokenizer(self) -> CharTokenizer:
-        """Between characters and ids. InputError for a model without a vocabulary."""
-        if self.vocabulary is None:
-            raise InputError(
-                f"{self.source} has no vocabulary, so it cannot transcribe; put its vocab.json (fairseq: dict.ltr.txt) beside "
-                "the weights, or fine-tune it with `speechssl finetune`"
-            )
-        return self.vocabulary
+        self.model, self.tokenizer, self.facts, self.source, self.extra = model, tokenizer, facts, source, extra or {}
 
     @property
     def config(self) -> Wav2Vec2Config:
@@ -73,14 +63,27 @@ class SpeechModel:
     @torch.inference_mode()
     def log_probs(self, waves: Sequence[np.ndarray]) -> list[Tensor]:
         """Per utterance (S,) at 16 kHz: CTC log-posteriors (T, V) float32. InputError without a CTC head."""
+        self.require_head()
+        batch = pack(waves, self.config.geometry, normalise=self.config.do_normalize).to(self.device)
+        log_probs_TV = self.model(batch).cpu()
+        return [log_probs_TV[rows] for rows in segments(batch.frames)]
+
+    def require_head(self) -> None:
+        """InputError unless the model has a CTC head."""
         if not isinstance(self.model, Wav2Vec2ForCTC):
             raise InputError(
                 f"{self.source} has no CTC head, so it cannot transcribe; make one with "
                 "`speechssl finetune RECIPE.toml --init MODEL --train labelled.tsv --out RUN`"
             )
-        batch = pack(waves, self.config.geometry, normalise=self.config.do_normalize).to(self.device)
-        log_probs_TV = self.model(batch).cpu()
-        return [log_probs_TV[rows] for rows in segments(batch.frames)]
+
+    def require_tokenizer(self) -> None:
+        """InputError unless the model can transcribe."""
+        self.require_head()
+        if self.tokenizer is None:
+            raise InputError(
+                f"{self.source} has no vocabulary, so it cannot transcribe; put its vocab.json (fairseq: dict.ltr.txt) beside "
+                "the weights, or fine-tune it with `speechssl finetune`"
+            )
 
     @torch.inference_mode()
     def class_logits(self, waves: Sequence[np.ndarray]) -> Tensor:
@@ -92,9 +95,9 @@ class SpeechModel:
 
     def embed(self, source: Any, *, layer: int | str = "last", pool: str = "mean", sample_rate: int | None = None):
         """One clip (path, file object, array or tensor) -> numpy array; see speechssl.probe.embed for layer and pool."""
-        from speechssl.probe.embed import embed_array
+        from speechssl.probe.embed import embed_clip
 
-        return embed_array(self, audio.load(source, sample_rate=sample_rate), layer=layer, pool=pool)
+        return embed_clip(self, source, layer=layer, pool=pool, sample_rate=sample_rate)
 
     def transcribe(self, source: Any, **options: Any):
         """One clip of any length -> Transcript (text, words with times); options as in speechssl.asr.transcribe."""
@@ -104,12 +107,13 @@ class SpeechModel:
 
     def save(self, folder: str | Path, *, half: bool = False) -> None:
         """Write a model folder that speechssl and transformers open; half: weights in 16 bits."""
-        huggingface.write(Path(folder), checkpoint_of(self.model, self.vocabulary, self.facts, self.extra), half=half)
+        huggingface.write(Path(folder), checkpoint_of(self.model, self.tokenizer, self.facts, self.extra), half=half)
 
 
 def load(source: str | Path, *, device: str = "cpu") -> SpeechModel:
     """Open a run, a folder of transformers' (wav2vec2, hubert, wavlm, data2vec-audio), a file of fairseq's or torchaudio's, a
     shipped name or a hub id; `MODEL@LANGUAGE` with an adapter of MMS. InputError says what is wrong."""
+    device = dist.usable(device)
     checkpoint = read(source)
     model = build(checkpoint)
     extra = extra_tensors(checkpoint, model)

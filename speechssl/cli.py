@@ -90,7 +90,12 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help=f"fine-tuned: {MODEL}")
     parser.add_argument("manifest", type=Path, help="transcribed audio")
     parser.add_argument("--where", default="", help="only rows with this value, such as split=test")
-    parser.add_argument("--normaliser", default="basic", help="applied to both sides: basic, upper or none")
+    parser.add_argument(
+        "--normaliser",
+        default="basic",
+        choices=("basic", "upper", "none"),
+        help="applied to both sides (default: basic)",
+    )
     parser.add_argument("--out", type=Path, help="write scores (JSON) and every hypothesis (TSV) into this folder")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
 
@@ -336,6 +341,12 @@ def main(argv: list[str] | None = None) -> None:
     """Run a verb; what the user can mend ends as one sentence and exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
     try:
+        for stream in (
+            sys.stdout,
+            sys.stderr,
+        ):  # a name or transcript that the terminal cannot show is no reason to end
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
         try:
             dispatch(argv)
         finally:

@@ -14,9 +14,16 @@ APOSTROPHES = "'’ʼ"
 def basic(text: str) -> str:
     """Lower case, no punctuation but apostrophes inside words, single spaces; for every script."""
     text = unicodedata.normalize("NFKC", text).lower()
-    kept = [c if unicodedata.category(c)[0] in "LMN" else "'" if c in APOSTROPHES else " " for c in text]
-    words = (word.strip("'") for word in "".join(kept).split())
+    words = (word.strip("'") for word in "".join(map(plain, text)).split())
     return " ".join(word for word in words if word)
+
+
+def plain(character: str) -> str:
+    """Letters, marks and digits as they are, every apostrophe as "'", invisible joiners as nothing, all else as a space."""
+    if character in APOSTROPHES:
+        return "'"
+    category = unicodedata.category(character)
+    return character if category[0] in "LMN" else "" if category == "Cf" else " "
 
 
 NORMALISERS: dict[str, Callable[[str], str]] = {
@@ -40,8 +47,10 @@ class CharTokenizer:
     """
 
     def __init__(self, vocab: dict[str, int], spelling: dict[str, str] | None = None) -> None:
-        if vocab.get(PAD, -1) < 0:
+        if PAD not in vocab:
             raise InputError(f"the vocabulary must give {PAD} an id, that of the CTC blank; add it")
+        if min(vocab.values()) < 0 or len(set(vocab.values())) < len(vocab):
+            raise InputError("the vocabulary gives two characters the same id, or a negative one; number them from 0")
         self.vocab, self.spelling = vocab, spelling or {}
         self.tokens = {index: token for token, index in vocab.items()}
 
@@ -53,7 +62,7 @@ class CharTokenizer:
     @classmethod
     def build(cls, texts: Iterable[str]) -> "CharTokenizer":
         """The characters of some texts, sorted."""
-        characters = sorted({character for text in texts for character in text} - {" "})
+        characters = sorted({character for text in texts for character in text} - {" ", DELIMITER})
         return cls({token: i for i, token in enumerate([PAD, UNKNOWN, DELIMITER, *characters])})
 
     def __len__(self) -> int:
@@ -102,7 +111,7 @@ class CharTokenizer:
             if any(isinstance(value, dict) for value in vocab.values()):
                 language = language or settings.get("target_lang") or next(iter(vocab))
                 if language not in vocab:
-                    raise InputError(f"{file} has no vocabulary for {language!r}; it has {', '.join(list(vocab)[:9])}")
+                    raise InputError(f"it has none for {language!r}, but for {', '.join(list(vocab)[:9])}")
                 vocab = vocab[language]
             names = {PAD: "pad_token", UNKNOWN: "unk_token", DELIMITER: "word_delimiter_token"}
             spelling = {ours: settings[key] for ours, key in names.items() if settings.get(key, ours) != ours}
@@ -110,9 +119,8 @@ class CharTokenizer:
             back = {name: ours for ours, name in spelling.items()}
             return cls({back.get(str(token), str(token)): int(index) for token, index in vocab.items()}, spelling)
         except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{file} cannot be read as a vocabulary ({error}); it maps characters to ids") from None
+            problem = error.strerror if isinstance(error, OSError) else error
+            raise InputError(f"{file} cannot be used as a vocabulary ({problem}); it maps characters to ids") from None
 
 
 def special_tokens(folder: Path) -> dict[str, str]:

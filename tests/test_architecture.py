@@ -16,7 +16,7 @@ LAYERS = {
     **dict.fromkeys(MIDDLE.split(), 3),
     "objectives": 2,
     **dict.fromkeys(LOW.split(), 1),
-    **dict.fromkeys([*GROUND.split(), "features", "dist", "config", "errors", "noise"], 0),
+    **dict.fromkeys([*GROUND.split(), "features", "dist", "config", "errors", "noise", "files", "windows"], 0),
 }
 HEAVY = tuple(
     [

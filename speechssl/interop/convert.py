@@ -48,11 +48,11 @@ def info(source: str | Path) -> str:
     """What a model is, as lines of name and value."""
     checkpoint = read(source)
     config, raw = checkpoint.config, checkpoint.raw
-    card, ours = model_card(source), raw.get("speechssl") if isinstance(raw.get("speechssl"), dict) else {}
+    card, ours = model_card(source), dict(raw.get("speechssl") or {})
     norms = (
         f"{config.feat_extract_norm} norm in the encoder, {'pre' if config.do_stable_layer_norm else 'post'}-LN layers"
     )
-    origin = (ours or {}).get("origin") or f"{huggingface.class_name(checkpoint)}, transformers' format"
+    origin = ours.get("origin") or f"{huggingface.class_name(checkpoint)}, transformers' format"
     known = {
         "model": f"{source} ({origin})",
         "family": config.model_type,
@@ -62,8 +62,8 @@ def info(source: str | Path) -> str:
         f"at {SAMPLE_RATE} Hz, {'normalised' if config.do_normalize else 'as they are'}",
         "head": checkpoint.head.removeprefix("For") if checkpoint.head != "Model" else "none",
         "vocabulary": vocabulary(checkpoint),
-        "trained on": ", ".join((ours or {}).get("train") or card.get("datasets") or []) or "not recorded",
-        "licence": raw.get("license") or (ours or {}).get("license") or card.get("license") or "not recorded",
+        "trained on": ", ".join(ours.get("train") or card.get("datasets") or []) or "not recorded",
+        "licence": raw.get("license") or ours.get("licence") or card.get("license") or "not recorded",
     }
     return "\n".join(f"{name:<12}{value}" for name, value in known.items())
 

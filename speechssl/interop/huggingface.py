@@ -123,7 +123,7 @@ def read_json(path: Path) -> dict[str, Any]:
                 f"{path} has {path.stat().st_size >> 20} MiB, which no model's settings have; do not trust it"
             )
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path} is missing: {path.parent} is not a model folder (config.json + {WEIGHTS})") from None
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
@@ -233,7 +233,12 @@ def read(folder: Path, language: str = "") -> Checkpoint:
         state |= read_adapter(folder, language)
     tokenizer = None
     if "lm_head.weight" in state and (folder / VOCAB).exists():
-        tokenizer = CharTokenizer.load(folder, language)
+        tokenizer, outputs = CharTokenizer.load(folder, language), len(state["lm_head.weight"])
+        if len(tokenizer) > outputs:
+            raise InputError(
+                f"{folder / VOCAB} has ids up to {len(tokenizer) - 1} but {WEIGHTS} has {outputs} outputs; the two files "
+                "belong to different models"
+            )
     checkpoint = Checkpoint(config=config, state=state, tokenizer=tokenizer, raw=raw, source=str(folder / WEIGHTS))
     check_sizes(checkpoint)
     return checkpoint

@@ -89,9 +89,11 @@ class Wav2Vec2Config:
             raise InputError(
                 "model.conv_dim, conv_kernel and conv_stride differ in length; give one entry per convolution"
             )
-        numbers = [value for value in vars(self).values() if type(value) is int]
-        if min(*numbers, *self.conv_dim, *self.conv_kernel, *self.conv_stride) < 0 or 0 in self.conv_stride:
-            raise InputError("the model's sizes cannot be negative, nor a stride 0; compare them with the paper's BASE")
+        for name, value in vars(self).items():
+            sizes = value if isinstance(value, tuple) else (value,)
+            least = 0 if name == "adapter_width" else 1
+            if not isinstance(value, (bool, str, float)) and min(sizes, default=0) < least:
+                raise InputError(f"model.{name} = {value} must be at least {least}")
         if math.prod(self.conv_stride) > LONGEST_HOP:
             raise InputError(
                 f"model.conv_stride makes one frame of {math.prod(self.conv_stride)} samples; 320 is usual"

@@ -78,6 +78,16 @@ class StackedPositionalConv(nn.Module):
         return x_TD
 
 
+def attend(q_1HTd: Tensor, k_1HTd: Tensor, v_1HTd: Tensor, bias_1HTT: Tensor | None, dropout: float) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v. On the CPU in bf16 spelled out: torch's fused kernel is 2.5 to 4 times slower there."""
+    if q_1HTd.device.type != "cpu" or q_1HTd.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(q_1HTd, k_1HTd, v_1HTd, attn_mask=bias_1HTT, dropout_p=dropout)
+    scores_1HTT = (q_1HTd * q_1HTd.shape[-1] ** -0.5) @ k_1HTd.transpose(2, 3)
+    if bias_1HTT is not None:
+        scores_1HTT = scores_1HTT + bias_1HTT
+    return F.dropout(scores_1HTT.softmax(dim=-1), dropout) @ v_1HTd
+
+
 class Attention(nn.Module):
     """Multi-head self-attention in which every utterance attends to itself only; no mask is ever built."""
 
@@ -99,10 +109,7 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         pieces = (x_HTd[None].split(list(frames), dim=2) for x_HTd in (q_HTd, k_HTd, v_HTd))
         biases = self.biases(x_TD, frames, distance_HTT)
-        mixed = [
-            F.scaled_dot_product_attention(q, k, v, attn_mask=bias_HTT, dropout_p=dropout)
-            for q, k, v, bias_HTT in zip(*pieces, biases, strict=True)
-        ]
+        mixed = [attend(q, k, v, bias, dropout) for q, k, v, bias in zip(*pieces, biases, strict=True)]
         return self.out_proj(torch.cat(mixed, dim=2)[0].transpose(0, 1).flatten(1))
 
     def biases(self, x_TD: Tensor, frames: Sequence[int], distance_HTT: Tensor | None) -> Iterable[Tensor | None]:

@@ -40,6 +40,9 @@ class CTCObjectiveConfig:
         for name in ("mask_prob", "channel_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"objective.{name} = {getattr(self, name)} is outside [0, 1]")
+        for name in ("mask_length", "channel_length"):
+            if getattr(self, name) < 1:
+                raise InputError(f"objective.{name} = {getattr(self, name)} must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

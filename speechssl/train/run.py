@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -66,7 +65,7 @@ def pretrain(recipe: PretrainRecipe, paths: Paths) -> State:
         )
         if start is None and not paths.resume:
             first = next(updates_of(train, recipe, world=1).since(Position()))[1][0]
-            objective.initialise(dataset_of(train, recipe, objective)[first])
+            objective.initialise(dataset_of(train, recipe, objective).batch(first))
         health = Health(
             batch_seconds=recipe.data.batch_seconds,
             entries=recipe.model.num_codevectors_per_group,
@@ -85,6 +84,8 @@ def finetune(recipe: FinetuneRecipe, paths: Paths) -> State:
         train = labelled(read_manifest(*paths.train), recipe, "training data")
         valid = labelled(read_manifest(*paths.valid), recipe, "validation data") if paths.valid else None
         tokenizer = build_tokenizer(recipe, [train, valid] if valid else [train])
+        if valid:
+            spelt(valid, tokenizer, recipe, "validation data")
         train = alignable(train, tokenizer, config.geometry.frames, recipe, "training data")
         torch.manual_seed(recipe.train.seed)
         model = Wav2Vec2ForCTC(config, vocab_size=len(tokenizer))
@@ -95,17 +96,15 @@ def finetune(recipe: FinetuneRecipe, paths: Paths) -> State:
                 weights = {key: value for key, value in weights.items() if not key.startswith("lm_head.")}
             copy_weights(model, weights, start.source, need="wav2vec2.")
         objective = CTCObjective(model, recipe.objective, tokenizer, recipe.train.seed)
-        return fit(objective, recipe, paths, train, valid, score="wer", bar=FINETUNE_BAR)
+        # the best checkpoint is that of the lowest CER: while words are still out of reach, WER prefers silence to near misses
+        return fit(objective, recipe, paths, train, valid, score="cer", bar=FINETUNE_BAR)
 
 
 @contextlib.contextmanager
 def processes(recipe: Recipe) -> Iterator[Recipe]:
     """Join the other processes of torchrun and settle on a device; gives the recipe with the device filled in."""
-    device = recipe.train.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    device = dist.usable(recipe.train.device)
+    if device != "cpu":
         torch.cuda.set_device(device)
     dist.start(device)
     try:
@@ -142,8 +141,24 @@ def fit(
     )
     checkpoint = run.latest() if paths.resume else None
     if checkpoint:
-        trainer.restore(checkpoint, read_weights(checkpoint))
+        trainer.restore(checkpoint, same_model(objective, checkpoint))
     return trainer.fit()
+
+
+def same_model(objective: Any, checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint; InputError unless they are of this model with this vocabulary."""
+    weights, own = read_weights(checkpoint), objective.model.state_dict()
+    odd = next((name for name in own if name not in weights or weights[name].shape != own[name].shape), None)
+    tokenizer = getattr(objective, "tokenizer", None)
+    if tokenizer is not None and CharTokenizer.load(checkpoint).vocab != tokenizer.vocab:
+        problem = f"its vocabulary, {checkpoint / 'vocab.json'}, differs from that of these transcripts and text.vocab"
+    elif odd or len(own) != len(weights):
+        problem = f"its weights are of another model than the recipe's ({odd or 'more of them'})"
+    else:
+        return weights
+    raise InputError(
+        f"{checkpoint} cannot be continued: {problem}; resume with what it was started with, or start anew"
+    )
 
 
 def updates_of(manifest: Manifest, recipe: Any, rank: int = 0, world: int = 1) -> Updates:
@@ -207,6 +222,11 @@ def tell(message: str) -> None:
 
 def long_enough(manifest: Manifest, min_seconds: float, name: str) -> Manifest:
     """The rows of at least `min_seconds`; what is left out is counted aloud."""
+    if np.isnan(manifest.durations).any():
+        raise InputError(
+            f"{name}: {manifest[int(np.argmax(np.isnan(manifest.durations)))].path} has no duration in the manifest; let "
+            "`speechssl prepare MANIFEST --out all.tsv` fill in the durations"
+        )
     keep = np.flatnonzero(manifest.durations >= min_seconds)
     if not len(keep):
         longest = manifest.durations.max()
@@ -240,9 +260,20 @@ def build_tokenizer(recipe: FinetuneRecipe, manifests: list[Manifest]) -> CharTo
     )
 
 
+def spelt(manifest: Manifest, tokenizer: CharTokenizer, recipe: FinetuneRecipe, name: str) -> list[list[int]]:
+    """The characters of every transcript as ids; InputError names the first row with one that the vocabulary lacks."""
+    texts = []
+    for identity, text in zip(manifest.column("id"), manifest.column("text"), strict=True):
+        try:
+            texts.append(tokenizer.encode(normalise(text, recipe.text.normaliser)))
+        except InputError as error:
+            raise InputError(f"{name}, {identity}: {error}") from None
+    return texts
+
+
 def alignable(manifest: Manifest, tokenizer: CharTokenizer, frames, recipe: FinetuneRecipe, name: str) -> Manifest:
     """The rows whose transcript fits into their frames: CTC cannot learn from the others."""
-    texts = [tokenizer.encode(normalise(text, recipe.text.normaliser)) for text in manifest.column("text")]
+    texts = spelt(manifest, tokenizer, recipe, name)
     room = [frames(int(seconds * 16_000)) for seconds in manifest.durations]
     keep = [i for i, ids in enumerate(texts) if frames_needed(ids) <= room[i]]
     if len(keep) < len(texts):
