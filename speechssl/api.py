@@ -72,7 +72,7 @@ class SpeechModel:
         """InputError unless the model has a CTC head."""
         if not isinstance(self.model, Wav2Vec2ForCTC):
             raise InputError(
-                f"{self.source} has no CTC head, so it cannot transcribe; make one with "
+                f"{self.source} has no CTC head and cannot transcribe; make one with "
                 "`speechssl finetune RECIPE.toml --init MODEL --train labelled.tsv --out RUN`"
             )
 
@@ -103,6 +103,7 @@ class SpeechModel:
         """One clip of any length -> Transcript (text, words with times); options as in speechssl.asr.transcribe."""
         from speechssl.asr.transcribe import transcribe
 
+        self.require_tokenizer()
         return transcribe(self, source, **options)
 
     def save(self, folder: str | Path, *, half: bool = False) -> None:
