@@ -36,7 +36,7 @@ def read(path: Path, content: dict[str, Tensor]) -> Checkpoint:
         state[translate(today(key), TORCHAUDIO, TRANSFORMERS, READING) or key] = value
     state = split_attention({body_name(key): value for key, value in state.items()})
     said: dict[str, Any] = read_json(sidecar(path)) if sidecar(path).exists() else {}
-    fields = infer(state, str(path)) | {"model_type": family_of(state) or "wav2vec2"}
+    fields: dict[str, Any] = infer(state, str(path)) | {"model_type": family_of(state) or "wav2vec2"}
     fields["conv_stride"] = tuple(STRIDES.get(kernel, 1) for kernel in fields["conv_kernel"])
     fields["do_normalize"] = fields["feat_extract_norm"] == "layer"  # as the pipelines do
     config = architecture(complete(fields | said.get("config", {}), str(path)), str(path))
