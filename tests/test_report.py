@@ -5,6 +5,8 @@ import io
 import json
 from html.parser import HTMLParser
 
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import soundfile
 
@@ -61,3 +63,12 @@ def test_the_map_places_every_clip_once():
     vectors = np.random.default_rng(0).normal(size=(40, 5))
     figure = report.plot_embedding_map(vectors, {"who": ["ab"[i % 2] for i in range(40)], "what": ["x"] * 40})
     assert [sum(len(part.get_offsets()) for part in ax.collections) for ax in figure.axes] == [40, 40]
+
+
+def test_figures_leave_the_callers_matplotlib_alone(speech, tmp_path):
+    backend, before = matplotlib.get_backend(), matplotlib.rcParams.copy()
+    figure = report.plot_spectrogram(speech[:16_000], (), "a second of speech")
+    page = report.Page("page").figure(figure, "its spectrogram").save(tmp_path / "page.html")
+    assert "data:image/png;base64,iVBOR" in page.read_text(encoding="utf-8")
+    assert matplotlib.get_backend() == backend and matplotlib.rcParams == before
+    assert plt.get_fignums() == []  # pyplot would keep the figure, and a notebook would show it twice

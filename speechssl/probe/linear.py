@@ -20,7 +20,10 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeScore:
-    """Accuracy and unweighted average recall with 95 % intervals (low, high), as fractions."""
+    """Accuracy and unweighted average recall with 95 % intervals (low, high), as fractions.
+
+    predicted: for each clip, in the order of the rows, what the classifier said that never saw its group.
+    """
 
     vectors: str
     accuracy: float
@@ -28,6 +31,7 @@ class ProbeScore:
     uar: float
     uar_interval: tuple[float, float]
     confusion: list[list[int]]
+    predicted: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +210,7 @@ def score(name: str, vectors: np.ndarray, y: np.ndarray, groups: np.ndarray, spl
         uar=float(uar[0]),
         uar_interval=(float(low[1]), float(high[1])),
         confusion=confusion.tolist(),
+        predicted=[str(c) for c in predicted],
     )
 
 
