@@ -10,19 +10,28 @@ from torch import Tensor
 
 from speechssl import audio, dist
 from speechssl.errors import InputError
-from speechssl.interop.huggingface import load_model, save_model
+from speechssl.interop import huggingface
+from speechssl.interop.checkpoint import build, checkpoint_of, extra_tensors
+from speechssl.interop.source import read
 from speechssl.models.config import Wav2Vec2Config
-from speechssl.models.wav2vec2 import Wav2Vec2ForCTC
+from speechssl.models.wav2vec2 import Wav2Vec2ForCTC, Wav2Vec2ForSequenceClassification
 from speechssl.packed import pack, segments
 from speechssl.text import CharTokenizer
-from speechssl.train.checkpoint import resolve_model
 
 
 class SpeechModel:
     """A pretrained or fine-tuned model in evaluation mode. The results for a clip never depend on the other clips."""
 
-    def __init__(self, model: Any, tokenizer: CharTokenizer | None, facts: dict[str, Any], source: str) -> None:
-        self.model, self.tokenizer, self.facts, self.source = model, tokenizer, facts, source
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: CharTokenizer | None,
+        facts: dict[str, Any],
+        source: str,
+        extra: dict[str, Tensor] | None = None,
+    ) -> None:
+        """facts: the config.json it came with. extra: tensors of the file that the model has no use for, kept for `save`."""
+        self.model, self.tokenizer, self.facts, self.source, self.extra = model, tokenizer, facts, source, extra or {}
 
     @property
     def config(self) -> Wav2Vec2Config:
@@ -54,18 +63,35 @@ class SpeechModel:
     @torch.inference_mode()
     def log_probs(self, waves: Sequence[np.ndarray]) -> list[Tensor]:
         """Per utterance (S,) at 16 kHz: CTC log-posteriors (T, V) float32. InputError without a CTC head."""
-        self.require_tokenizer()
+        self.require_head()
         batch = pack(waves, self.config.geometry, normalise=self.config.do_normalize).to(self.device)
         log_probs_TV = self.model(batch).cpu()
         return [log_probs_TV[rows] for rows in segments(batch.frames)]
 
-    def require_tokenizer(self) -> None:
-        """InputError unless the model can transcribe."""
-        if not isinstance(self.model, Wav2Vec2ForCTC) or self.tokenizer is None:
+    def require_head(self) -> None:
+        """InputError unless the model has a CTC head."""
+        if not isinstance(self.model, Wav2Vec2ForCTC):
             raise InputError(
-                f"{self.source} has no CTC head or no vocab.json, so it cannot transcribe; make one with "
+                f"{self.source} has no CTC head and cannot transcribe; make one with "
                 "`speechssl finetune RECIPE.toml --init MODEL --train labelled.tsv --out RUN`"
             )
+
+    def require_tokenizer(self) -> None:
+        """InputError unless the model can transcribe."""
+        self.require_head()
+        if self.tokenizer is None:
+            raise InputError(
+                f"{self.source} has no vocabulary, so it cannot transcribe; put its vocab.json (fairseq: dict.ltr.txt) beside "
+                "the weights, or fine-tune it with `speechssl finetune`"
+            )
+
+    @torch.inference_mode()
+    def class_logits(self, waves: Sequence[np.ndarray]) -> Tensor:
+        """(B, classes) of utterances (S,) at 16 kHz, for a model with a classifier. InputError without one."""
+        if not isinstance(self.model, Wav2Vec2ForSequenceClassification):
+            raise InputError(f"{self.source} has no classifier; `speechssl embed` and `probe` work with every model")
+        batch = pack(waves, self.config.geometry, normalise=self.config.do_normalize).to(self.device)
+        return self.model(batch).cpu()
 
     def embed(self, source: Any, *, layer: int | str = "last", pool: str = "mean", sample_rate: int | None = None):
         """One clip (path, file object, array or tensor) -> numpy array; see speechssl.probe.embed for layer and pool."""
@@ -77,16 +103,19 @@ class SpeechModel:
         """One clip of any length -> Transcript (text, words with times); options as in speechssl.asr.transcribe."""
         from speechssl.asr.transcribe import transcribe
 
+        self.require_tokenizer()
         return transcribe(self, source, **options)
 
     def save(self, folder: str | Path, *, half: bool = False) -> None:
         """Write a model folder that speechssl and transformers open; half: weights in 16 bits."""
-        save_model(Path(folder), self.model, self.tokenizer, self.facts.get("speechssl", {}), half=half)
+        huggingface.write(Path(folder), checkpoint_of(self.model, self.tokenizer, self.facts, self.extra), half=half)
 
 
 def load(source: str | Path, *, device: str = "cpu") -> SpeechModel:
-    """Open a run folder (its best checkpoint) or a model folder in transformers' format. InputError says what is wrong."""
+    """Open a run, a folder of transformers' (wav2vec2, hubert, wavlm, data2vec-audio), a file of fairseq's or torchaudio's, a
+    shipped name or a hub id; `MODEL@LANGUAGE` with an adapter of MMS. InputError says what is wrong."""
     device = dist.usable(device)
-    folder = resolve_model(Path(source))
-    model, tokenizer, raw = load_model(folder)
-    return SpeechModel(model, tokenizer, raw, str(source)).to(device)
+    checkpoint = read(source)
+    model = build(checkpoint)
+    extra = extra_tensors(checkpoint, model)
+    return SpeechModel(model, checkpoint.tokenizer, checkpoint.raw, str(source), extra).to(device)

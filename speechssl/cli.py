@@ -13,6 +13,8 @@ from typing import NoReturn
 from speechssl.config import explain, load_recipe, split_overrides
 from speechssl.errors import InputError
 
+MODEL = "a run, a folder of transformers', a file of fairseq's or torchaudio's, a shipped name or a hub id"
+
 
 def prepare_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `prepare`."""
@@ -44,9 +46,7 @@ def run_arguments(parser: argparse.ArgumentParser, finetune: bool) -> None:
         "--valid", type=Path, nargs="+", default=[], help="manifest(s) that chooses the best checkpoint"
     )
     parser.add_argument("--out", type=Path, required=True, help="run folder to create")
-    parser.add_argument(
-        "--init", type=Path, required=finetune, help="run or model folder (transformers' format) to start from"
-    )
+    parser.add_argument("--init", type=Path, required=finetune, help=f"where to start from: {MODEL}")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out where it stopped")
     parser.add_argument(
         "--from-scratch",
@@ -88,7 +88,7 @@ def run(verb: Callable, args: argparse.Namespace) -> None:
 
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `evaluate`."""
-    parser.add_argument("model", type=Path, help="a fine-tuned run or model folder")
+    parser.add_argument("model", help=f"fine-tuned: {MODEL}")
     parser.add_argument("manifest", type=Path, help="transcribed audio")
     parser.add_argument("--where", default="", help="only rows with this value, such as split=test")
     parser.add_argument(
@@ -112,7 +112,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def transcribe_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `transcribe`."""
-    parser.add_argument("model", type=Path, help="a fine-tuned run or model folder")
+    parser.add_argument("model", help=f"fine-tuned: {MODEL}")
     parser.add_argument("files", type=Path, nargs="+", help="audio files of any length, rate and format")
     parser.add_argument("--format", default="txt", choices=("txt", "srt", "vtt", "json"), help="default: txt")
     parser.add_argument("--out", type=Path, help="write one file per input into this folder instead of printing")
@@ -131,7 +131,7 @@ def transcribe(args: argparse.Namespace) -> None:
 
 def embed_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `embed`."""
-    parser.add_argument("model", type=Path, help="a run or model folder")
+    parser.add_argument("model", help=MODEL)
     parser.add_argument("sources", type=Path, nargs="+", help="a manifest, a folder, or audio files")
     parser.add_argument("--out", type=Path, required=True, help="the Parquet file to write")
     parser.add_argument("--where", default="", help="only rows with this value, such as split=test")
@@ -172,6 +172,49 @@ def probe(args: argparse.Namespace) -> None:
     print(probe(args.embeddings, label=args.label, group=args.group, folds=args.folds, seed=args.seed, out=args.out))
 
 
+def convert_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `convert`."""
+    parser.add_argument("src", help=MODEL)
+    parser.add_argument("dst", type=Path, help="the folder, or for fairseq and torchaudio the file, to write")
+    parser.add_argument("--to", required=True, choices=("transformers", "fairseq", "torchaudio", "speechssl"))
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Write a model in another library's format, tensors bit for bit."""
+    from speechssl.interop.convert import convert
+
+    print(convert(args.src, args.dst, args.to))
+
+
+def info_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `info`."""
+    parser.add_argument("model", help=MODEL)
+
+
+def info(args: argparse.Namespace) -> None:
+    """What a model is: family, size, frame rate, vocabulary, origin, licence."""
+    from speechssl.interop.convert import info
+
+    print(info(args.model))
+
+
+def export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `export`."""
+    parser.add_argument("model", help=MODEL)
+    parser.add_argument("out", type=Path, help="the file to write, such as model.onnx or model.pt2")
+    parser.add_argument("--to", required=True, choices=("torch", "onnx"), help="torch.export, or ONNX")
+    parser.add_argument("--int8", action="store_true", help="matrix weights in 8 bits (onnx)")
+    parser.add_argument("--encoder", action="store_true", help="leave the CTC head out: hidden states instead")
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write a model as one graph for deployment, time axis free, checked against the model."""
+    from speechssl import load
+    from speechssl.interop.export import export
+
+    print(export(load(args.model), args.out, args.to, int8=args.int8, encoder=args.encoder))
+
+
 def demo_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `demo`."""
     parser.add_argument(
@@ -197,6 +240,9 @@ VERBS: dict[str, tuple[Callable, Callable]] = {
     "transcribe": (transcribe_arguments, transcribe),
     "embed": (embed_arguments, embed),
     "probe": (probe_arguments, probe),
+    "convert": (convert_arguments, convert),
+    "info": (info_arguments, info),
+    "export": (export_arguments, export),
     "demo": (demo_arguments, demo),
 }
 RECIPES = {"pretrain": "PretrainRecipe", "finetune": "FinetuneRecipe"}

@@ -46,7 +46,7 @@ def test_the_shipped_model_opens_by_its_name(clip, monkeypatch, tmp_path):
     "source, device, complaint",
     [
         ("no/such/run", "cpu", "no/such/run does not exist; .*ships with speechssl: small"),
-        (CLIP, "cpu", r"config\.json is missing: .*flac is not a model folder"),
+        (CLIP, "cpu", "flac cannot be read as a checkpoint: it is not a file of torch.save"),
         ("small", "gpu", "there is no device 'gpu'; this machine has cpu"),
         ("small", "cuda:99", "there is no device 'cuda:99'"),
     ],

@@ -18,7 +18,20 @@ LAYERS = {
     **dict.fromkeys(LOW.split(), 1),
     **dict.fromkeys([*GROUND.split(), "features", "dist", "config", "errors", "noise", "files", "windows"], 0),
 }
-HEAVY = ("librosa", "sklearn", "matplotlib", "transformers", "pandas", "pyarrow", "tensorboard", "IPython")
+HEAVY = tuple(
+    [
+        "librosa",
+        "sklearn",
+        "matplotlib",
+        "transformers",
+        "pandas",
+        "pyarrow",
+        "tensorboard",
+        "IPython",
+        "onnxruntime",
+        "huggingface_hub",
+    ]
+)
 
 
 def part(module: str) -> str:

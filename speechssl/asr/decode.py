@@ -54,7 +54,7 @@ def spell(
             if current:
                 words.append(make_word(current, tokenizer, hop, centre))
             current = []
-        elif token != 0:
+        elif token != tokenizer.blank:
             current.append((token, first, last, score))
     words = [word for word in words if word.text]
     duration = len(tokens_T) * hop + 2 * centre - hop
@@ -117,4 +117,5 @@ def write(transcript: Transcript, style: str) -> str:
 
 def best_path_text(log_probs_TV: Tensor, tokenizer: CharTokenizer) -> str:
     """Only the text of the greedy decoding."""
-    return tokenizer.decode([i for i in torch.unique_consecutive(log_probs_TV.argmax(dim=1)).tolist() if i])
+    best = torch.unique_consecutive(log_probs_TV.argmax(dim=1)).tolist()
+    return tokenizer.decode([i for i in best if i != tokenizer.blank])

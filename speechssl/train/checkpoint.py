@@ -17,8 +17,6 @@ from safetensors import SafetensorError
 
 from speechssl.errors import InputError
 
-SHIPPED = Path(__file__).resolve().parents[1] / "weights"
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
@@ -123,21 +121,3 @@ def flush(path: Path) -> None:
     """Bring a file to the disk."""
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
-
-
-def resolve_model(source: Path) -> Path:
-    """The model folder behind a path: a run's best (else last) checkpoint, the folder itself, or one that ships with the
-    package by its name ("small")."""
-    if not source.exists():
-        shipped = SHIPPED / source.name
-        if source == Path(source.name) and shipped.is_dir():
-            return shipped
-        names = ", ".join(sorted(folder.name for folder in SHIPPED.glob("*") if folder.is_dir()))
-        raise InputError(
-            f"{source} does not exist; give a run folder, a model folder (config.json + model.safetensors), or the name of "
-            f"a model that ships with speechssl: {names}"
-        )
-    for candidate in (source / "best", source / "last"):
-        if (candidate / "config.json").exists():
-            return candidate
-    return source

@@ -17,13 +17,15 @@ from speechssl.data.loader import Micro, TrainLoader, stream, valid_micros
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.data.sampler import Position, Updates
 from speechssl.errors import InputError
-from speechssl.interop.huggingface import copy_weights, read_config, read_weights, save_model
+from speechssl.interop import source
+from speechssl.interop.checkpoint import copy_weights
+from speechssl.interop.huggingface import read_weights, save_model
 from speechssl.models.wav2vec2 import Wav2Vec2ForCTC, Wav2Vec2ForPreTraining
 from speechssl.objectives.ctc import CTCObjective, frames_needed
 from speechssl.objectives.protocol import Item
 from speechssl.objectives.wav2vec2 import Wav2Vec2Objective
 from speechssl.text import CharTokenizer, normalise
-from speechssl.train.checkpoint import RunFolder, resolve_model
+from speechssl.train.checkpoint import RunFolder
 from speechssl.train.health import Health
 from speechssl.train.loop import State, Trainer
 from speechssl.train.recipe import FinetuneRecipe, PretrainRecipe
@@ -48,21 +50,20 @@ class Paths:
 def pretrain(recipe: PretrainRecipe, paths: Paths) -> State:
     """Pretrain wav2vec 2.0 on unlabeled audio; with `paths.init` continue from that model's weights, in its own sizes."""
     with processes(recipe) as recipe:
-        source = resolve_model(paths.init) if paths.init else None
-        if source is not None:
-            sizes, _ = read_config(source)
+        start = source.read(paths.init) if paths.init else None
+        if start is not None:
             dropouts = {name: value for name, value in vars(recipe.model).items() if "drop" in name}
-            recipe = replace(recipe, model=replace(sizes, **dropouts))
+            recipe = replace(recipe, model=replace(start.config, **dropouts))
         torch.manual_seed(recipe.train.seed)
         model = Wav2Vec2ForPreTraining(recipe.model)
-        if source is not None and not paths.scratch:
-            copy_weights(model, read_weights(source), str(source), need="wav2vec2.")
+        if start is not None and not paths.scratch:
+            copy_weights(model, start.state, start.source, need="wav2vec2.")
         objective = Wav2Vec2Objective(model, recipe.objective, recipe.train.seed)
         train = long_enough(read_manifest(*paths.train), recipe.data.min_seconds, "training data")
         valid = bool(paths.valid) and long_enough(
             read_manifest(*paths.valid), recipe.data.min_seconds, "validation data"
         )
-        if source is None and not paths.resume:
+        if start is None and not paths.resume:
             first = next(updates_of(train, recipe, world=1).since(Position()))[1][0]
             objective.initialise(dataset_of(train, recipe, objective).batch(first))
         health = Health(
@@ -78,9 +79,8 @@ def finetune(recipe: FinetuneRecipe, paths: Paths) -> State:
     if paths.init is None:
         raise InputError("finetune needs --init MODEL: a pretrained run or model folder")
     with processes(recipe) as recipe:
-        source = resolve_model(paths.init)
-        sizes, _ = read_config(source)
-        config = replace(sizes, **vars(recipe.model))
+        start = source.read(paths.init)
+        config = replace(start.config, **vars(recipe.model))
         train = labelled(read_manifest(*paths.train), recipe, "training data")
         valid = labelled(read_manifest(*paths.valid), recipe, "validation data") if paths.valid else None
         tokenizer = build_tokenizer(recipe, [train, valid] if valid else [train])
@@ -90,11 +90,11 @@ def finetune(recipe: FinetuneRecipe, paths: Paths) -> State:
         torch.manual_seed(recipe.train.seed)
         model = Wav2Vec2ForCTC(config, vocab_size=len(tokenizer))
         if not paths.scratch:
-            weights = read_weights(source)
+            weights = start.state
             head = weights.get("lm_head.weight")
             if head is not None and head.shape != model.lm_head.weight.shape:
                 weights = {key: value for key, value in weights.items() if not key.startswith("lm_head.")}
-            copy_weights(model, weights, str(source), need="wav2vec2.")
+            copy_weights(model, weights, start.source, need="wav2vec2.")
         objective = CTCObjective(model, recipe.objective, tokenizer, recipe.train.seed)
         # the best checkpoint is that of the lowest CER: while words are still out of reach, WER prefers silence to near misses
         return fit(objective, recipe, paths, train, valid, score="cer", bar=FINETUNE_BAR)

@@ -126,11 +126,14 @@ DAMAGE = {
     "weights empty": (lambda f: cut(f, "model.safetensors", 0), r"model\.safetensors cannot be read"),
     "config cut": (lambda f: cut(f, "config.json", 50), r"config\.json is not valid JSON"),
     "config a list": (lambda f: (f / "config.json").write_text("[]"), r"config\.json does not hold a JSON object"),
-    "another family": (lambda f: edit_config(f, model_type="hubert"), "only wav2vec2 can be opened"),
+    "another family": (lambda f: edit_config(f, model_type="whisper"), "only wav2vec2, hubert, .* can be opened"),
     "another function": (lambda f: edit_config(f, hidden_act="relu"), "only gelu can be opened"),
-    "other sizes": (lambda f: edit_config(f, hidden_size=64), "has shape .*; the two files belong to different models"),
-    "more layers": (lambda f: edit_config(f, num_hidden_layers=3), "is missing; the two files belong"),
-    "no sizes": (lambda f: edit_config(f, conv_dim=None), r"config\.json cannot be used"),
+    "other sizes": (lambda f: edit_config(f, hidden_size=64), "hidden_size = 64 where the tensors have 32; the two"),
+    "more layers": (
+        lambda f: edit_config(f, num_hidden_layers=3),
+        "num_hidden_layers = 3 where the tensors have 2; the two",
+    ),
+    "no sizes": (lambda f: edit_config(f, conv_dim=None), r"conv_dim = \(512, .* where the tensors have \(32"),
     "a weight less": (lambda f: drop(f, "wav2vec2.encoder.layer_norm.weight"), "layer_norm.weight is missing"),
     "longer vocabulary": (
         lambda f: (f / "vocab.json").write_text('{"<pad>": 0, "a": 99}'),
