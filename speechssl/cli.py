@@ -86,6 +86,14 @@ def run(verb: Callable, args: argparse.Namespace) -> None:
         sys.exit(130)
 
 
+def machine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of every verb that runs a model."""
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--precision", default="float32", choices=("float32", "bf16"), help="bf16: faster, equal but for rounding"
+    )
+
+
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `evaluate`."""
     parser.add_argument("model", help=f"fine-tuned: {MODEL}")
@@ -98,7 +106,7 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         help="applied to both sides (default: basic)",
     )
     parser.add_argument("--out", type=Path, help="write scores (JSON) and every hypothesis (TSV) into this folder")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    machine_arguments(parser)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -106,7 +114,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from speechssl import load
     from speechssl.asr.evaluate import evaluate
 
-    model = load(args.model, device=args.device)
+    model = load(args.model, device=args.device, precision=args.precision)
     print(evaluate(model, args.manifest, where=args.where, normaliser=args.normaliser, out=args.out))
 
 
@@ -116,7 +124,7 @@ def transcribe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", type=Path, nargs="+", help="audio files of any length, rate and format")
     parser.add_argument("--format", default="txt", choices=("txt", "srt", "vtt", "json"), help="default: txt")
     parser.add_argument("--out", type=Path, help="write one file per input into this folder instead of printing")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    machine_arguments(parser)
 
 
 def transcribe(args: argparse.Namespace) -> None:
@@ -124,7 +132,9 @@ def transcribe(args: argparse.Namespace) -> None:
     from speechssl import load
     from speechssl.asr.transcribe import transcribe_files
 
-    failed = transcribe_files(load(args.model, device=args.device), args.files, style=args.format, out=args.out)
+    failed = transcribe_files(
+        load(args.model, device=args.device, precision=args.precision), args.files, style=args.format, out=args.out
+    )
     if failed:
         sys.exit(2)
 
@@ -143,7 +153,7 @@ def embed_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pool", default="mean", choices=("mean", "mean+max", "none"), help="over time (none: every frame)"
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    machine_arguments(parser)
 
 
 def embed(args: argparse.Namespace) -> None:
@@ -151,7 +161,7 @@ def embed(args: argparse.Namespace) -> None:
     from speechssl import load
     from speechssl.probe.embed import embed_to_parquet
 
-    model = load(args.model, device=args.device)
+    model = load(args.model, device=args.device, precision=args.precision)
     print(embed_to_parquet(model, args.sources, args.out, layer=args.layer, pool=args.pool, where=args.where))
 
 

@@ -61,3 +61,12 @@ def test_what_cannot_be_opened(source, device, complaint, monkeypatch, tmp_path)
 def test_names_that_do_not_exist():
     with pytest.raises(AttributeError, match="no attribute 'laod'"):
         speechssl.laod  # noqa: B018
+
+
+def test_bf16_is_float32_but_for_rounding(clip):
+    exact, rounded = (speechssl.load("small", precision=precision) for precision in ("float32", "bf16"))
+    a, b = (model.embed(clip, layer="all") for model in (exact, rounded))
+    assert b.dtype == np.float32 and not np.array_equal(a, b)
+    assert np.linalg.norm(a - b) < 0.03 * np.linalg.norm(a)
+    with pytest.raises(InputError, match="precision = 'half' is not known; use one of float32, bf16"):
+        speechssl.load("small", precision="half")

@@ -78,7 +78,7 @@ def finetune(out: Path, init: str, size: str, start: str, seed: int) -> None:
         words += ["--valid", out / "dev.tsv", "--out", folder, "--train.seed", seed, "--resume"]
         run(command(*words, *(["--from-scratch"] if start == "random" else [])), log)
         for test in ("test", "librispeech"):
-            run(command("evaluate", folder, out / f"{test}.tsv", "--out", folder / test), log)
+            run(command("evaluate", folder, out / f"{test}.tsv", "--out", folder / test, "--precision", "bf16"), log)
     print(f"{folder.name}: WER {100 * score(folder, 'test', 'wer'):.1f} %", flush=True)
 
 
