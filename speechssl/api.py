@@ -8,25 +8,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechssl import audio
+from speechssl import audio, dist
 from speechssl.errors import InputError
-from speechssl.interop.folder import open_model, write_model
+from speechssl.interop.checkpoint import build, checkpoint_of, extra_tensors
+from speechssl.interop.source import read, write
 from speechssl.models.byols import ByolsModel
-from speechssl.models.wav2vec2 import Wav2Vec2ForCTC, Wav2Vec2ForPreTraining
-from speechssl.packed import pack, segments
+from speechssl.models.wav2vec2 import Headless, Wav2Vec2ForCTC, Wav2Vec2ForSequenceClassification
+from speechssl.packed import Packed, pack, segments
 from speechssl.text import CharTokenizer
-from speechssl.train.checkpoint import resolve_model
+
+PRECISIONS = ("float32", "bf16")
 
 
 class SpeechModel:
     """A pretrained or fine-tuned model in evaluation mode. The results for a clip never depend on the other clips."""
 
-    def __init__(self, model: Any, tokenizer: CharTokenizer | None, facts: dict[str, Any], source: str) -> None:
-        self.model, self.tokenizer, self.facts, self.source = model, tokenizer, facts, source
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: CharTokenizer | None,
+        facts: dict[str, Any],
+        source: str,
+        extra: dict[str, Tensor] | None = None,
+        precision: str = "float32",
+    ) -> None:
+        """facts: the config.json it came with. extra: tensors of the file that the model has no use for, kept for `save`.
+        precision: float32, or bf16 for matrix products in 16 bits."""
+        self.precision = precision
+        self.model, self.tokenizer, self.facts, self.source, self.extra = model, tokenizer, facts, source, extra or {}
 
     @property
     def config(self) -> Any:
-        """The architecture: Wav2Vec2Config or ByolsConfig."""
+        """The architecture: Wav2Vec2Config, or ByolsConfig."""
         return self.model.config
 
     @property
@@ -39,6 +52,17 @@ class SpeechModel:
         """Frames per second (50 for wav2vec 2.0, 12.5 or 6.25 for BYOL-S)."""
         return audio.SAMPLE_RATE / self.config.geometry.hop
 
+    def run(self, module: Any, waves: Sequence[np.ndarray]) -> tuple[Any, Packed]:
+        """What a module of a wav2vec 2.0 model makes of utterances (S,) at 16 kHz, in the model's precision, and how they were
+        packed."""
+        batch = pack(waves, self.config.geometry, normalise=self.config.do_normalize).to(self.device)
+        with self.autocast():
+            return module(batch), batch
+
+    def autocast(self) -> torch.autocast:
+        """The model's precision, as a context."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
     def to(self, device: str) -> "SpeechModel":
         """Move the weights; returns the model itself."""
         self.model.to(device)
@@ -48,58 +72,86 @@ class SpeechModel:
         """The same network with random weights (and the same input normalisation): the baseline of every score."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            kind = ByolsModel if isinstance(self.model, ByolsModel) else Wav2Vec2ForPreTraining
-            fresh = kind(self.config)
+            fresh = ByolsModel(self.config) if isinstance(self.model, ByolsModel) else Headless(self.config)
         if isinstance(fresh, ByolsModel):
             fresh.mel_stats.copy_(self.model.mel_stats)
-        return SpeechModel(fresh.to(self.device).eval(), None, {}, f"{self.source}, random weights")
+        source = f"{self.source}, random weights"
+        return SpeechModel(fresh.to(self.device).eval(), None, {}, source, precision=self.precision)
 
     @torch.inference_mode()
     def hidden_states(self, waves: Sequence[np.ndarray]) -> list[Tensor]:
         """Per utterance (S,) at 16 kHz: (L + 1, T, D) float32; 0 is the input of the first layer, L the last output.
         BYOL-S has one state, its frames."""
         if isinstance(self.model, ByolsModel):
-            return self.model.hidden_states(waves)
-        batch = pack(waves, self.config.geometry, normalise=self.config.do_normalize).to(self.device)
-        states_LTD = torch.stack(self.model.wav2vec2(batch).states).float().cpu()
+            with self.autocast():
+                return [frames_1TD.float().cpu() for frames_1TD in self.model.hidden_states(waves)]
+        encoded, batch = self.run(self.model.wav2vec2, waves)
+        states_LTD = torch.stack(encoded.states).float().cpu()
         return [states_LTD[:, rows] for rows in segments(batch.frames)]
 
-    def pool(self, states_LTD: Tensor) -> Tensor:
-        """Frames to one vector, (L, T, D) -> (L, D), as this model's authors do it: the mean, or BYOL-S's mean + maximum."""
-        return self.model.pool(states_LTD) if isinstance(self.model, ByolsModel) else states_LTD.mean(dim=1)
+    @property
+    def adds_maximum(self) -> bool:
+        """How this model's authors make one vector of frames: mean + maximum (most BYOL-S), or the mean alone."""
+        return isinstance(self.model, ByolsModel) and self.config.pool == "mean+max"
 
     @torch.inference_mode()
     def log_probs(self, waves: Sequence[np.ndarray]) -> list[Tensor]:
         """Per utterance (S,) at 16 kHz: CTC log-posteriors (T, V) float32. InputError without a CTC head."""
-        if not isinstance(self.model, Wav2Vec2ForCTC) or self.tokenizer is None:
+        self.require_head()
+        log_probs_TV, batch = self.run(self.model, waves)
+        log_probs_TV = log_probs_TV.cpu()
+        return [log_probs_TV[rows] for rows in segments(batch.frames)]
+
+    def require_head(self) -> None:
+        """InputError unless the model has a CTC head."""
+        if not isinstance(self.model, Wav2Vec2ForCTC):
             raise InputError(
-                f"{self.source} has no CTC head, so it cannot transcribe; make one with "
+                f"{self.source} has no CTC head and cannot transcribe; make one with "
                 "`speechssl finetune RECIPE.toml --init MODEL --train labelled.tsv --out RUN`"
             )
-        batch = pack(waves, self.config.geometry, normalise=self.config.do_normalize).to(self.device)
-        log_probs_TV = self.model(batch).cpu()
-        return [log_probs_TV[rows] for rows in segments(batch.frames)]
+
+    def require_tokenizer(self) -> None:
+        """InputError unless the model can transcribe."""
+        self.require_head()
+        if self.tokenizer is None:
+            raise InputError(
+                f"{self.source} has no vocabulary, so it cannot transcribe; put its vocab.json (fairseq: dict.ltr.txt) beside "
+                "the weights, or fine-tune it with `speechssl finetune`"
+            )
+
+    @torch.inference_mode()
+    def class_logits(self, waves: Sequence[np.ndarray]) -> Tensor:
+        """(B, classes) of utterances (S,) at 16 kHz, for a model with a classifier. InputError without one."""
+        if not isinstance(self.model, Wav2Vec2ForSequenceClassification):
+            raise InputError(f"{self.source} has no classifier; `speechssl embed` and `probe` work with every model")
+        return self.run(self.model, waves)[0].float().cpu()
 
     def embed(self, source: Any, *, layer: int | str = "last", pool: str = "model", sample_rate: int | None = None):
         """One clip (path, file object, array or tensor) -> numpy array; see speechssl.probe.embed for layer and pool."""
-        from speechssl.probe.embed import embed_array
+        from speechssl.probe.embed import embed_clip
 
-        return embed_array(self, audio.load(source, sample_rate=sample_rate), layer=layer, pool=pool)
+        return embed_clip(self, source, layer=layer, pool=pool, sample_rate=sample_rate)
 
     def transcribe(self, source: Any, **options: Any):
         """One clip of any length -> Transcript (text, words with times); options as in speechssl.asr.transcribe."""
         from speechssl.asr.transcribe import transcribe
 
+        self.require_tokenizer()
         return transcribe(self, source, **options)
 
     def save(self, folder: str | Path, *, half: bool = False) -> None:
-        """Write a model folder that speechssl opens, and transformers if it is wav2vec 2.0; half: weights in 16 bits."""
-        write_model(Path(folder), self.model, self.tokenizer, self.facts.get("speechssl", {}), half=half)
+        """Write a model folder that speechssl opens, and transformers too unless it is BYOL-S; half: weights in 16 bits."""
+        write(Path(folder), checkpoint_of(self.model, self.tokenizer, self.facts, self.extra), half=half)
 
 
-def load(source: str | Path, *, device: str = "cpu") -> SpeechModel:
-    """Open a run folder (its best checkpoint), a model folder, a shipped name or a published BYOL-S file. InputError says what
-    is wrong."""
-    folder = resolve_model(Path(source))
-    model, tokenizer, raw = open_model(folder)
-    return SpeechModel(model, tokenizer, raw, str(source)).to(device)
+def load(source: str | Path, *, device: str = "cpu", precision: str = "float32") -> SpeechModel:
+    """Open a run, a folder of transformers' (wav2vec2, hubert, wavlm, data2vec-audio), a file of fairseq's, torchaudio's or
+    BYOL-S's authors, a shipped name or a hub id; `MODEL@LANGUAGE` with an adapter of MMS. precision bf16: several times
+    faster where the processor knows it, equal but for rounding. InputError says what is wrong."""
+    device = dist.usable(device)
+    if precision not in PRECISIONS:
+        raise InputError(f"precision = {precision!r} is not known; use one of {', '.join(PRECISIONS)}")
+    checkpoint = read(source)
+    model = build(checkpoint)
+    extra = extra_tensors(checkpoint, model)
+    return SpeechModel(model, checkpoint.tokenizer, checkpoint.raw, str(source), extra, precision).to(device)

@@ -1,5 +1,6 @@
 """Decode, mix to mono, resample: any file that libsndfile reads becomes float32 at 16 kHz, whole or a segment of it."""
 
+import math
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -14,6 +15,7 @@ from speechssl.errors import InputError
 SAMPLE_RATE = 16_000
 EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".sph")
 FOREIGN = (".m4a", ".aac", ".mp4", ".wma", ".amr", ".webm", ".flv", ".mka")
+LOWEST_RATE = 2_000  # Hz; below it a header is wrong
 MARGIN = 0.05  # seconds of context around a segment, so that its resampled ends equal those of the whole file's
 
 
@@ -42,9 +44,12 @@ def load(
     cannot be decoded, is empty, or holds NaN.
     """
     if isinstance(source, (str, PathLike)) or hasattr(source, "read"):
-        wave_S, name = read_segment(source, start, duration), str(getattr(source, "name", source))
+        wave_S, name = read_segment(source, start, duration), str(source)
     else:
-        wave_S, name = from_array(source, start, duration, sample_rate or SAMPLE_RATE), "the array"
+        wave_S, name = (
+            from_array(source, start, duration, SAMPLE_RATE if sample_rate is None else sample_rate),
+            "the array",
+        )
     if not len(wave_S):
         raise InputError(f"{name} holds no audio{f' at {start} s' if start else ''}; leave it out")
     if not np.isfinite(wave_S).all():
@@ -56,6 +61,8 @@ def opened(source: Any) -> soundfile.SoundFile:
     """The file, open for reading; InputError in one sentence otherwise."""
     if isinstance(source, (str, PathLike)):
         path = Path(source)
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; name the audio files in it")
         if not path.is_file():
             raise InputError(f"{path} is missing; was it moved since `speechssl prepare`? Run that again")
         if path.stat().st_size == 0:
@@ -65,17 +72,29 @@ def opened(source: Any) -> soundfile.SoundFile:
                 f"{path}: {path.suffix} cannot be decoded; convert it: ffmpeg -i {path.name} {path.stem}.wav"
             )
     try:
-        return soundfile.SoundFile(source)
+        file = soundfile.SoundFile(source)
+    except UnicodeEncodeError:
+        raise InputError(f"{source} has a name with bytes that are no UTF-8; rename the file") from None
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
-        raise InputError(f"{source} cannot be decoded ({str(error).rstrip('.')}); is it audio at all?") from None
+        problem = str(error).removeprefix(f"Error opening {str(source)!r}: ").rstrip(".")
+        raise InputError(f"{source} cannot be decoded ({problem}); is it audio at all?") from None
+    if file.samplerate < LOWEST_RATE or file.frames >= 2**40:
+        file.close()
+        problem = f"{file.samplerate} Hz" if file.samplerate < LOWEST_RATE else "it was streamed and has no length"
+        raise InputError(f"{source} has a header that cannot be right ({problem}); write the file again")
+    return file
 
 
 def read_segment(source: Any, start: float, duration: float | None) -> np.ndarray:
-    """Decode, mix and resample one segment; a margin on both sides keeps the resampler's edges out of it."""
+    """Decode, mix and resample one segment, whose samples are those of the whole file resampled: it starts where the grids
+    of both rates meet, and a margin on both sides keeps the resampler's edges out of it."""
     with opened(source) as file:
         rate = file.samplerate
         margin = MARGIN if rate != SAMPLE_RATE else 0.0
-        first = max(0, round((start - margin) * rate))
+        step = rate // math.gcd(
+            rate, SAMPLE_RATE
+        )  # from a multiple of it on, both rates have a sample at the same time
+        first = max(0, int((start - margin) * rate) // step * step)
         stop = file.frames if duration is None else min(file.frames, round((start + duration + margin) * rate))
         try:
             file.seek(min(first, file.frames))
@@ -95,8 +114,12 @@ def from_array(source: Any, start: float, duration: float | None, rate: int) -> 
         raise InputError(
             f"an array of shape {array.shape} and type {array.dtype} is not audio; give (samples,) numbers"
         )
-    if array.dtype.kind != "f":
-        array = array.astype(np.float32) / float(np.iinfo(array.dtype).max)
+    if rate < LOWEST_RATE:
+        raise InputError(f"sample_rate = {rate} is not the rate of an array of speech; give it in Hz, such as 16000")
+    if array.dtype.kind != "f":  # unsigned samples have their zero in the middle, as in 8-bit wav files
+        limits = np.iinfo(array.dtype)
+        half = (int(limits.max) - int(limits.min) + 1) / 2
+        array = (array - (limits.min + half)) / half
     if array.ndim == 2:
         array = array.mean(axis=int(np.argmin(array.shape)))
     first = round(start * rate)

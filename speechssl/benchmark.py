@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from speechssl import audio
 from speechssl.api import SpeechModel, load
-from speechssl.audio import SAMPLE_RATE
 from speechssl.data.corpora import CORPORA, detect
 from speechssl.data.cremad import is_pointer, missing
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.errors import InputError
 from speechssl.features import LogMel
 from speechssl.probe.benchmark import Result, run_protocol
-from speechssl.probe.embed import LONGEST, batches, embed_long, embed_waves, rows_of
+from speechssl.probe.embed import embed_clip, embed_rows, embed_waves, rows_of
 from speechssl.probe.protocols import PROTOCOLS
 from speechssl.report import PALETTE, Page, axes, player, plot_embedding_map
 
@@ -38,6 +38,7 @@ def benchmark(
     where: str = "",
     out: Path | None = None,
     device: str = "cpu",
+    precision: str = "float32",
 ) -> Result:
     """Embed the clips of `data`, score them, write out/benchmark.json and out/benchmark.html.
 
@@ -48,7 +49,7 @@ def benchmark(
         raise InputError(f"there is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
     plan = PROTOCOLS[protocol]
     rows, task, notes = read_task(Path(data), task, label, where, plan.leave_out)
-    loaded = load(model, device=device)
+    loaded = load(model, device=device, precision=precision)
     named, kept, rejected = embed_all(loaded, rows, layer, plan.seconds)
     notes += [f"left out: {path}: {reason}" for path, reason in rejected[:5]]
     if len(rejected) > 5:
@@ -90,39 +91,46 @@ def read_task(data: Path, task: str, label: str, where: str, leave_out: Sequence
 
 def embed_all(model: SpeechModel, rows: list[Utterance], layer: str, seconds: float):
     """({what: (N, D)}, the rows behind them, rejected): the model's layers, its random twin's, log-mel statistics."""
-    reach = model.config.geometry.receptive_field
-    twin, mel, kept, rejected = model.untrained(), LogMel("byol-s"), [], []
-    found: dict[str, list[np.ndarray]] = {}
+    networks, mel = {"model": model, "random weights": model.untrained()}, LogMel("byol-s")
+    how: dict[str, Any] = {"layer": layer, "pool": "model"}
+
+    def several(waves: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
+        waves = [fit(wave_S, seconds) for wave_S in waves]
+        found = {name: embed_waves(network, waves, **how) for name, network in networks.items()}
+        return [
+            named({name: vectors[i] for name, vectors in found.items()}, mel, wave_S) for i, wave_S in enumerate(waves)
+        ]
+
+    def one(path: str, **segment: Any) -> dict[str, np.ndarray]:
+        wave_S = fit(audio.load(path, **segment), seconds)
+        return named({name: embed_clip(network, wave_S, **how) for name, network in networks.items()}, mel, wave_S)
+
+    kept, found, rejected = [], [], []
     with tqdm(total=len(rows), unit="clip", desc="embed") as bar:
-        for chosen, waves in batches(Manifest.of(rows), 30.0, reach, rejected):
-            waves = [fit(wave_S, seconds) for wave_S in waves]
-            for name, network in (("model", model), ("random weights", twin)):
-                for layered in embed(network, waves, layer):
-                    for index, vector in enumerate(layered):
-                        suffix = f", layer {index}" if len(layered) > 1 else ""
-                        found.setdefault(name + suffix, []).append(vector)
-            for wave_S in waves:
-                mel_FT = mel(torch.from_numpy(wave_S)[None])[0]
-                statistics = torch.cat([mel_FT.mean(dim=1), mel_FT.std(dim=1, correction=0)])
-                found.setdefault("log-mel statistics", []).append(statistics.numpy())
+        reach = model.config.geometry.receptive_field
+        for chosen, vectors in embed_rows(Manifest.of(rows), rejected, 30.0, reach, several, one):
             kept += chosen
+            found += vectors
             bar.update(len(chosen))
     if not kept:
         raise InputError(f"none of {len(rows)} clips can be read; the first: {rejected[0][0]}: {rejected[0][1]}")
-    order = sorted(found, key=lambda name: ("model" not in name, "random" not in name))
-    return {name: np.stack(found[name]).astype(np.float64) for name in order}, kept, rejected
+    return {name: np.stack([of[name] for of in found]).astype(np.float64) for name in found[0]}, kept, rejected
 
 
-def embed(model: SpeechModel, waves: list[np.ndarray], layer: str) -> list[np.ndarray]:
-    """Per clip (L, D)."""
-    if len(waves) == 1 and len(waves[0]) > LONGEST * SAMPLE_RATE:
-        return [np.atleast_2d(embed_long(model, waves[0], layer, "model"))]
-    return [np.atleast_2d(vector) for vector in embed_waves(model, waves, layer=layer, pool="model")]
+def named(found: dict[str, np.ndarray], mel: LogMel, wave_S: np.ndarray) -> dict[str, np.ndarray]:
+    """One clip's vectors by what they are: each network's, layer by layer where there are several, and log-mel statistics."""
+    vectors = {}
+    for name, layers in found.items():
+        for index, vector_D in enumerate(np.atleast_2d(layers)):
+            vectors[f"{name}, layer {index}" if np.ndim(layers) > 1 and len(layers) > 1 else name] = vector_D
+    mel_FT = mel(torch.from_numpy(wave_S)[None])[0]
+    statistics = torch.cat([mel_FT.mean(dim=1), mel_FT.std(dim=1, correction=0)])
+    return vectors | {"log-mel statistics": statistics.numpy()}
 
 
 def fit(wave_S: np.ndarray, seconds: float) -> np.ndarray:
     """A clip cut or padded with zeros to a protocol's length."""
-    size = round(seconds * SAMPLE_RATE)
+    size = round(seconds * audio.SAMPLE_RATE)
     return np.pad(wave_S[:size], (0, max(0, size - len(wave_S)))) if size else wave_S
 
 

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +12,8 @@ from typing import NoReturn
 
 from speechssl.config import explain, load_recipe, read_toml, split_overrides
 from speechssl.errors import InputError
+
+MODEL = "a run, a folder of transformers', a file of fairseq's, torchaudio's or BYOL-S's, a shipped name or a hub id"
 
 
 def prepare_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +46,7 @@ def run_arguments(parser: argparse.ArgumentParser, finetune: bool) -> None:
         "--valid", type=Path, nargs="+", default=[], help="manifest(s) that chooses the best checkpoint"
     )
     parser.add_argument("--out", type=Path, required=True, help="run folder to create")
-    parser.add_argument(
-        "--init", type=Path, required=finetune, help="run or model folder (transformers' format) to start from"
-    )
+    parser.add_argument("--init", type=Path, required=finetune, help=f"where to start from: {MODEL}")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out where it stopped")
     parser.add_argument(
         "--from-scratch",
@@ -85,14 +86,27 @@ def run(verb: Callable, args: argparse.Namespace) -> None:
         sys.exit(130)
 
 
+def machine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of every verb that runs a model."""
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--precision", default="float32", choices=("float32", "bf16"), help="bf16: faster, equal but for rounding"
+    )
+
+
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `evaluate`."""
-    parser.add_argument("model", type=Path, help="a fine-tuned run or model folder")
+    parser.add_argument("model", help=f"fine-tuned: {MODEL}")
     parser.add_argument("manifest", type=Path, help="transcribed audio")
     parser.add_argument("--where", default="", help="only rows with this value, such as split=test")
-    parser.add_argument("--normaliser", default="basic", help="applied to both sides: basic, upper or none")
+    parser.add_argument(
+        "--normaliser",
+        default="basic",
+        choices=("basic", "upper", "none"),
+        help="applied to both sides (default: basic)",
+    )
     parser.add_argument("--out", type=Path, help="write scores (JSON) and every hypothesis (TSV) into this folder")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    machine_arguments(parser)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -100,17 +114,17 @@ def evaluate(args: argparse.Namespace) -> None:
     from speechssl import load
     from speechssl.asr.evaluate import evaluate
 
-    model = load(args.model, device=args.device)
+    model = load(args.model, device=args.device, precision=args.precision)
     print(evaluate(model, args.manifest, where=args.where, normaliser=args.normaliser, out=args.out))
 
 
 def transcribe_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `transcribe`."""
-    parser.add_argument("model", type=Path, help="a fine-tuned run or model folder")
+    parser.add_argument("model", help=f"fine-tuned: {MODEL}")
     parser.add_argument("files", type=Path, nargs="+", help="audio files of any length, rate and format")
     parser.add_argument("--format", default="txt", choices=("txt", "srt", "vtt", "json"), help="default: txt")
     parser.add_argument("--out", type=Path, help="write one file per input into this folder instead of printing")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    machine_arguments(parser)
 
 
 def transcribe(args: argparse.Namespace) -> None:
@@ -118,14 +132,16 @@ def transcribe(args: argparse.Namespace) -> None:
     from speechssl import load
     from speechssl.asr.transcribe import transcribe_files
 
-    failed = transcribe_files(load(args.model, device=args.device), args.files, style=args.format, out=args.out)
+    failed = transcribe_files(
+        load(args.model, device=args.device, precision=args.precision), args.files, style=args.format, out=args.out
+    )
     if failed:
         sys.exit(2)
 
 
 def embed_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `embed`."""
-    parser.add_argument("model", type=Path, help="a run or model folder")
+    parser.add_argument("model", help=MODEL)
     parser.add_argument("sources", type=Path, nargs="+", help="a manifest, a folder, or audio files")
     parser.add_argument("--out", type=Path, required=True, help="the Parquet file to write")
     parser.add_argument("--where", default="", help="only rows with this value, such as split=test")
@@ -140,7 +156,7 @@ def embed_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("model", "mean", "mean+max", "none"),
         help="over time (model: as its authors do it, mean or BYOL-S's mean + maximum; none: every frame)",
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    machine_arguments(parser)
 
 
 def embed(args: argparse.Namespace) -> None:
@@ -148,7 +164,7 @@ def embed(args: argparse.Namespace) -> None:
     from speechssl import load
     from speechssl.probe.embed import embed_to_parquet
 
-    model = load(args.model, device=args.device)
+    model = load(args.model, device=args.device, precision=args.precision)
     print(embed_to_parquet(model, args.sources, args.out, layer=args.layer, pool=args.pool, where=args.where))
 
 
@@ -171,7 +187,7 @@ def probe(args: argparse.Namespace) -> None:
 
 def benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `benchmark`."""
-    parser.add_argument("model", type=Path, help="a run or model folder, or a shipped name such as byol-s")
+    parser.add_argument("model", help=MODEL)
     parser.add_argument("--data", type=Path, required=True, help="the corpus's folder, or a manifest")
     parser.add_argument(
         "--task",
@@ -187,7 +203,7 @@ def benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layer", default="last", help="last, a number, or all: a line for each")
     parser.add_argument("--where", default="", help="only manifest rows with this value, such as split=test")
     parser.add_argument("--out", type=Path, help="folder for benchmark.json and benchmark.html")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    machine_arguments(parser)
 
 
 def benchmark(args: argparse.Namespace) -> None:
@@ -196,6 +212,49 @@ def benchmark(args: argparse.Namespace) -> None:
 
     values = vars(args)
     print(benchmark(values.pop("model"), values.pop("data"), **values))
+
+
+def convert_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `convert`."""
+    parser.add_argument("src", help=MODEL)
+    parser.add_argument("dst", type=Path, help="the folder, or for fairseq and torchaudio the file, to write")
+    parser.add_argument("--to", required=True, choices=("transformers", "fairseq", "torchaudio", "speechssl"))
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Write a model in another library's format, tensors bit for bit."""
+    from speechssl.interop.convert import convert
+
+    print(convert(args.src, args.dst, args.to))
+
+
+def info_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `info`."""
+    parser.add_argument("model", help=MODEL)
+
+
+def info(args: argparse.Namespace) -> None:
+    """What a model is: family, size, frame rate, vocabulary, origin, licence."""
+    from speechssl.interop.convert import info
+
+    print(info(args.model))
+
+
+def export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `export`."""
+    parser.add_argument("model", help=MODEL)
+    parser.add_argument("out", type=Path, help="the file to write, such as model.onnx or model.pt2")
+    parser.add_argument("--to", required=True, choices=("torch", "onnx"), help="torch.export, or ONNX")
+    parser.add_argument("--int8", action="store_true", help="matrix weights in 8 bits (onnx)")
+    parser.add_argument("--encoder", action="store_true", help="leave the CTC head out: hidden states instead")
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write a model as one graph for deployment, time axis free, checked against the model."""
+    from speechssl import load
+    from speechssl.interop.export import export
+
+    print(export(load(args.model), args.out, args.to, int8=args.int8, encoder=args.encoder))
 
 
 def demo_arguments(parser: argparse.ArgumentParser) -> None:
@@ -224,6 +283,9 @@ VERBS: dict[str, tuple[Callable, Callable]] = {
     "embed": (embed_arguments, embed),
     "probe": (probe_arguments, probe),
     "benchmark": (benchmark_arguments, benchmark),
+    "convert": (convert_arguments, convert),
+    "info": (info_arguments, info),
+    "export": (export_arguments, export),
     "demo": (demo_arguments, demo),
 }
 RECIPES = ("pretrain", "finetune")
@@ -327,6 +389,12 @@ def main(argv: list[str] | None = None) -> None:
     """Run a verb; what the user can mend ends as one sentence and exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
     try:
+        for stream in (
+            sys.stdout,
+            sys.stderr,
+        ):  # a name or transcript that the terminal cannot show is no reason to end
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             dispatch(argv)
         finally:

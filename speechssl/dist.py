@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch import distributed as td
 
+from speechssl.errors import InputError
+
 
 def rank() -> int:
     """This process's number, from 0."""
@@ -15,6 +17,21 @@ def rank() -> int:
 def world() -> int:
     """Number of processes."""
     return td.get_world_size() if td.is_initialized() else 1
+
+
+def usable(device: str) -> str:
+    """`device` as torch writes it, auto being a GPU where there is one; InputError if this machine has no such device."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    number = device.removeprefix("cuda:")
+    if device != "cpu" and not (number.isdigit() and int(number) < torch.cuda.device_count()):
+        count = torch.cuda.device_count()
+        raise InputError(
+            f"there is no device {device!r}; this machine has cpu" + (f" and cuda:0 ... {count - 1}" if count else "")
+        )
+    return device
 
 
 def start(device: str) -> None:

@@ -60,12 +60,9 @@ class Page:
         return self
 
     def figure(self, figure: Any, caption: str) -> "Page":
-        """A matplotlib figure, which is closed."""
-        import matplotlib.pyplot as plt
-
+        """A matplotlib figure."""
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
-        plt.close(figure)
         data = base64.b64encode(buffer.getvalue()).decode()
         text = html.escape(caption)
         image = f'<img alt="{text}" src="data:image/png;base64,{data}">'
@@ -98,13 +95,11 @@ def player(path: Path) -> Html:
 
 
 def axes(columns: int = 1, height: float = 3.2):
-    """A figure with plain axes, drawn without a display."""
-    import matplotlib
+    """A figure with plain axes. It needs no display and is unknown to pyplot, so a caller's notebook keeps its backend."""
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, grid = plt.subplots(1, columns, figsize=(9.5, height), squeeze=False)
+    figure = Figure(figsize=(9.5, height))
+    grid = figure.subplots(1, columns, squeeze=False)
     for ax in grid[0]:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.25)
@@ -131,22 +126,27 @@ def plot_curves(runs: dict[str, Path], metrics: dict[str, str], split: str = "tr
     return figure
 
 
-def plot_spectrogram(wave_S: np.ndarray, words: Sequence[Any], title: str):
-    """Log-mel spectrogram (librosa) with the words under it at their times."""
+def draw_spectrogram(ax: Any, wave_S: np.ndarray) -> None:
+    """Log-mel spectrogram (librosa) into the axes `ax`, time in seconds."""
     import librosa
 
-    figure, (ax,) = axes(height=2.9)
     mel_FT = librosa.feature.melspectrogram(y=wave_S, sr=audio.SAMPLE_RATE, n_fft=400, hop_length=160, n_mels=64)
     seconds = len(wave_S) / audio.SAMPLE_RATE
-    ax.imshow(
-        librosa.power_to_db(mel_FT, ref=np.max), origin="lower", aspect="auto", extent=(0, seconds, 0, 64), cmap="magma"
-    )
+    decibels_FT, style = librosa.power_to_db(mel_FT, ref=np.max), dict(cmap="magma", interpolation="nearest")
+    ax.imshow(decibels_FT, origin="lower", aspect="auto", extent=(0, seconds, 0, len(mel_FT)), **style)
+    ax.set(yticks=[], ylabel="mel band")
+    ax.grid(False)
+
+
+def plot_spectrogram(wave_S: np.ndarray, words: Sequence[Any], title: str):
+    """Log-mel spectrogram with the words under it at their times."""
+    figure, (ax,) = axes(height=2.9)
+    draw_spectrogram(ax, wave_S)
     for word in words:
         ax.axvspan(word.start, word.end, ymax=0.03, color=PALETTE[0])
         ax.text((word.start + word.end) / 2, -14, word.text, ha="center", va="top", fontsize=11, color=PALETTE[0])
-    ax.set(title=title, yticks=[], ylabel="mel band")
+    ax.set_title(title)
     ax.set_xlabel("seconds", labelpad=16)
-    ax.grid(False)
     return figure
 
 

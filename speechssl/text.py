@@ -14,9 +14,16 @@ APOSTROPHES = "'’ʼ"
 def basic(text: str) -> str:
     """Lower case, no punctuation but apostrophes inside words, single spaces; for every script."""
     text = unicodedata.normalize("NFKC", text).lower()
-    kept = [c if unicodedata.category(c)[0] in "LMN" else "'" if c in APOSTROPHES else " " for c in text]
-    words = (word.strip("'") for word in "".join(kept).split())
+    words = (word.strip("'") for word in "".join(map(plain, text)).split())
     return " ".join(word for word in words if word)
+
+
+def plain(character: str) -> str:
+    """Letters, marks and digits as they are, every apostrophe as "'", invisible joiners as nothing, all else as a space."""
+    if character in APOSTROPHES:
+        return "'"
+    category = unicodedata.category(character)
+    return character if category[0] in "LMN" else "" if category == "Cf" else " "
 
 
 NORMALISERS: dict[str, Callable[[str], str]] = {
@@ -34,18 +41,28 @@ def normalise(text: str, name: str) -> str:
 
 
 class CharTokenizer:
-    """Characters to ids. <pad> is the CTC blank, id 0; the space is written "|"."""
+    """Characters to ids. <pad> is the CTC blank, id 0 in vocabularies made here; the space is written "|".
 
-    def __init__(self, vocab: dict[str, int]) -> None:
-        if vocab.get(PAD) != 0:
-            raise InputError(f"the vocabulary must give {PAD} the id 0 (the CTC blank), it gives {vocab.get(PAD)}")
-        self.vocab = vocab
+    spelling: these three special tokens as the vocabulary's file writes them, where it does otherwise ("[PAD]").
+    """
+
+    def __init__(self, vocab: dict[str, int], spelling: dict[str, str] | None = None) -> None:
+        if PAD not in vocab:
+            raise InputError(f"the vocabulary must give {PAD} an id, that of the CTC blank; add it")
+        if min(vocab.values()) < 0 or len(set(vocab.values())) < len(vocab):
+            raise InputError("the vocabulary gives two characters the same id, or a negative one; number them from 0")
+        self.vocab, self.spelling = vocab, spelling or {}
         self.tokens = {index: token for token, index in vocab.items()}
+
+    @property
+    def blank(self) -> int:
+        """The id of the CTC blank."""
+        return self.vocab[PAD]
 
     @classmethod
     def build(cls, texts: Iterable[str]) -> "CharTokenizer":
         """The characters of some texts, sorted."""
-        characters = sorted({character for text in texts for character in text} - {" "})
+        characters = sorted({character for text in texts for character in text} - {" ", DELIMITER})
         return cls({token: i for i, token in enumerate([PAD, UNKNOWN, DELIMITER, *characters])})
 
     def __len__(self) -> int:
@@ -69,26 +86,49 @@ class CharTokenizer:
 
     def save(self, folder: Path) -> None:
         """vocab.json and tokenizer_config.json, as transformers reads them."""
+        pad, unknown, delimiter = (self.spelling.get(token, token) for token in (PAD, UNKNOWN, DELIMITER))
         settings = {
             "tokenizer_class": "Wav2Vec2CTCTokenizer",
-            "unk_token": UNKNOWN,
-            "pad_token": PAD,
-            "word_delimiter_token": DELIMITER,
+            "processor_class": "Wav2Vec2Processor",
+            "unk_token": unknown,
+            "pad_token": pad,
+            "word_delimiter_token": delimiter,
             "bos_token": None,
             "eos_token": None,
             "do_lower_case": False,
         }
-        for name, content in (("vocab.json", self.vocab), ("tokenizer_config.json", settings)):
+        vocab = {self.spelling.get(token, token): index for token, index in self.vocab.items()}
+        for name, content in (("vocab.json", vocab), ("tokenizer_config.json", settings)):
             (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path: Path) -> "CharTokenizer":
-        """From a vocab.json or the folder that holds one."""
-        file = path / "vocab.json" if path.is_dir() else path
+    def load(cls, path: Path, language: str = "") -> "CharTokenizer":
+        """From a vocab.json or the folder that holds one; MMS has one vocabulary per `language` in it."""
+        folder, file = (path, path / "vocab.json") if path.is_dir() else (path.parent, path)
         try:
             vocab = json.loads(file.read_text(encoding="utf-8"))
-            return cls({str(token): int(index) for token, index in vocab.items()})
-        except (OSError, ValueError, AttributeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{file} cannot be read as a vocabulary ({error}); it maps characters to ids") from None
+            settings = special_tokens(folder)
+            if any(isinstance(value, dict) for value in vocab.values()):
+                language = language or settings.get("target_lang") or next(iter(vocab))
+                if language not in vocab:
+                    raise InputError(f"it has none for {language!r}, but for {', '.join(list(vocab)[:9])}")
+                vocab = vocab[language]
+            names = {PAD: "pad_token", UNKNOWN: "unk_token", DELIMITER: "word_delimiter_token"}
+            spelling = {ours: settings[key] for ours, key in names.items() if settings.get(key, ours) != ours}
+            spelling = {ours: name for ours, name in spelling.items() if name in vocab and ours not in vocab}
+            back = {name: ours for ours, name in spelling.items()}
+            return cls({back.get(str(token), str(token)): int(index) for token, index in vocab.items()}, spelling)
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+            problem = error.strerror if isinstance(error, OSError) else error
+            raise InputError(f"{file} cannot be used as a vocabulary ({problem}); it maps characters to ids") from None
+
+
+def special_tokens(folder: Path) -> dict[str, str]:
+    """What tokenizer_config.json and special_tokens_map.json of a folder say, where they are."""
+    found: dict[str, str] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        file = folder / name
+        values = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        flat = {key: value.get("content") if isinstance(value, dict) else value for key, value in values.items()}
+        found |= {key: value for key, value in flat.items() if isinstance(value, str)}
+    return found

@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from speechssl import audio
+from speechssl import audio, cli
+from speechssl.data.manifest import read_manifest
+from speechssl.interop.source import save_model
 from speechssl.models.config import Wav2Vec2Config
+from speechssl.models.wav2vec2 import Wav2Vec2ForCTC, Wav2Vec2ForPreTraining
+from speechssl.text import CharTokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
+CLIP = DATA / "librispeech_test" / "3005-163389-0007.flac"  # two seconds
 TINY = dict(
     conv_dim=(32, 32, 32, 32, 32, 32, 32),
     hidden_size=32,
@@ -54,3 +59,54 @@ def family(request) -> str:
 def seeded() -> None:
     """Each test starts from the same global seed."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def clip() -> np.ndarray:
+    """One sentence of two seconds, 16 kHz float32."""
+    return audio.load(CLIP)
+
+
+@pytest.fixture(scope="session")
+def ctc_folder(tmp_path_factory) -> Path:
+    """A tiny model with random weights that writes letters."""
+    torch.manual_seed(0)
+    folder, tokenizer = tmp_path_factory.mktemp("ctc"), CharTokenizer.build(["abcdefghijklmnopqrstuvwxyz '"])
+    save_model(folder, Wav2Vec2ForCTC(tiny(), len(tokenizer)), tokenizer, {})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pretrained_folder(tmp_path_factory) -> Path:
+    """A tiny model with random weights and no letters."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("pretrained")
+    save_model(folder, Wav2Vec2ForPreTraining(tiny()), None, {})
+    return folder
+
+
+def write_table(path: Path, *rows: dict[str, object]) -> Path:
+    """A manifest with the columns that the rows name."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = ["\t".join(names), *("\t".join(str(row.get(name, "")) for name in names) for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def digits(count: int = 12) -> list[dict[str, object]]:
+    """Rows of a manifest: spoken digits of several speakers."""
+    rows = read_manifest(DATA / "fsdd.tsv").select(range(0, 1500, 1500 // count))
+    names = ("id", "path", "duration", "speaker", "label", "text", "split")
+    return [{name: getattr(row, name) for name in names} for row in rows]
+
+
+def refused(capsys, *argv: object) -> str:
+    """The one sentence that a verb ends with; it must exit with code 2, say nothing of tracebacks and print no result."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(word) for word in argv])
+    captured = capsys.readouterr()
+    said = [line for line in captured.err.replace("\r", "\n").split("\n") if line.startswith("error: ")]
+    assert stop.value.code == 2, captured.err
+    assert len(said) == 1
+    assert "Traceback" not in captured.err
+    return said[0]

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,8 @@ def test_help_of_a_verb(verb, capsys):
 
 
 def test_help_of_training_shows_the_values_of_the_recipe(capsys):
-    for argv, value in ((["pretrain", "--help"], "400000"), (["pretrain", str(SMALL), "--help"], "18000")):
+    steps = tomllib.loads(SMALL.read_text())["train"]["steps"]
+    for argv, value in ((["pretrain", "--help"], 400_000), (["pretrain", str(SMALL), "--help"], steps)):
         with pytest.raises(SystemExit) as stop:
             cli.main(argv)
         text = capsys.readouterr().out

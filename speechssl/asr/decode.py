@@ -33,13 +33,20 @@ class Transcript:
 
 
 def greedy(log_probs_TV: Tensor, tokenizer: CharTokenizer, geometry: Geometry, sample_rate: int = 16_000) -> Transcript:
-    """Best character of every frame, repeats merged, blanks removed.
+    """Best character of every frame, repeats merged, blanks removed."""
+    scores_T, tokens_T = log_probs_TV.exp().max(dim=1)
+    return spell(tokens_T, scores_T, tokenizer, geometry, sample_rate)
+
+
+def spell(
+    tokens_T: Tensor, scores_T: Tensor, tokenizer: CharTokenizer, geometry: Geometry, sample_rate: int = 16_000
+) -> Transcript:
+    """The words that the best tokens of all frames spell, each token with its probability.
 
     Frame t is the centre of samples [t * hop, t * hop + receptive field); a character lasts from its first frame to its
     last one.
     """
-    scores_T, best_T = log_probs_TV.exp().max(dim=1)
-    runs = merge(best_T.tolist(), scores_T.tolist())
+    runs = merge(tokens_T.tolist(), scores_T.tolist())
     hop, centre = geometry.hop / sample_rate, geometry.receptive_field / 2 / sample_rate
     words, current = [], []
     for token, first, last, score in [*runs, (tokenizer.vocab.get(DELIMITER, -1), 0, 0, 0.0)]:
@@ -47,10 +54,10 @@ def greedy(log_probs_TV: Tensor, tokenizer: CharTokenizer, geometry: Geometry, s
             if current:
                 words.append(make_word(current, tokenizer, hop, centre))
             current = []
-        elif token != 0:
+        elif token != tokenizer.blank:
             current.append((token, first, last, score))
     words = [word for word in words if word.text]
-    duration = len(log_probs_TV) * hop + 2 * centre - hop
+    duration = len(tokens_T) * hop + 2 * centre - hop
     return Transcript(text=" ".join(word.text for word in words), words=words, duration=duration)
 
 
@@ -110,4 +117,5 @@ def write(transcript: Transcript, style: str) -> str:
 
 def best_path_text(log_probs_TV: Tensor, tokenizer: CharTokenizer) -> str:
     """Only the text of the greedy decoding."""
-    return tokenizer.decode([i for i in torch.unique_consecutive(log_probs_TV.argmax(dim=1)).tolist() if i])
+    best = torch.unique_consecutive(log_probs_TV.argmax(dim=1)).tolist()
+    return tokenizer.decode([i for i in best if i != tokenizer.blank])

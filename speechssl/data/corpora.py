@@ -3,7 +3,7 @@
 A reader is a generator of Utterance; `CORPORA` says how each tree is recognised.
 """
 
-import csv
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,6 +13,7 @@ from typing import Any
 from speechssl.audio import EXTENSIONS
 from speechssl.data.cremad import read_crema_d
 from speechssl.data.manifest import Utterance
+from speechssl.errors import InputError
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 RAVDESS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
@@ -30,9 +31,26 @@ PATTERNS = {
 }
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file below; links to folders are followed, but no folder is entered twice."""
+    entered = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        if os.path.realpath(place) in entered:
+            folders.clear()
+            continue
+        entered.add(os.path.realpath(place))
+        yield from (Path(place, name) for name in names)
+
+
 def audio_files(folder: Path) -> list[Path]:
-    """Every file below with an audio ending, sorted."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+    """Every file below with an audio ending, sorted; broken links too, so that they are told."""
+    return sorted(path for path in files_below(folder) if path.suffix.lower() in EXTENSIONS)
+
+
+def read_text(path: Path) -> str:
+    """A text file; each byte that is no UTF-8 becomes U+FFFD, for which `prepare` rejects the row."""
+    return path.read_text(encoding="utf-8-sig", errors="replace")
 
 
 def identity(path: Path, folder: Path) -> str:
@@ -81,9 +99,10 @@ def read_fsdd(folder: Path) -> Iterator[Utterance]:
 def read_librispeech(folder: Path) -> Iterator[Utterance]:
     """speaker/chapter/speaker-chapter-number.flac with one .trans.txt a chapter; the split is the folder above."""
     texts: dict[str, str] = {}
-    for file in folder.rglob("*.trans.txt"):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            name, _, texts[name] = line.partition(" ")
+    for file in files_below(folder):
+        if file.name.endswith(".trans.txt"):
+            pairs = (line.partition(" ") for line in read_text(file).split("\n"))
+            texts |= {name: text.strip() for name, _, text in pairs}
     for path in audio_files(folder):
         split = path.parents[2].name if len(path.relative_to(folder).parts) > 3 else ""
         speaker = path.stem.split("-")[0]
@@ -93,17 +112,30 @@ def read_librispeech(folder: Path) -> Iterator[Utterance]:
 def read_common_voice(folder: Path) -> Iterator[Utterance]:
     """clips/ beside train.tsv, dev.tsv and test.tsv (else validated.tsv)."""
     tables = [folder / f"{split}.tsv" for split in ("train", "dev", "test")]
-    for table in [t for t in tables if t.exists()] or [folder / "validated.tsv"]:
-        with open(table, encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-                path = folder / "clips" / row["path"]
-                yield Utterance(
-                    id=Path(row["path"]).stem,
-                    path=str(path if path.suffix else path.with_suffix(".mp3")),
-                    speaker=row.get("client_id", "")[:16],
-                    text=row.get("sentence", ""),
-                    split=table.stem,
-                )
+    tables = [table for table in tables if table.is_file()] or [folder / "validated.tsv"]
+    if not tables[0].is_file():
+        raise InputError(f"{folder} has neither train.tsv nor validated.tsv beside clips/; try --corpus folder")
+    for table in tables:
+        head, *lines = [line.split("\t") for line in read_text(table).split("\n")]
+        for cells in lines:
+            row = dict(zip(head, cells, strict=False))
+            if not row.get("path"):
+                continue  # the empty line at the end
+            path = folder / "clips" / row["path"]
+            yield Utterance(
+                id=Path(row["path"]).stem,
+                path=str(path if path.suffix else path.with_suffix(".mp3")),
+                speaker=row.get("client_id", "")[:16],
+                text=row.get("sentence", ""),
+                split=table.stem,
+            )
+
+
+def looks_like_common_voice(folder: Path) -> bool:
+    """clips/ and a table of sentences; a manifest of ours beside a folder of that name is none."""
+    tables = [folder / f"{split}.tsv" for split in ("train", "dev", "test", "validated")]
+    heads = (set(read_text(table).partition("\n")[0].split("\t")) for table in tables if table.is_file())
+    return (folder / "clips").is_dir() and any(head >= {"path", "sentence"} for head in heads)
 
 
 def read_folder(folder: Path) -> Iterator[Utterance]:
@@ -114,7 +146,7 @@ def read_folder(folder: Path) -> Iterator[Utterance]:
             id=identity(path, folder) + path.suffix,
             path=str(path),
             speaker="" if path.parent == folder else path.parent.relative_to(folder).as_posix(),
-            text=text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else "",
+            text=read_text(text).strip() if text.is_file() else "",
         )
 
 
@@ -129,8 +161,8 @@ def looks_named(corpus: str) -> Callable[[Path], bool]:
 
 
 CORPORA: dict[str, tuple[Callable[[Path], bool], Callable[[Path], Iterator[Utterance]]]] = {
-    "librispeech": (lambda folder: next(folder.rglob("*.trans.txt"), None) is not None, read_librispeech),
-    "common-voice": (lambda folder: (folder / "clips").is_dir() and any(folder.glob("*.tsv")), read_common_voice),
+    "librispeech": (lambda folder: any(p.name.endswith(".trans.txt") for p in files_below(folder)), read_librispeech),
+    "common-voice": (looks_like_common_voice, read_common_voice),
     "ravdess": (looks_named("ravdess"), read_ravdess),
     "crema-d": (looks_named("crema-d"), read_crema_d),
     "emodb": (looks_named("emodb"), read_emodb),

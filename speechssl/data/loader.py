@@ -14,6 +14,8 @@ from speechssl.data.sampler import MicroBatch, Position, Updates
 from speechssl.errors import InputError
 from speechssl.noise import noise_key
 
+SLACK = 0.05  # seconds that a file may lack of what its manifest says: rounding, and padding of lossy formats
+
 
 class Micro(Dataset):
     """MicroBatch -> what `collate` makes of its items. A user's error is returned, not raised: worker processes would
@@ -29,6 +31,10 @@ class Micro(Dataset):
         except InputError as error:
             return error
 
+    def batch(self, micro: MicroBatch) -> Any:
+        """The same in this process: a user's error is raised."""
+        return checked(self[micro])
+
     def item(self, utterance: Utterance, epoch: int) -> Any:
         """Read an utterance, or a random crop of it that is a function of (seed, epoch, utterance)."""
         start, duration = utterance.start, utterance.duration
@@ -37,7 +43,19 @@ class Micro(Dataset):
             start += float(rng.uniform(0, duration - self.crop_seconds))
             duration = self.crop_seconds
         wave_S = audio.load(utterance.path, start=start, duration=duration)
+        if len(wave_S) < (duration - SLACK) * audio.SAMPLE_RATE:
+            raise InputError(
+                f"{utterance.path} holds {len(wave_S) / audio.SAMPLE_RATE:.2f} s after {start:.2f} s but the manifest says "
+                f"{duration:.2f} s; it has changed, run `speechssl prepare` again"
+            )
         return self.make(wave_S=wave_S, id=utterance.id, epoch=epoch, text=utterance.text, speaker=utterance.speaker)
+
+
+def checked(batch: Any) -> Any:
+    """A batch as it is; the InputError that stands for one is raised."""
+    if isinstance(batch, InputError):
+        raise batch
+    return batch
 
 
 def ignore_signals(_worker: int) -> None:
@@ -58,10 +76,7 @@ def stream(dataset: Micro, micros: Iterable[MicroBatch], workers: int) -> Iterat
         worker_init_fn=ignore_signals,
         pin_memory=torch.cuda.is_available(),
     )
-    for batch in loader:
-        if isinstance(batch, InputError):
-            raise batch
-        yield batch
+    yield from map(checked, loader)
 
 
 class TrainLoader:

@@ -1,7 +1,7 @@
 """The table of utterances: our TSV, and those of fairseq, NeMo and Kaldi. Columns, so that a million rows stay cheap."""
 
-import csv
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from speechssl.errors import InputError
+from speechssl.files import replacing
 
 COLUMNS = ("id", "path", "start", "duration", "speaker", "label", "text", "split")
 ALIASES = {"dur": "duration", "audio_filepath": "path", "offset": "start", "sentence": "text", "client_id": "speaker"}
@@ -70,11 +71,16 @@ class Manifest:
         columns = {name: [column[i] for i in chosen] for name, column in self.columns.items()}
         return Manifest(columns, self.starts[chosen], self.durations[chosen])
 
-    def where(self, **values: str) -> "Manifest":
-        """The rows whose columns have these values; InputError if there are none."""
-        keep = [i for i in range(len(self)) if all(self.column(name)[i] == value for name, value in values.items())]
+    def where(self, condition: str) -> "Manifest":
+        """The rows that meet a condition such as "split=train"; InputError if there are none. "" is met by all."""
+        if not condition:
+            return self
+        name, _, value = condition.partition("=")
+        column = self.column(name)
+        keep = [i for i, cell in enumerate(column) if cell == value]
         if not keep:
-            raise InputError(f"no row of the manifest has {values}")
+            known = ", ".join(sorted(set(column))[:10])
+            raise InputError(f"no row of the manifest has {condition}; the column {name} holds {known or 'nothing'}")
         return self.select(keep)
 
 
@@ -112,27 +118,47 @@ def read_rows(path: Path) -> list[Utterance]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file; InputError if it is not UTF-8."""
+    """The lines of a text file, whatever ends them, without a byte order mark; InputError if it is not UTF-8.
+
+    Not str.splitlines, for which some characters of a transcript end a line too.
+    """
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); is it a manifest?"
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); if it is a manifest, save it as UTF-8"
         ) from None
+    return lines if lines[-1] else lines[:-1]
 
 
 def make_row(values: dict[str, str], folder: Path, where: str) -> Utterance:
     """An utterance from named strings."""
-    values = {ALIASES.get(name, name): value or "" for name, value in values.items()}
-    audio = os.path.join(folder, values["path"])
+    values = {ALIASES.get(name, name): value for name, value in values.items()}
+    if not values.get("path"):
+        raise InputError(f"{where} has no path; fill it in or remove the row")
     extra = {name: value for name, value in values.items() if name not in COLUMNS}
-    known = {name: values[name] for name in ("speaker", "label", "text", "split") if name in values}
-    try:
-        start, duration = float(values.get("start") or 0), float(values.get("duration") or "nan")
-    except ValueError:
-        raise InputError(f"{where}: start or duration is not a number of seconds: {values}") from None
+    known = {name: " ".join(values.get(name, "").split()) for name in ("speaker", "label", "text", "split")}
+    start = seconds(values, "start", 0.0, where)
     identity = values.get("id") or values["path"] + (f"@{start:g}" if start else "")
-    return Utterance(id=identity, path=audio, start=start, duration=duration, extra=extra, **known)
+    return Utterance(
+        id=identity,
+        path=os.path.join(folder, values["path"]),
+        start=start,
+        duration=seconds(values, "duration", math.nan, where),
+        extra=extra,
+        **known,
+    )
+
+
+def seconds(values: dict[str, str], name: str, default: float, where: str) -> float:
+    """A time in seconds; `default` where it is empty or NaN."""
+    try:
+        value = float(values.get(name) or "nan")
+    except ValueError:
+        value = -1.0
+    if value < 0 or math.isinf(value):
+        raise InputError(f"{where}: {name} = {values[name]!r} is not a number of seconds; correct it or leave it empty")
+    return default if math.isnan(value) else value
 
 
 def read_table(path: Path) -> list[Utterance]:
@@ -140,13 +166,23 @@ def read_table(path: Path) -> list[Utterance]:
     lines = read_lines(path)
     if lines and "\t" not in lines[0] and Path(lines[0]).is_absolute():
         return read_fairseq(path, lines)
-    reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    names = [ALIASES.get(name, name) for name in reader.fieldnames or []]
+    names = [ALIASES.get(name.strip(), name.strip()) for name in lines[0].split("\t")] if lines else []
     if "path" not in names:
+        shown = ", ".join(names)[:200]
         raise InputError(
-            f"{path} has no column `path`; its first line must name the columns, it has: {', '.join(names)}"
+            f"{path} has no column `path`; its first line must name the columns, separated by tabs; it has: {shown}"
         )
-    return [make_row(row, path.parent, f"{path} line {n}") for n, row in enumerate(reader, 2) if row.get(None) is None]
+    rows = []
+    for number, line in enumerate(lines[1:], 2):
+        cells = line.split("\t")
+        if any(cells[len(names) :]):
+            raise InputError(
+                f"{path} line {number} has {len(cells)} fields but the first line names {len(names)}; if a tab is inside "
+                "a field, replace it by a space"
+            )
+        if line.strip():
+            rows.append(make_row(dict(zip(names, cells, strict=False)), path.parent, f"{path} line {number}"))
+    return rows
 
 
 def read_fairseq(path: Path, lines: list[str]) -> list[Utterance]:
@@ -178,7 +214,7 @@ def read_jsonl(path: Path) -> list[Utterance]:
         if not line.strip():
             continue
         try:
-            values = {str(name): str(value) for name, value in json.loads(line).items()}
+            values = {str(k): "" if value is None else str(value) for k, value in json.loads(line).items()}
         except (ValueError, AttributeError):
             raise InputError(f"{path} line {number} is not a JSON object") from None
         if not {"audio_filepath", "path"} & set(values):
@@ -188,48 +224,85 @@ def read_jsonl(path: Path) -> list[Utterance]:
 
 
 def read_kaldi(folder: Path) -> list[Utterance]:
-    """Kaldi: wav.scp, and if present text, utt2spk, segments, spk2gender and spk2age."""
+    """Kaldi: wav.scp, and if present text, utt2spk, segments, spk2gender and spk2age. As in Kaldi, relative paths start from
+    the working folder."""
 
     def table(name: str) -> dict[str, str]:
         file = folder / name
-        pairs = (line.split(maxsplit=1) for line in read_lines(file)) if file.exists() else ()
+        pairs = (line.strip().split(maxsplit=1) for line in read_lines(file)) if file.exists() else ()
         return {pair[0]: pair[1] if len(pair) > 1 else "" for pair in pairs if pair}
 
     waves, texts, speakers, segments = (table(name) for name in ("wav.scp", "text", "utt2spk", "segments"))
     traits = {name: table(f"spk2{name}") for name in ("gender", "age") if (folder / f"spk2{name}").exists()}
     for key, command in waves.items():
-        if command.rstrip().endswith("|"):
+        if command.endswith("|"):
             raise InputError(
                 f"{folder / 'wav.scp'}: {key} is a shell pipe; write its output to a file, pipes are not run"
             )
-    cuts = {key: (key, "0", "") for key in waves} | {key: tuple(value.split()) for key, value in segments.items()}
     rows = []
     for key in segments or waves:
-        recording, start, end = cuts[key]
-        duration = str(float(end) - float(start)) if end else ""
-        values = {"id": key, "path": waves.get(recording, ""), "start": start, "duration": duration}
+        recording, start, end = (
+            kaldi_segment(segments[key], f"{folder / 'segments'}: {key}") if segments else (key, 0, 0)
+        )
+        if recording not in waves:
+            raise InputError(f"{folder / 'segments'}: {key} is cut from {recording}, which {folder / 'wav.scp'} lacks")
+        values = {"id": key, "path": waves[recording], "start": str(start), "duration": str(end - start) if end else ""}
         values |= {"text": texts.get(key, ""), "speaker": speakers.get(key, "")}
         values |= {name: of.get(values["speaker"], "") for name, of in traits.items()}
         rows.append(make_row(values, Path(), f"{folder} {key}"))
     return rows
 
 
+def kaldi_segment(line: str, where: str) -> tuple[str, float, float]:
+    """(recording, start, end) of a segment."""
+    try:
+        recording, start, end = line.split()
+        return recording, float(start), float(end)
+    except ValueError:
+        raise InputError(f"{where} {line} is not `segment recording start end`; correct the line") from None
+
+
+def fits_a_line(name: str) -> bool:
+    """Whether a file name can stand in a manifest: a tab, a line break or bytes that are no UTF-8 cannot."""
+    return not any(c in "\t\r\n\0" or "\ud800" <= c <= "\udfff" for c in name)
+
+
 def write_manifest(rows: Iterable[Utterance], path: str | Path) -> None:
-    """Our TSV, replaced in one step; paths below its folder are written relative to it."""
+    """Our TSV, replaced in one step; paths below its folder are written relative to it. The names of ids and files stay as
+    they are, in all other fields white space becomes a single blank."""
     path = Path(path)
     rows = list(rows)
     names = [*COLUMNS, *sorted({key for row in rows for key in row.extra})]
     lines = ["\t".join(names)]
     folder = os.path.abspath(path.parent) + os.sep
     for row in rows:
-        audio = os.path.abspath(row.path)
-        values = vars(row) | row.extra
+        values = {name: " ".join(str(value).split()) for name, value in (vars(row) | row.extra).items()}
         values |= {
-            "path": audio.removeprefix(folder),
+            "id": escape(row.id),
+            "path": escape(os.path.abspath(row.path).removeprefix(folder)),
             "start": f"{row.start:.3f}".rstrip("0").rstrip("."),
             "duration": f"{row.duration:.3f}",
         }
-        lines.append("\t".join(" ".join(str(values.get(name, "")).split()) for name in names))
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    draft.replace(path)
+        lines.append("\t".join(values.get(name, "") for name in names))
+    with replacing(path) as draft:
+        draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def rejected_path(out: Path) -> Path:
+    """x.tsv -> x.rejected.tsv: where it is told what was left out of `out`."""
+    return out.with_suffix(".rejected.tsv")
+
+
+def write_rejected(rejected: Iterable[tuple[str, str]], out: Path) -> None:
+    """The (path, reason) of all that was left out of `out`; an old list goes away when there is nothing."""
+    lines = [f"{escape(source)}\t{' '.join(reason.split())}\n" for source, reason in rejected]
+    if not lines:
+        rejected_path(out).unlink(missing_ok=True)
+        return
+    with replacing(rejected_path(out)) as draft:
+        draft.write_text("".join(["path\treason\n", *lines]), encoding="utf-8", errors="backslashreplace")
+
+
+def escape(name: str) -> str:
+    """A file name as it can be shown in one line of UTF-8."""
+    return name if fits_a_line(name) else ascii(name)[1:-1]

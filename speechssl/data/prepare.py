@@ -5,7 +5,10 @@ found about a file is kept beside the manifest, so that a second run looks only 
 """
 
 import json
+import multiprocessing
 import os
+import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -18,12 +21,21 @@ import soundfile
 from tqdm import tqdm
 
 from speechssl import audio
-from speechssl.data.corpora import CORPORA, detect
+from speechssl.data.corpora import CORPORA, detect, files_below
 from speechssl.data.cremad import is_pointer
-from speechssl.data.manifest import Utterance, read_manifest, write_manifest
+from speechssl.data.manifest import (
+    Manifest,
+    Utterance,
+    fits_a_line,
+    read_manifest,
+    rejected_path,
+    write_manifest,
+    write_rejected,
+)
 from speechssl.errors import InputError
+from speechssl.files import output_file, writing
 
-BLOCK_SECONDS = 30
+BLOCK = 2**20  # samples of all channels together that are decoded at once
 SILENCE = 1e-4  # a peak below -80 dB of full scale
 
 
@@ -81,24 +93,22 @@ def prepare(
         max_seconds: cut longer clips into rows of at most this many seconds (0: never).
         jobs: processes (0: one per core).
     """
-    rows, name = find_rows(Path(src), corpus)
-    if where:
-        column, _, value = where.partition("=")
-        rows = [row for row in rows if str(getattr(row, column, row.extra.get(column))) == value]
-        if not rows:
-            raise InputError(f"no row of {src} has {where}")
+    src, out = Path(src), output_file(Path(out), "all.tsv")
+    rows, name = find_rows(src, corpus)
+    rows = list(Manifest.of(rows).where(where))
     summary = Summary(out=out, corpus=name)
-    if Path(src).is_dir():
-        summary.ignored = sum(p.is_file() for p in Path(src).rglob("*")) - len({row.path for row in rows})
+    if name != "manifest":
+        summary.ignored = sum(path.suffix.lower() not in audio.EXTENSIONS for path in files_below(src))
     findings = inspect_all(sorted({row.path for row in rows}), out, jobs, summary)
     kept, rejected = sort_out(rows, findings, min_seconds, max_seconds)
-    write_rejected(rejected, rejected_path(out))
+    write_rejected(rejected, out)
     summary.reasons = Counter(reason.split(" (")[0] for _, reason in rejected)
     if not kept:
-        raise InputError(f"{src} has no usable audio ({summary.rejected} rejected, see {rejected_path(out)})")
+        counts = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.most_common(3))
+        raise InputError(f"{src} has no usable audio ({counts}); each file is listed in {rejected_path(out)}")
     write_manifest(kept, out)
     summary.kept, summary.seconds = len(kept), sum(row.duration for row in kept)
-    summary.speakers = len({row.speaker for row in kept})
+    summary.speakers = len({row.speaker for row in kept} - {""})
     return summary
 
 
@@ -120,11 +130,13 @@ def find_rows(src: Path, corpus: str) -> tuple[list[Utterance], str]:
 def inspect(path: str) -> dict:
     """Decode a whole file in blocks: {"seconds": ...} or {"reason": why it cannot be used}."""
     try:
+        if not fits_a_line(path):
+            return {"reason": "name with a tab, a line break or bytes that are no UTF-8 (rename it)"}
         if is_pointer(path):
             return {"reason": "git-lfs pointer, not audio (run `git lfs pull`)"}
         with audio.opened(path) as file:
             read, peak, finite = 0, 0.0, True
-            for block in file.blocks(file.samplerate * BLOCK_SECONDS, dtype="float32", always_2d=True):
+            for block in file.blocks(BLOCK // file.channels, dtype="float32", always_2d=True):
                 read += len(block)
                 finite &= bool(np.isfinite(block).all())
                 peak = max(peak, float(np.abs(block.mean(axis=1)).max(initial=0.0)))
@@ -150,21 +162,20 @@ def reason_of(path: str, message: str) -> str:
         return "missing"
     if os.path.getsize(path) == 0:
         return "empty file"
-    return f"cannot be decoded ({message.replace(path, Path(path).name)})"
+    return f"cannot be used ({message.removeprefix(path).strip()})"
 
 
 def stamp(path: str) -> list[int]:
     """Size and time of a file: if they are the same, so is its content."""
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):
         return [-1, -1]
     return [status.st_size, status.st_mtime_ns]
 
 
 def inspect_all(paths: list[str], out: Path, jobs: int, summary: Summary) -> dict[str, dict]:
     """What is known of every file: from the cache beside `out` where it did not change, else by decoding it."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     cache = out.with_name(out.name + ".cache.jsonl")
     findings = {}
     for line in cache.read_text(encoding="utf-8").splitlines() if cache.exists() else ():
@@ -177,12 +188,14 @@ def inspect_all(paths: list[str], out: Path, jobs: int, summary: Summary) -> dic
     summary.reused = len(paths) - len(fresh)
     seconds = sum(findings[path].get("seconds", 0.0) for path in set(paths) - set(fresh))
     with (
+        writing(cache),
         open(cache, "a", encoding="utf-8") as file,
         tqdm(total=len(paths), initial=summary.reused, unit="file", desc="prepare", disable=not fresh) as bar,
     ):
         for path, finding in run_all(fresh, jobs or os.cpu_count() or 1):
             findings[path] = {"path": path, "stamp": stamp(path)} | finding
             file.write(json.dumps(findings[path]) + "\n")
+            file.flush()  # a killed process loses nothing that it has found
             seconds += finding.get("seconds", 0.0)
             bar.update()
             bar.set_postfix_str(f"{seconds / 3600:.2f} h", refresh=False)
@@ -193,7 +206,7 @@ def run_all(paths: list[str], jobs: int) -> Iterator[tuple[str, dict]]:
     """Inspect files in several processes; a file that kills its process is found by inspecting the rest one by one."""
     done = 0
     if jobs > 1 and len(paths) > 16:
-        with ProcessPoolExecutor(jobs) as pool:
+        with ProcessPoolExecutor(jobs, initializer=start_worker) as pool:
             try:
                 for path, finding in zip(paths, pool.map(inspect, paths, chunksize=8), strict=True):
                     yield path, finding
@@ -204,9 +217,23 @@ def run_all(paths: list[str], jobs: int) -> Iterator[tuple[str, dict]]:
         yield path, inspect_alone(path) if done else inspect(path)
 
 
+def start_worker() -> None:
+    """Leave ctrl-C to the parent, and end with it even when it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """Wait for the parent's end, then end."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def inspect_alone(path: str) -> dict:
     """Inspect in a process of its own, which the file may kill."""
-    with ProcessPoolExecutor(1) as pool:
+    with ProcessPoolExecutor(1, initializer=start_worker) as pool:
         try:
             return pool.submit(inspect, path).result()
         except BrokenProcessPool:
@@ -223,6 +250,8 @@ def sort_out(
         room = finding.get("seconds", 0.0) - row.start
         seconds = room if np.isnan(row.duration) else min(row.duration, room)
         reason = finding.get("reason")
+        if reason is None and "\ufffd" in row.text:
+            reason = "transcript is not UTF-8 (convert it: iconv -f latin1 -t utf-8)"
         if reason is None and row.id in seen:
             reason = f"duplicate id ({row.id})"
         if reason is None and seconds < min_seconds:
@@ -242,17 +271,3 @@ def cut(row: Utterance, max_seconds: float) -> list[Utterance]:
     if pieces == 1:
         return [row]
     return [replace(row, id=f"{row.id}#{n}", start=row.start + n * length, duration=length) for n in range(pieces)]
-
-
-def rejected_path(out: Path) -> Path:
-    """x.tsv -> x.rejected.tsv."""
-    return out.with_suffix(".rejected.tsv")
-
-
-def write_rejected(rejected: list[tuple[str, str]], path: Path) -> None:
-    """The list of what was left out; an old list goes away when there is nothing."""
-    if not rejected:
-        path.unlink(missing_ok=True)
-        return
-    lines = ["path\treason", *(f"{source}\t{' '.join(reason.split())}" for source, reason in rejected)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -3,70 +3,72 @@
 import json
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from speechssl.config import coerce
 from speechssl.errors import InputError
-from speechssl.interop.huggingface import CONFIG, WEIGHTS, read_weights
-from speechssl.models.byols import ByolsConfig, ByolsModel
+from speechssl.interop.checkpoint import Checkpoint
+from speechssl.interop.huggingface import CONFIG, WEIGHTS, read_json, read_tensors, weight_files
+from speechssl.models.byols import ByolsConfig
 
 MODEL_TYPE = "byol-s"
 CREMA_D_STATS = (-4.99372816, 3.13660264)  # SERAB's, the only ones published with these weights
+MARKS = ("layers.0.0.weight", "layer1.0.conv1.weight", "fc.3.weight")  # of a published CvT, ResNetish, AudioNTT
 
 
-def save_byols(folder: Path, model: ByolsModel, facts: dict[str, Any], *, half: bool = False) -> None:
-    """Write a model folder; `facts` (training data, step, objective ...) go under "speechssl" in config.json."""
+def write(folder: Path, checkpoint: Checkpoint, *, half: bool = False) -> None:
+    """A checkpoint as a model folder; half: weights in 16 bits, statistics as they are."""
     folder.mkdir(parents=True, exist_ok=True)
-    raw = asdict(model.config) | {"architectures": ["ByolsModel"], "model_type": MODEL_TYPE, "speechssl": facts}
+    raw = checkpoint.raw | asdict(checkpoint.config) | {"architectures": ["ByolsModel"], "model_type": MODEL_TYPE}
     (folder / CONFIG).write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    if half:  # statistics keep their precision
-        state = {k: v.half() if k.endswith((".weight", ".bias")) else v for k, v in state.items()}
+    state = {}
+    for key, value in checkpoint.state.items():
+        state[key] = (value.half() if half and key.endswith((".weight", ".bias")) else value).contiguous()
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def load_byols(folder: Path, raw: dict[str, Any]) -> ByolsModel:
-    """The model of a folder whose config.json is `raw`, on the CPU, in evaluation mode."""
-    known = {field.name for field in fields(ByolsConfig)}
-    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in raw.items() if key in known}
+def read(folder: Path) -> Checkpoint:
+    """A model folder as a checkpoint."""
+    raw, kinds = read_json(folder / CONFIG), get_type_hints(ByolsConfig)
+    known = [field.name for field in fields(ByolsConfig) if field.name in raw]
     try:
-        model = ByolsModel(ByolsConfig(**values))
+        config = ByolsConfig(**{name: coerce(raw[name], kinds[name], name, "it") for name in known})
     except (TypeError, InputError) as error:
         raise InputError(f"{folder / CONFIG} cannot be used: {error}") from None
-    fill(model, read_weights(folder), folder / WEIGHTS)
-    return model.eval()
+    state: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        state |= read_tensors(file)
+    return Checkpoint(config=config, state=state, raw=raw, source=str(folder / WEIGHTS))
 
 
-def fill(model: torch.nn.Module, state: dict[str, Tensor], source: Path) -> None:
-    """Load all weights; InputError when one is missing or does not fit."""
-    own = model.state_dict()
-    for key, value in own.items():
-        if key not in state or state[key].shape != value.shape:
-            problem = f"has shape {tuple(state[key].shape)}" if key in state else "is missing"
-            raise InputError(f"{source} does not fit its config: {key} {problem}; it belongs to another model")
-    model.load_state_dict({key: state[key].to(value.dtype) for key, value in own.items()})
+def recognised(named: dict[str, Any]) -> bool:
+    """Whether a file's content is a state dict as published."""
+    return any(isinstance(named.get(mark), Tensor) for mark in MARKS)
 
 
-def read_published(path: Path, frontend: str = "byol-s", stats: tuple[float, float] = CREMA_D_STATS) -> ByolsModel:
+def read_published(
+    path: Path, named: dict[str, Any], frontend: str = "byol-s", stats: tuple[float, float] = CREMA_D_STATS
+) -> Checkpoint:
     """A state dict as the authors of BYOL-S or BYOL-A published it; its sizes are read off its shapes.
 
     frontend: the log-mel flavour it was trained on ("librosa" for BYOL-A's). stats: mean and standard deviation of the
     log-mels, which no published file holds; the default are SERAB's for CREMA-D.
     """
+    tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
+    state = {f"encoder.{key}": value for key, value in tensors.items()}
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        config = ByolsConfig(frontend=frontend, **published_sizes(state))  # type: ignore[arg-type]
-    except Exception as error:  # any damage shows as its own type here
+        config = ByolsConfig(frontend=frontend, **published_sizes(tensors))  # type: ignore[arg-type]
+    except (KeyError, TypeError, IndexError, InputError) as error:
         raise InputError(
             f"{path} is not a published BYOL-S state dict ({error}); give a model folder instead"
         ) from None
-    model = ByolsModel(config)
-    fill(model.encoder, state, path)
-    model.mel_stats.copy_(torch.tensor(stats))
-    return model.eval()
+    origin = f"{path.name} as its authors published it, with the log-mel statistics {stats[0]:.4f}, {stats[1]:.4f}"
+    state |= {"mel_stats": torch.tensor(stats)}
+    return Checkpoint(config=config, state=state, raw={"speechssl": {"origin": origin}}, source=str(path))
 
 
 def published_sizes(state: dict[str, Tensor]) -> dict[str, Any]:

@@ -1,77 +1,116 @@
 """Model folders as transformers reads and writes them: config.json + model.safetensors (+ preprocessor, tokenizer).
 
-Module names are transformers' own, so no key is translated; only the two spellings of weight norm and of old layer-norm
-keys are mended on reading.
+Module names are transformers' own; only the body's prefix, which differs between families, and the older spelling of
+weight norm are mended on reading. Weights may also lie in several files with an index, or in pytorch_model.bin.
 """
 
 import json
+import re
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from speechssl.config import coerce
 from speechssl.errors import InputError
+from speechssl.interop.checkpoint import FAMILIES, Checkpoint, check_sizes
+from speechssl.interop.keys import BODY, today
 from speechssl.models.config import Wav2Vec2Config
-from speechssl.models.wav2vec2 import Wav2Vec2ForCTC, Wav2Vec2ForPreTraining
 from speechssl.text import CharTokenizer
 
 WEIGHTS, CONFIG, PREPROCESSOR, VOCAB = "model.safetensors", "config.json", "preprocessor_config.json", "vocab.json"
-SPELLINGS = ((".weight_g", ".parametrizations.weight.original0"), (".weight_v", ".parametrizations.weight.original1"))
+BIN, INDEX = "pytorch_model.bin", ".index.json"
+LONGEST_JSON = 64 << 20  # bytes; the vocabulary of MMS, a thousand languages, has five million
+SPECIFIC = {  # fields that only one family's config has; any other family's is left as transformers would have it
+    "conv_pos_kernel_size": "data2vec-audio",
+    "conv_pos_batch_norm": "hubert",
+    "feat_proj_layer_norm": "hubert",
+    "num_buckets": "wavlm",
+    "max_bucket_distance": "wavlm",
+}
 
 
-def save_model(
-    folder: Path, model: Any, tokenizer: CharTokenizer | None, facts: dict[str, Any], *, half: bool = False
-) -> None:
-    """Write a model folder. `facts` (training data, step, objective ...) go under "speechssl" in config.json. half: weights
-    in 16 bits."""
+def write(folder: Path, checkpoint: Checkpoint, *, half: bool = False) -> None:
+    """A checkpoint as a model folder; half: weights in 16 bits, else as they are."""
     folder.mkdir(parents=True, exist_ok=True)
-    config: Wav2Vec2Config = model.config
-    (folder / CONFIG).write_text(json.dumps(describe(model, tokenizer, facts), indent=2) + "\n", encoding="utf-8")
+    config = checkpoint.config
     preprocessor = {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "processor_class": "Wav2Vec2Processor",
         "feature_size": 1,
         "sampling_rate": 16000,
         "padding_value": 0.0,
         "do_normalize": config.do_normalize,
         "return_attention_mask": config.feat_extract_norm == "layer",
     }
-    (folder / PREPROCESSOR).write_text(json.dumps(preprocessor, indent=2) + "\n", encoding="utf-8")
-    if tokenizer is not None:
-        tokenizer.save(folder)
-    dtype = torch.float16 if half else torch.float32
-    state = {key: value.detach().cpu().to(dtype).contiguous() for key, value in model.state_dict().items()}
+    if checkpoint.tokenizer is None:
+        del preprocessor["processor_class"]
+    else:
+        checkpoint.tokenizer.save(folder)
+    prefix = FAMILIES[config.model_type][1] if class_name(checkpoint).rpartition("For")[1] else ""
+    state = {}
+    for key, value in checkpoint.state.items():
+        name = prefix + key.removeprefix(BODY) if key.startswith(BODY) else key
+        state[name] = (value.half() if half and value.is_floating_point() else value).contiguous()
+    for name, content in ((CONFIG, describe(checkpoint, state)), (PREPROCESSOR, preprocessor)):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def describe(model: Any, tokenizer: CharTokenizer | None, facts: dict[str, Any]) -> dict[str, Any]:
-    """config.json: our architecture fields, which are transformers', and what else transformers wants to know."""
-    architecture = asdict(model.config)
-    architecture.pop("do_normalize")
-    return architecture | {
-        "architectures": [type(model).__name__],
-        "model_type": "wav2vec2",
+def class_name(checkpoint: Checkpoint) -> str:
+    """transformers' class for a checkpoint: the one it came from, else by its head."""
+    family, head = checkpoint.config.model_type, checkpoint.head
+    if head == "ForPreTraining" and family != "wav2vec2":
+        head = "Model"  # transformers has no such class; its class for the body skips the quantizer's tensors
+    named = checkpoint.raw.get("architectures") or [FAMILIES[family][0] + head]
+    return str(named[0])
+
+
+def describe(checkpoint: Checkpoint, state: dict[str, Tensor]) -> dict[str, Any]:
+    """config.json: our architecture fields, which are transformers', and what else transformers wants to know of `state`."""
+    config, raw = checkpoint.config, checkpoint.raw
+    architecture = {k: v for k, v in asdict(config).items() if SPECIFIC.get(k, config.model_type) == config.model_type}
+    del architecture["do_normalize"]
+    architecture["adapter_attn_dim"] = architecture.pop("adapter_width") or None
+    head, tokenizer = checkpoint.state.get("lm_head.weight"), checkpoint.tokenizer
+    defaults = {
         "hidden_act": "gelu",
         "feat_extract_activation": "gelu",
-        "num_feat_extract_layers": len(model.config.conv_dim),
         "mask_time_prob": 0.05,
-        "vocab_size": len(tokenizer) if tokenizer else 32,
-        "pad_token_id": 0,
         "ctc_zero_infinity": True,
-        "speechssl": facts,
+        "pad_token_id": 0,
+        "vocab_size": 32,
     }
+    told: dict[str, Any] = {
+        "num_feat_extract_layers": len(config.conv_dim),
+        "architectures": [class_name(checkpoint)],
+    }
+    told["dtype"] = next(str(v.dtype).removeprefix("torch.") for v in state.values() if v.is_floating_point())
+    told |= {} if head is None else {"vocab_size": len(head)}
+    told |= {} if tokenizer is None else {"pad_token_id": tokenizer.blank}
+    whole = defaults | raw | architecture | told
+    whole.pop("torch_dtype", None)  # the older name of dtype
+    return whole
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file."""
     try:
+        if path.stat().st_size > LONGEST_JSON:
+            raise InputError(
+                f"{path} has {path.stat().st_size >> 20} MiB, which no model's settings have; do not trust it"
+            )
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path} is missing: {path.parent} is not a model folder (config.json + {WEIGHTS})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{path} is not valid JSON ({error}); the folder is damaged, copy it again") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} does not hold a JSON object; the folder is damaged, copy it again")
@@ -81,60 +120,108 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_config(folder: Path) -> tuple[Wav2Vec2Config, dict[str, Any]]:
     """(architecture, the whole config.json) of a model folder."""
     raw = read_json(folder / CONFIG)
-    if raw.get("model_type") != "wav2vec2":
-        raise InputError(f"{folder / CONFIG} says model_type = {raw.get('model_type')!r}; only wav2vec2 can be opened")
-    for key in ("hidden_act", "feat_extract_activation"):
-        if raw.get(key, "gelu") != "gelu":
-            raise InputError(f"{folder / CONFIG} says {key} = {raw[key]!r}; only gelu can be opened")
-    known = {field.name for field in fields(Wav2Vec2Config)}
-    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in raw.items() if key in known}
-    try:
-        config = Wav2Vec2Config(**values)
-    except (TypeError, InputError) as error:
-        raise InputError(f"{folder / CONFIG} cannot be used: {error}") from None
+    if raw.get("model_type") not in FAMILIES:
+        raise InputError(
+            f"{folder / CONFIG} says model_type = {raw.get('model_type')!r}; only {', '.join(FAMILIES)} can be opened"
+        )
+    for key, only in (("hidden_act", "gelu"), ("feat_extract_activation", "gelu"), ("add_adapter", False)):
+        if raw.get(key, only) != only:
+            raise InputError(f"{folder / CONFIG} says {key} = {raw[key]!r}; only {only} can be opened")
+    renamed: dict[str, Any] = {"adapter_width": raw.get("adapter_attn_dim")}
+    if raw["model_type"] == "data2vec-audio":
+        renamed |= {"feat_extract_norm": "layer", "do_stable_layer_norm": False}
+    config = architecture(raw | renamed, str(folder / CONFIG))
     preprocessor = folder / PREPROCESSOR
     if preprocessor.exists():
         config = replace(config, do_normalize=bool(read_json(preprocessor).get("do_normalize", False)))
     return config, raw
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a model folder, under today's names."""
-    path = folder / WEIGHTS
+def architecture(values: dict[str, Any], source: str) -> Wav2Vec2Config:
+    """Those of `values` that are our fields, their types and ranges checked; `source` is for messages."""
+    kinds = get_type_hints(Wav2Vec2Config)
+    known = {field.name for field in fields(Wav2Vec2Config)} & {
+        key for key, value in values.items() if value is not None
+    }
     try:
-        state = load_file(path)
+        return Wav2Vec2Config(**{key: coerce(values[key], kinds[key], key, "it") for key in known})
+    except (TypeError, InputError, OverflowError) as error:
+        raise InputError(f"{source} cannot be used: {error}") from None
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a folder's weights: one, or those that an index names."""
+    for name in (WEIGHTS, BIN):
+        if (folder / name).exists():
+            return [folder / name]
+        index = folder / (name + INDEX)
+        if index.exists():
+            named = read_json(index).get("weight_map")
+            names = sorted({str(file) for file in named.values()}) if isinstance(named, dict) else []
+            if not names or any(not re.fullmatch(r"[\w.-]*\w", file) for file in names):
+                raise InputError(
+                    f"{index} names files outside the folder or none at all ({', '.join(names)[:80]}); do not trust it"
+                )
+            return [folder / file for file in names]
+    raise InputError(f"{folder / WEIGHTS} is missing; a model folder is config.json + {WEIGHTS} (or {BIN})")
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one .safetensors or .bin file; of a .bin nothing but tensors is unpickled."""
+    loads: dict[bool, Callable[[Path], Any]] = {
+        True: load_file,
+        False: lambda file: torch.load(file, map_location="cpu", weights_only=True),
+    }
+    try:
+        state = loads[path.suffix == ".safetensors"](path)
     except FileNotFoundError:
         raise InputError(f"{path} is missing; a model folder is config.json + {WEIGHTS}") from None
     except SafetensorError as error:
         raise InputError(f"{path} cannot be read ({error}); it is damaged or cut short, copy it again") from None
-    for old, new in SPELLINGS:
-        state = {key.removesuffix(old) + new if key.endswith(old) else key: value for key, value in state.items()}
+    except Exception as error:  # whatever a damaged or hostile pickle provokes
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path} cannot be read as tensors ({reason}); it is damaged, or do not trust it") from None
+    if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
+        raise InputError(f"{path} holds more than tensors; only a state dict can be opened")
     return state
 
 
-def load_model(folder: Path) -> tuple[nn.Module, CharTokenizer | None, dict[str, Any]]:
-    """(model, tokenizer or None, config.json) of a model folder, the model on the CPU, in evaluation mode."""
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a model folder, under today's names, the body's under `wav2vec2.` whatever its family."""
+    state: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        state |= read_tensors(file)
+    state = {today(key): value for key, value in state.items()}
+    for _, prefix in FAMILIES.values():
+        if any(key.startswith(prefix + "encoder.") for key in state):
+            return {BODY + key.removeprefix(prefix) if key.startswith(prefix) else key: v for key, v in state.items()}
+    bare = ("feature_extractor.conv", "feature_projection.", "encoder.", "masked_spec_embed")
+    return {BODY + key if key.startswith(bare) else key: value for key, value in state.items()}
+
+
+def read_adapter(folder: Path, language: str) -> dict[str, Tensor]:
+    """The tensors that MMS has for one language: its adapters and its output layer."""
+    for name in (f"adapter.{language}.safetensors", f"adapter.{language}.bin"):
+        if re.fullmatch(r"[\w-]+", language) and (folder / name).exists():
+            return read_tensors(folder / name)
+    languages = sorted(file.name.split(".")[1] for file in folder.glob("adapter.*"))
+    raise InputError(f"{folder} has no adapter for {language!r}; it has {', '.join(languages[:9]) or 'none'}")
+
+
+def read(folder: Path, language: str = "") -> Checkpoint:
+    """A model folder as a checkpoint, with the adapter of `language` where one is asked for."""
     config, raw = read_config(folder)
     state = read_weights(folder)
-    if "lm_head.weight" in state:
-        model: nn.Module = Wav2Vec2ForCTC(config, vocab_size=len(state["lm_head.weight"]))
-        tokenizer = CharTokenizer.load(folder) if (folder / VOCAB).exists() else None
-    else:
-        model, tokenizer = Wav2Vec2ForPreTraining(config), None
-        if not any(key.startswith("wav2vec2.") for key in state):
-            state = {f"wav2vec2.{key}": value for key, value in state.items()}
-    copy_weights(model, state, str(folder / WEIGHTS), need="wav2vec2.")
-    return model.eval(), tokenizer, raw
-
-
-def copy_weights(model: nn.Module, state: dict[str, Tensor], source: str, need: str) -> None:
-    """Copy `state` into `model`; InputError when a weight under the prefix `need` is missing or a shape differs."""
-    own = model.state_dict()
-    if "wav2vec2.masked_spec_embed" not in state:  # transformers leaves it out of models that never mask
-        state = state | {"wav2vec2.masked_spec_embed": own["wav2vec2.masked_spec_embed"]}
-    missing = [key for key in own if key.startswith(need) and key not in state]
-    wrong = [key for key in own if key in state and own[key].shape != state[key].shape]
-    if missing or wrong:
-        problem = f"{missing[0]} is missing" if missing else f"{wrong[0]} has shape {tuple(state[wrong[0]].shape)}"
-        raise InputError(f"{source} does not fit its config.json: {problem}; the two files belong to different models")
-    model.load_state_dict({key: value.float() for key, value in state.items() if key in own}, strict=False)
+    if language:
+        state |= read_adapter(folder, language)
+    tokenizer = None
+    if "lm_head.weight" in state and (folder / VOCAB).exists():
+        tokenizer, outputs = CharTokenizer.load(folder, language), len(state["lm_head.weight"])
+        if len(tokenizer) > outputs:
+            raise InputError(
+                f"{folder / VOCAB} has ids up to {len(tokenizer) - 1} but {WEIGHTS} has {outputs} outputs; the two files "
+                "belong to different models"
+            )
+    checkpoint = Checkpoint(config=config, state=state, tokenizer=tokenizer, raw=raw, source=str(folder / WEIGHTS))
+    check_sizes(checkpoint)
+    return checkpoint

@@ -135,11 +135,11 @@ class ByolsModel(nn.Module):
         """Normalised (B, F, T) -> embeddings (B, D)."""
         return self.pool(self.encoder(mel_BFT))
 
-    def hidden_states(self, waves: Sequence[np.ndarray]) -> list[Tensor]:
+    def hidden_states(self, waves: Sequence[np.ndarray | Tensor]) -> list[Tensor]:
         """Per clip (S,) at 16 kHz: its frames (1, T, D), each clip by itself."""
         device, found = self.mel_stats.device, []
         for wave_S in waves:
             wave_1S = torch.as_tensor(wave_S, dtype=torch.float32, device=device)[None]
             wave_1S = F.pad(wave_1S, (0, max(0, SHORTEST - wave_1S.shape[1])))
-            found.append(self.encoder(self.mels(wave_1S)).float().cpu())
+            found.append(self.encoder(self.mels(wave_1S)))
         return found

@@ -1,10 +1,12 @@
 """The context network (wav2vec 2.0, section 2): relative positions by convolution, then a transformer, on packed frames.
 
 Frames of all utterances lie end to end as (T, D); `frames` tells where each ends. Both layer-norm styles: BASE
-normalises after each block (post-LN), LARGE before it (pre-LN). Parameter names are transformers'.
+normalises after each block (post-LN), LARGE before it (pre-LN). What HuBERT, data2vec, WavLM and MMS do otherwise is a
+small class each. Parameter names are transformers'.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,19 @@ from torch.nn.utils.parametrizations import weight_norm
 from speechssl.models.config import Wav2Vec2Config
 
 
+def conv_same(x_TD: Tensor, conv: nn.Module, reach: int, frames: Sequence[int]) -> Tensor:
+    """Convolution over time, (T, D) -> (T, D), in which gaps of half a kernel (`reach`) of zeros are each utterance's
+    "same" padding; neighbours share them, and of an even kernel the last frame is dropped."""
+    gap_D = x_TD.new_zeros(reach, x_TD.shape[1])
+    spaced = [gap_D]
+    for piece_TD in x_TD.split(list(frames)):
+        spaced += [piece_TD, gap_D]
+    y_TD = conv(torch.cat(spaced).T).T
+    sizes = [size for n in frames for size in (n, reach)]
+    sizes[-1] = y_TD.shape[0] - sum(sizes[:-1])
+    return torch.cat(y_TD.split(sizes)[::2])
+
+
 class PositionalConv(nn.Module):
     """Grouped convolution over time (kernel 128) whose output is added to its input: a relative position embedding."""
 
@@ -21,21 +36,56 @@ class PositionalConv(nn.Module):
         super().__init__()
         width, kernel = config.hidden_size, config.num_conv_pos_embeddings
         self.reach = kernel // 2
+        self.batch_norm = nn.BatchNorm1d(width) if config.conv_pos_batch_norm else None
         conv = nn.Conv1d(width, width, kernel, groups=config.num_conv_pos_embedding_groups)
         nn.init.normal_(conv.weight, std=(4 * (1 - config.hidden_dropout) / (kernel * width)) ** 0.5)
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-        self.conv = weight_norm(conv, dim=2)
+        self.conv = conv if config.conv_pos_batch_norm else weight_norm(conv, dim=2)
 
     def forward(self, x_TD: Tensor, frames: Sequence[int]) -> Tensor:
-        """(T, D) -> (T, D). Gaps of half a kernel of zeros are each utterance's "same" padding; neighbours share them."""
-        gap_D = x_TD.new_zeros(self.reach, x_TD.shape[1])
-        spaced = [gap_D]
-        for piece_TD in x_TD.split(list(frames)):
-            spaced += [piece_TD, gap_D]
-        y_TD = F.gelu(self.conv(torch.cat(spaced).T)).T
-        sizes = [size for n in frames for size in (n, self.reach)]
-        sizes[-1] = len(y_TD) - sum(sizes[:-1])
-        return torch.cat(y_TD.split(sizes)[::2])
+        """(T, D) -> (T, D)."""
+        if self.batch_norm is not None:
+            x_TD = self.batch_norm(x_TD)
+        return F.gelu(conv_same(x_TD, self.conv, self.reach, frames))
+
+
+class StackedPositionalConvLayer(nn.Module):
+    """One of data2vec's positional convolutions: no weight norm, but a layer norm without weights after it."""
+
+    def __init__(self, config: Wav2Vec2Config) -> None:
+        super().__init__()
+        width, kernel = config.hidden_size, config.conv_pos_kernel_size
+        self.reach = kernel // 2
+        self.conv = nn.Conv1d(width, width, kernel, groups=config.num_conv_pos_embedding_groups)
+        self.layer_norm = nn.LayerNorm(width, elementwise_affine=False)
+
+    def forward(self, x_TD: Tensor, frames: Sequence[int]) -> Tensor:
+        """(T, D) -> (T, D)."""
+        return F.gelu(self.layer_norm(conv_same(x_TD, self.conv, self.reach, frames)))
+
+
+class StackedPositionalConv(nn.Module):
+    """data2vec's relative position embedding: narrow convolutions one after the other (Baevski et al. 2022, section 3.1)."""
+
+    def __init__(self, config: Wav2Vec2Config) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(StackedPositionalConvLayer(config) for _ in range(config.num_conv_pos_embeddings))
+
+    def forward(self, x_TD: Tensor, frames: Sequence[int]) -> Tensor:
+        """(T, D) -> (T, D)."""
+        for layer in self.layers:
+            x_TD = layer(x_TD, frames)
+        return x_TD
+
+
+def attend(q_1HTd: Tensor, k_1HTd: Tensor, v_1HTd: Tensor, dropout: float, bias_1HTT: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v. On the CPU in bf16 spelled out: torch's fused kernel is 2.5 to 4 times slower there."""
+    if q_1HTd.device.type != "cpu" or q_1HTd.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(q_1HTd, k_1HTd, v_1HTd, attn_mask=bias_1HTT, dropout_p=dropout)
+    scores_1HTT = (q_1HTd * q_1HTd.shape[-1] ** -0.5) @ k_1HTd.transpose(2, 3)
+    if bias_1HTT is not None:
+        scores_1HTT = scores_1HTT + bias_1HTT
+    return F.dropout(scores_1HTT.softmax(dim=-1), dropout) @ v_1HTd
 
 
 class Attention(nn.Module):
@@ -50,16 +100,59 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x_TD: Tensor, frames: Sequence[int]) -> Tensor:
-        """(T, D) -> (T, D)."""
+    def forward(self, x_TD: Tensor, frames: Sequence[int], distance_HTT: Tensor | None) -> Tensor:
+        """(T, D) -> (T, D); `distance_HTT` is WavLM's position bias."""
         q_HTd, k_HTd, v_HTd = (
             project(x_TD).unflatten(1, (self.heads, -1)).transpose(0, 1)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         dropout = self.dropout if self.training else 0.0
         pieces = (x_HTd[None].split(list(frames), dim=2) for x_HTd in (q_HTd, k_HTd, v_HTd))
-        mixed = [F.scaled_dot_product_attention(q, k, v, dropout_p=dropout) for q, k, v in zip(*pieces, strict=True)]
+        biases = self.biases(x_TD, frames, distance_HTT)
+        mixed = [attend(q, k, v, dropout, bias) for q, k, v, bias in zip(*pieces, biases, strict=True)]
         return self.out_proj(torch.cat(mixed, dim=2)[0].transpose(0, 1).flatten(1))
+
+    def biases(self, x_TD: Tensor, frames: Sequence[int], distance_HTT: Tensor | None) -> Iterable[Tensor | None]:
+        """What is added to each utterance's scores: nothing."""
+        return [None] * len(frames)
+
+
+class GatedAttention(Attention):
+    """WavLM's attention (Chen et al. 2022, section III-B): a bias by distance, whose strength each query frame gates.
+
+    The table of distances belongs to the first layer, and all layers use it.
+    """
+
+    def __init__(self, config: Wav2Vec2Config, first: bool) -> None:
+        super().__init__(config)
+        self.buckets, self.furthest = config.num_buckets, config.max_bucket_distance
+        self.gru_rel_pos_const = nn.Parameter(torch.ones(1, self.heads, 1, 1))
+        self.gru_rel_pos_linear = nn.Linear(config.hidden_size // self.heads, 8)
+        if first:
+            self.rel_attn_embed = nn.Embedding(config.num_buckets, self.heads)
+
+    def distances(self, frames: int) -> Tensor:
+        """(H, T, T): the bias between every two of T frames; its top left corner is that of a shorter utterance."""
+        position_T = torch.arange(frames, device=self.rel_attn_embed.weight.device)
+        return self.rel_attn_embed(self.bucket(position_T[None] - position_T[:, None])).permute(2, 0, 1)
+
+    def bucket(self, distance_TT: Tensor) -> Tensor:
+        """Entry of the table for each distance: exact when near, then logarithmically wider; one half per direction."""
+        half = self.buckets // 2
+        exact = half // 2
+        far_TT = distance_TT.abs()
+        scale = (half - exact) / math.log(self.furthest / exact)
+        wide_TT = exact + (torch.log(far_TT.clamp_min(1).float() / exact) * scale).long()
+        return torch.where(far_TT < exact, far_TT, wide_TT.clamp_max(half - 1)) + half * (distance_TT > 0)
+
+    def biases(self, x_TD: Tensor, frames: Sequence[int], distance_HTT: Tensor | None) -> Iterable[Tensor]:
+        """Per utterance (1, H, T, T): the bias by distance times the gate of the query's frame."""
+        assert distance_HTT is not None
+        gates_HT2 = self.gru_rel_pos_linear(x_TD.unflatten(1, (self.heads, -1))).unflatten(2, (2, 4)).sum(3).sigmoid()
+        update_HT1, reset_HT1 = gates_HT2.transpose(0, 1).split(1, dim=2)
+        gate_HT1 = update_HT1 * (reset_HT1 * self.gru_rel_pos_const[0] - 1) + 2
+        pieces = gate_HT1.split(list(frames), dim=1)
+        return [(piece * distance_HTT[:, :n, :n])[None] for piece, n in zip(pieces, frames, strict=True)]
 
 
 class FeedForward(nn.Module):
@@ -79,27 +172,55 @@ class FeedForward(nn.Module):
 class PostNormLayer(nn.Module):
     """Transformer layer of BASE: x = norm(x + block(x))."""
 
-    def __init__(self, config: Wav2Vec2Config) -> None:
+    def __init__(self, config: Wav2Vec2Config, index: int) -> None:
         super().__init__()
-        self.attention = Attention(config)
+        gated = config.model_type == "wavlm"
+        self.attention = GatedAttention(config, first=index == 0) if gated else Attention(config)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
-    def forward(self, x_TD: Tensor, frames: Sequence[int]) -> Tensor:
+    def forward(self, x_TD: Tensor, frames: Sequence[int], distance_HTT: Tensor | None) -> Tensor:
         """(T, D) -> (T, D)."""
-        x_TD = self.layer_norm(x_TD + self.dropout(self.attention(x_TD, frames)))
+        x_TD = self.layer_norm(x_TD + self.dropout(self.attention(x_TD, frames, distance_HTT)))
         return self.final_layer_norm(x_TD + self.dropout(self.feed_forward(x_TD)))
 
 
 class PreNormLayer(PostNormLayer):
     """Transformer layer of LARGE: x = x + block(norm(x))."""
 
-    def forward(self, x_TD: Tensor, frames: Sequence[int]) -> Tensor:
+    def forward(self, x_TD: Tensor, frames: Sequence[int], distance_HTT: Tensor | None) -> Tensor:
         """(T, D) -> (T, D)."""
-        x_TD = x_TD + self.dropout(self.attention(self.layer_norm(x_TD), frames))
+        x_TD = x_TD + self.dropout(self.attention(self.layer_norm(x_TD), frames, distance_HTT))
         return x_TD + self.dropout(self.feed_forward(self.final_layer_norm(x_TD)))
+
+
+class Adapter(nn.Module):
+    """A narrow feed-forward block, the only part of a layer that differs between languages (MMS, Pratap et al. 2023)."""
+
+    def __init__(self, config: Wav2Vec2Config) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.linear_1 = nn.Linear(config.hidden_size, config.adapter_width)
+        self.linear_2 = nn.Linear(config.adapter_width, config.hidden_size)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        """(T, D) -> (T, D)."""
+        return self.linear_2(F.relu(self.linear_1(self.norm(x_TD))))
+
+
+class AdaptedLayer(PreNormLayer):
+    """Transformer layer of MMS: that of LARGE, then the adapter of a language."""
+
+    def __init__(self, config: Wav2Vec2Config, index: int) -> None:
+        super().__init__(config, index)
+        self.adapter_layer = Adapter(config)
+
+    def forward(self, x_TD: Tensor, frames: Sequence[int], distance_HTT: Tensor | None) -> Tensor:
+        """(T, D) -> (T, D)."""
+        x_TD = super().forward(x_TD, frames, distance_HTT)
+        return x_TD + self.adapter_layer(x_TD)
 
 
 class ContextNetwork(nn.Module):
@@ -108,11 +229,12 @@ class ContextNetwork(nn.Module):
     def __init__(self, config: Wav2Vec2Config) -> None:
         super().__init__()
         self.pre_norm = config.do_stable_layer_norm
-        self.pos_conv_embed = PositionalConv(config)
+        stacked = config.model_type == "data2vec-audio"
+        self.pos_conv_embed = StackedPositionalConv(config) if stacked else PositionalConv(config)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
-        layer = PreNormLayer if self.pre_norm else PostNormLayer
-        self.layers = nn.ModuleList(layer(config) for _ in range(config.num_hidden_layers))
+        layer = (AdaptedLayer if config.adapter_width else PreNormLayer) if self.pre_norm else PostNormLayer
+        self.layers = nn.ModuleList(layer(config, i) for i in range(config.num_hidden_layers))
         self.dropped: frozenset[int] = frozenset()
         for module in self.layers.modules():
             if isinstance(module, nn.Linear):
@@ -127,10 +249,16 @@ class ContextNetwork(nn.Module):
         x_TD = x_TD + self.pos_conv_embed(x_TD, frames)
         x_TD = self.dropout(x_TD if self.pre_norm else self.layer_norm(x_TD))
         states = [x_TD]
+        distance_HTT = self.distances(frames)
         for index, layer in enumerate(self.layers):
             if not (self.training and index in self.dropped):
-                x_TD = layer(x_TD, frames)
+                x_TD = layer(x_TD, frames, distance_HTT)
             states.append(x_TD)
         if self.pre_norm:
             states[-1] = self.layer_norm(x_TD)
         return states
+
+    def distances(self, frames: Sequence[int]) -> Tensor | None:
+        """WavLM's bias by distance (H, T, T) for the longest utterance; no other family has one."""
+        first = self.layers[0].attention if len(self.layers) else None
+        return first.distances(max(frames)) if isinstance(first, GatedAttention) else None

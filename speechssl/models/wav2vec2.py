@@ -1,7 +1,8 @@
-"""wav2vec 2.0 assembled: encoder, projection, context network; plus the heads for pretraining and for CTC.
+"""wav2vec 2.0 and its kin assembled: encoder, projection, context network; plus the heads.
 
-Module and parameter names are those of transformers' Wav2Vec2Model / ForPreTraining / ForCTC, so a state dict is a
-checkpoint of theirs as it stands (architecture only: no training code here).
+Module and parameter names are those of transformers' Wav2Vec2Model / ForPreTraining / ForCTC / ForSequenceClassification,
+so a state dict is a checkpoint of theirs as it stands (architecture only: no training code here). The other families only
+call the attribute `wav2vec2` otherwise, on disk.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,8 @@ class FeatureProjection(nn.Module):
 
     def __init__(self, config: Wav2Vec2Config) -> None:
         super().__init__()
-        self.layer_norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
+        norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
+        self.layer_norm = norm if config.feat_proj_layer_norm else nn.Identity()
         self.projection = nn.Linear(config.conv_dim[-1], config.hidden_size)
         self.dropout = nn.Dropout(config.feat_proj_dropout)
         nn.init.uniform_(self.projection.weight, -(config.conv_dim[-1] ** -0.5), config.conv_dim[-1] ** -0.5)
@@ -95,25 +97,30 @@ class ScaleGradient(torch.autograd.Function):
         return grads[0] * ctx.factor, None
 
 
-class Wav2Vec2ForPreTraining(nn.Module):
-    """The model with its quantizer and the two projections in which contexts and targets meet."""
+class Headless(nn.Module):
+    """The model alone, as published without a head; the heads below add to it."""
 
     def __init__(self, config: Wav2Vec2Config) -> None:
         super().__init__()
         self.config = config
         self.wav2vec2 = Wav2Vec2Model(config)
+
+
+class Wav2Vec2ForPreTraining(Headless):
+    """The model with its quantizer and the two projections in which contexts and targets meet."""
+
+    def __init__(self, config: Wav2Vec2Config) -> None:
+        super().__init__(config)
         self.quantizer = GumbelQuantizer(config)
         self.project_hid = nn.Linear(config.hidden_size, config.proj_codevector_dim)
         self.project_q = nn.Linear(config.codevector_dim, config.proj_codevector_dim)
 
 
-class Wav2Vec2ForCTC(nn.Module):
+class Wav2Vec2ForCTC(Headless):
     """The model with a linear layer to characters."""
 
     def __init__(self, config: Wav2Vec2Config, vocab_size: int) -> None:
-        super().__init__()
-        self.config = config
-        self.wav2vec2 = Wav2Vec2Model(config)
+        super().__init__(config)
         self.dropout = nn.Dropout(config.final_dropout)
         self.lm_head = nn.Linear(config.hidden_size, vocab_size)
 
@@ -121,3 +128,23 @@ class Wav2Vec2ForCTC(nn.Module):
         """Log-posteriors (T, V) of every frame, float32; keywords as in Wav2Vec2Model.forward."""
         x_TD = self.dropout(self.wav2vec2(batch, **masks).states[-1])
         return torch.log_softmax(self.lm_head(x_TD).float(), dim=-1)
+
+
+class Wav2Vec2ForSequenceClassification(Headless):
+    """The model with a mean over time and a linear layer to classes; `weighted`: over a learned mixture of all states."""
+
+    def __init__(self, config: Wav2Vec2Config, width: int, classes: int, weighted: bool) -> None:
+        super().__init__(config)
+        count = config.num_hidden_layers + 1
+        self.layer_weights = nn.Parameter(torch.ones(count) / count) if weighted else None
+        self.projector = nn.Linear(config.hidden_size, width)
+        self.classifier = nn.Linear(width, classes)
+
+    def forward(self, batch: Packed) -> Tensor:
+        """Logits (B, classes), float32."""
+        states = self.wav2vec2(batch).states
+        x_TD = states[-1]
+        if self.layer_weights is not None:
+            x_TD = torch.einsum("l,ltd->td", self.layer_weights.softmax(dim=0), torch.stack(states))
+        pooled = [piece_TD.mean(dim=0) for piece_TD in self.projector(x_TD).split(batch.frames)]
+        return self.classifier(torch.stack(pooled)).float()

@@ -40,6 +40,9 @@ class CTCObjectiveConfig:
         for name in ("mask_prob", "channel_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"objective.{name} = {getattr(self, name)} is outside [0, 1]")
+        for name in ("mask_length", "channel_length"):
+            if getattr(self, name) < 1:
+                raise InputError(f"objective.{name} = {getattr(self, name)} must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +77,7 @@ def frames_needed(ids: Sequence[int]) -> int:
     return len(ids) + sum(a == b for a, b in pairwise(ids))
 
 
-def ctc_loss(log_probs_TV: Tensor, batch: CTCBatch) -> Tensor:
+def ctc_loss(log_probs_TV: Tensor, batch: CTCBatch, blank: int = 0) -> Tensor:
     """Sum over utterances of -log P(transcript); an utterance with no valid alignment contributes zero."""
     pieces = list(log_probs_TV.split(batch.audio.frames))
     return F.ctc_loss(
@@ -82,7 +85,7 @@ def ctc_loss(log_probs_TV: Tensor, batch: CTCBatch) -> Tensor:
         batch.targets,
         torch.tensor(batch.audio.frames),
         torch.tensor(batch.lengths),
-        blank=0,
+        blank=blank,
         reduction="sum",
         zero_infinity=True,
     )
@@ -131,7 +134,7 @@ class CTCObjective(nn.Module):
         """Sum of the CTC loss; in evaluation nothing is masked and word and character errors are counted too."""
         if not self.training:
             log_probs_TV = self.model(batch.audio)
-            loss = ctc_loss(log_probs_TV, batch)
+            loss = ctc_loss(log_probs_TV, batch, self.tokenizer.blank)
             return Step(loss=loss, sums={"ctc": (loss, batch.count), **self.errors(log_probs_TV, batch)})
         log_probs_TV = self.model(
             batch.audio,
@@ -139,15 +142,15 @@ class CTCObjective(nn.Module):
             channel_mask_BD=batch.channel_mask_BD,
             feature_grad=self.config.feature_grad,
         )
-        loss = ctc_loss(log_probs_TV, batch)
-        blank = (log_probs_TV.argmax(dim=1) == 0).sum()
+        loss = ctc_loss(log_probs_TV, batch, self.tokenizer.blank)
+        blank = (log_probs_TV.argmax(dim=1) == self.tokenizer.blank).sum()
         return Step(loss=loss, sums={"ctc": (loss.detach(), batch.count), "blank": (blank, len(log_probs_TV))})
 
     def errors(self, log_probs_TV: Tensor, batch: CTCBatch) -> dict:
         """Word and character errors of the greedy transcripts."""
         best_T = log_probs_TV.argmax(dim=1).cpu()
         found = [torch.unique_consecutive(best_T[rows]).tolist() for rows in segments(batch.audio.frames)]
-        texts = [self.tokenizer.decode([i for i in ids if i]) for ids in found]
+        texts = [self.tokenizer.decode([i for i in ids if i != self.tokenizer.blank]) for ids in found]
         words, chars = jiwer.process_words(list(batch.texts), texts), jiwer.process_characters(list(batch.texts), texts)
         return {
             "wer": (words.substitutions + words.deletions + words.insertions, sum(map(len, words.references))),

@@ -69,6 +69,9 @@ class Wav2Vec2ObjectiveConfig:
             raise InputError(f"objective.num_negatives = {self.num_negatives} is outside 1 ... 255; the paper uses 100")
         if self.mask_length < 1:
             raise InputError(f"objective.mask_length = {self.mask_length} must be at least 1; the paper uses 10")
+        for name in ("logit_temperature", "gumbel_start", "gumbel_decay"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"objective.{name} = {getattr(self, name)} must be greater than 0")
 
 
 @dataclass(frozen=True, kw_only=True)

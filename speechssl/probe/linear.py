@@ -5,6 +5,7 @@ speakers; the test speakers are looked at once.
 """
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,13 +13,17 @@ from pathlib import Path
 import numpy as np
 
 from speechssl.errors import InputError
+from speechssl.files import output_file, replacing
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeScore:
-    """Accuracy and unweighted average recall with 95 % intervals (low, high), as fractions."""
+    """Accuracy and unweighted average recall with 95 % intervals (low, high), as fractions.
+
+    predicted: for each clip, in the order of the rows, what the classifier said that never saw its group.
+    """
 
     vectors: str
     accuracy: float
@@ -26,6 +31,7 @@ class ProbeScore:
     uar: float
     uar_interval: tuple[float, float]
     confusion: list[list[int]]
+    predicted: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +78,17 @@ def probe(
 
     InputError: missing column, fewer than two classes or groups, vectors that are not numbers or not of one length.
     """
+    if seed < 0:
+        raise InputError(f"--seed {seed} cannot be negative")
+    if out is not None:
+        output_file(out, "probe.json")
     columns = read_columns(embeddings, label, group)
-    y, groups = np.array(columns.pop(label)), np.array(columns.pop(group))
-    named = {name: to_matrix(embeddings, name, values) for name, values in columns.items()}
+    y, groups = (to_values(embeddings, name, columns[name]) for name in (label, group))
+    named = {name: to_matrix(embeddings, name, columns[name]) for name in columns if name not in (label, group)}
     result = probe_vectors(named, y, groups, label=label, folds=folds, seed=seed)
     if out is not None:
-        out.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
+        with replacing(out) as draft:
+            draft.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
     return result
 
 
@@ -89,6 +100,11 @@ def probe_vectors(
 
     check(y, groups, label)
     splits = group_folds(y, groups, folds, seed)
+    if missing := set(y) - set(y[np.concatenate([test for _, test in splits])] if splits else ()):
+        raise InputError(
+            f"the class {str(min(missing))!r} of {label!r} occurs with so few groups that it can never be tested unseen; "
+            "leave its clips out, or record it with more speakers"
+        )
     stacked = {**named, "mixture": np.stack(list(named.values()), axis=1)} if len(named) > 1 else named
     with threadpool_limits(1):  # small matrices: more threads only wait for each other
         scores = [score(name, vectors, y, groups, splits, seed) for name, vectors in stacked.items()]
@@ -128,9 +144,21 @@ def read_columns(path: Path, label: str, group: str) -> dict[str, list]:
     return {name: table[name].to_pylist() for name in (label, group, *vectors)}
 
 
+def to_values(path: Path, name: str, values: list) -> np.ndarray:
+    """A column of texts or numbers as (N,), all of one type; InputError for lists and for empty cells."""
+    if not values:
+        raise InputError(f"{path} has no rows; embed again")
+    if any(isinstance(value, (list, dict)) for value in values):
+        raise InputError(f"{path}: the column {name!r} holds lists; --label and --group need one value per clip")
+    empty = sum(value is None or value == "" or value != value for value in values)
+    if empty:
+        raise InputError(f"{path}: {empty} of {len(values)} rows have no {name!r}; fill the column, or leave them out")
+    return np.array(values)
+
+
 def to_matrix(path: Path, name: str, values: list) -> np.ndarray:
     """Rows of numbers as (N, D)."""
-    if len({len(row) for row in values}) != 1:
+    if len({len(row or ()) for row in values}) != 1:
         raise InputError(f"{path}: the rows of {name} differ in length; they come from different models")
     matrix = np.array(values, dtype=np.float64)
     if not np.isfinite(matrix).all():
@@ -141,29 +169,29 @@ def to_matrix(path: Path, name: str, values: list) -> np.ndarray:
 def check(y: np.ndarray, groups: np.ndarray, label: str) -> None:
     """InputError unless there is something to tell apart and someone unseen to test on."""
     if len(np.unique(y)) < 2:
-        raise InputError(f"the column {label!r} has a single value ({y[0]!r}); a probe needs at least two classes")
-    if (groups == "").any():
-        raise InputError(
-            f"{int((groups == '').sum())} rows have no group; unseen speakers cannot be told: fill the column"
-        )
+        raise InputError(f"the column {label!r} has a single value ({str(y[0])!r}); a probe needs at least two classes")
     if len(np.unique(groups)) < 2:
-        raise InputError(f"all rows are of one group ({groups[0]!r}); testing on unseen groups needs at least two")
+        raise InputError(f"all rows are of one group ({str(groups[0])!r}); testing on unseen groups needs at least two")
 
 
 def group_folds(y: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(train, test) indices of folds that share no group, with the classes spread as evenly as groups allow."""
+    """(train, test) indices of folds that share no group, with the classes spread as evenly as groups allow.
+
+    No more folds than the largest class has clips. Folds that test a class of which they train nothing are left out.
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    count = max(2, min(folds, len(np.unique(groups))))
+    largest = int(np.unique(y, return_counts=True)[1].max())
+    if largest < 2:
+        return []
+    count = max(2, min(folds, len(np.unique(groups)), largest))
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    splits = [(train, test) for train, test in splitter.split(np.zeros(len(y)), y, groups) if len(test)]
-    for _train, test in splits:
-        missing = set(np.unique(y[test])) - set(np.unique(y[_train]))
-        if missing:
-            raise InputError(
-                f"the class {missing.pop()!r} occurs with one group only, so it can never be learned unseen"
-            )
-    return splits
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that a class is small: the intervals tell
+        splits = list(splitter.split(np.zeros(len(y)), y, groups))
+    return [
+        (train, test) for train, test in splits if len(test) and len(set(y[train])) > 1 and {*y[test]} <= {*y[train]}
+    ]
 
 
 def score(name: str, vectors: np.ndarray, y: np.ndarray, groups: np.ndarray, splits: Sequence, seed: int) -> ProbeScore:
@@ -182,6 +210,7 @@ def score(name: str, vectors: np.ndarray, y: np.ndarray, groups: np.ndarray, spl
         uar=float(uar[0]),
         uar_interval=(float(low[1]), float(high[1])),
         confusion=confusion.tolist(),
+        predicted=[str(c) for c in predicted],
     )
 
 
@@ -189,7 +218,12 @@ def fit_predict(x: np.ndarray, y: np.ndarray, groups: np.ndarray, x_test: np.nda
     """Choose the strength (and for (N, L, D) the layers' mixture) on held-out training groups, refit, predict."""
     options = [(c, w) for w in mixtures(x) for c in STRENGTHS]
     inner = group_folds(y, groups, 3, seed) if len(np.unique(groups)) > 1 else []
-    best, best_score = options[len(options) // 2], -1.0
+    if {k for _, test in inner for k in y[test]} != {*y}:
+        inner = []  # choosing by some of the classes would favour those
+    best, best_score = (
+        options[len(STRENGTHS) - 1],
+        -1.0,
+    )  # where nothing can be chosen: all layers alike, the weakest penalty
     for c, weights in options if inner else ():
         recalls = []
         for train, test in inner:

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from speechssl.errors import InputError
-
-SHIPPED = Path(__file__).resolve().parents[1] / "weights"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +37,11 @@ class RunFolder:
     def create(self, recipe_toml: str, resume: bool) -> None:
         """Make the folder, or accept an existing run to resume; InputError rather than mix two runs."""
         recipe = self.path / "recipe.toml"
-        if resume and not self.latest():
-            resume = False  # nothing was saved before the run ended: start again
-        elif not resume and recipe.exists():
+        if not resume and recipe.exists():
             raise InputError(f"{self.path} holds another run; add --resume to continue it, or choose another --out")
-        elif not resume and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise InputError(f"{self.path} exists and is not an empty folder; choose another --out")
+        if not recipe.exists() and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise InputError(f"{self.path} exists and is neither a run nor an empty folder; choose another --out")
+        resume = resume and self.latest() is not None  # else nothing was saved before the run ended: start again
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             if not resume:
@@ -54,8 +52,9 @@ class RunFolder:
 
     def latest(self) -> Path | None:
         """The newest complete checkpoint."""
-        found = [p for p in self.checkpoints.glob("step-*") if p.is_dir() and p.suffix != ".tmp"]
-        return max(found, key=lambda p: int(p.name.removeprefix("step-")), default=None)
+        found = {p.name.removeprefix("step-"): p for p in self.checkpoints.glob("step-*") if p.is_dir()}
+        steps = [name for name in found if name.isdecimal()]  # the others are drafts, or copies that a user made
+        return found[max(steps, key=int)] if steps else None
 
     def save(self, step: int, write_model: Callable[[Path], None], state: dict[str, Any], best: bool) -> Path:
         """Write checkpoint `step`, point `last` (and `best`) at it, and remove those that no link needs."""
@@ -73,7 +72,7 @@ class RunFolder:
             draft.rename(final)
             for name in ("last", "best") if best else ("last",):
                 self.point(name, final)
-        except (OSError, RuntimeError) as error:  # torch.save tells of a full disk as a RuntimeError
+        except (OSError, RuntimeError, SafetensorError) as error:  # each library tells of a full disk in its own way
             shutil.rmtree(draft, ignore_errors=True)
             kept = self.latest()
             raise InputError(
@@ -122,21 +121,3 @@ def flush(path: Path) -> None:
     """Bring a file to the disk."""
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
-
-
-def resolve_model(source: Path) -> Path:
-    """The model folder behind a path: a run's best (else last) checkpoint, the folder itself, or one that ships with the
-    package by its name ("small")."""
-    if not source.exists():
-        shipped = SHIPPED / source.name
-        if source == Path(source.name) and shipped.is_dir():
-            return shipped
-        names = ", ".join(sorted(folder.name for folder in SHIPPED.glob("*") if folder.is_dir()))
-        raise InputError(
-            f"{source} does not exist; give a run folder, a model folder (config.json + model.safetensors), or the name of "
-            f"a model that ships with speechssl: {names}"
-        )
-    for candidate in (source / "best", source / "last"):
-        if (candidate / "config.json").exists():
-            return candidate
-    return source

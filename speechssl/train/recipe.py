@@ -68,6 +68,10 @@ class OptimConfig:
         positive("optim", self, "lr", "eps", "head_scale")
         if self.warmup < 0 or self.hold < 0 or self.warmup + self.hold > 1:
             raise InputError(f"optim.warmup = {self.warmup} and optim.hold = {self.hold} must be parts of 1")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"optim.betas = {list(self.betas)} must lie in [0, 1)")
+        if self.weight_decay < 0 or self.clip_norm < 0 or self.power < 0:
+            raise InputError("optim.weight_decay, optim.clip_norm and optim.power cannot be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +99,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         positive("train", self, "steps", "log_every", "valid_every", "save_every")
+        if self.seed < 0:
+            raise InputError(f"train.seed = {self.seed} cannot be negative")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,16 +18,16 @@ from speechssl.data.loader import Micro, TrainLoader, stream, valid_micros
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.data.sampler import Position, Updates
 from speechssl.errors import InputError
-from speechssl.interop.folder import open_model, write_model
-from speechssl.interop.huggingface import copy_weights, read_config, read_weights
-from speechssl.models.byols import ByolsModel
+from speechssl.interop import source
+from speechssl.interop.checkpoint import build, copy_weights, require_wav2vec2
+from speechssl.models.byols import ByolsConfig, ByolsModel
 from speechssl.models.wav2vec2 import Wav2Vec2ForCTC, Wav2Vec2ForPreTraining
 from speechssl.objectives.byol import ByolObjective
 from speechssl.objectives.ctc import CTCObjective, frames_needed
 from speechssl.objectives.protocol import Item
 from speechssl.objectives.wav2vec2 import Wav2Vec2Objective
 from speechssl.text import CharTokenizer, normalise
-from speechssl.train.checkpoint import RunFolder, resolve_model
+from speechssl.train.checkpoint import RunFolder
 from speechssl.train.health import ByolHealth, Health
 from speechssl.train.loop import State, Trainer
 from speechssl.train.recipe import ByolRecipe, FinetuneRecipe, PretrainRecipe
@@ -62,11 +61,12 @@ def pretrain_byol(recipe: ByolRecipe, paths: Paths) -> State:
         torch.manual_seed(recipe.train.seed)
         model = ByolsModel(recipe.model)
         if paths.init:
-            model, _, _ = open_model(resolve_model(paths.init))
-            if not isinstance(model, ByolsModel):
+            start = source.read(paths.init)
+            if not isinstance(start.config, ByolsConfig):
                 raise InputError(f"{paths.init} is not a BYOL-S model; give one, or a wav2vec 2.0 recipe")
-            recipe = replace(recipe, model=replace(model.config, dropout=recipe.model.dropout))
-            model = ByolsModel(recipe.model) if paths.scratch else model
+            start = replace(start, config=replace(start.config, dropout=recipe.model.dropout))
+            recipe = replace(recipe, model=start.config)
+            model = ByolsModel(recipe.model) if paths.scratch else build(start)
         samples = round(recipe.data.crop_seconds * SAMPLE_RATE)
         objective = ByolObjective(model, recipe.objective, recipe.train.seed, samples)
         train = long_enough(read_manifest(*paths.train), recipe.data.min_seconds, "training data")
@@ -81,23 +81,23 @@ def pretrain_byol(recipe: ByolRecipe, paths: Paths) -> State:
 def pretrain_wav2vec2(recipe: PretrainRecipe, paths: Paths) -> State:
     """wav2vec 2.0 on whole utterances or long crops."""
     with processes(recipe) as recipe:
-        source = resolve_model(paths.init) if paths.init else None
-        if source is not None:
-            sizes, _ = read_config(source)
+        start = source.read(paths.init) if paths.init else None
+        if start is not None:
+            require_wav2vec2(start.config, start.source, "this recipe")
             dropouts = {name: value for name, value in vars(recipe.model).items() if "drop" in name}
-            recipe = replace(recipe, model=replace(sizes, **dropouts))
+            recipe = replace(recipe, model=replace(start.config, **dropouts))
         torch.manual_seed(recipe.train.seed)
         model = Wav2Vec2ForPreTraining(recipe.model)
-        if source is not None and not paths.scratch:
-            copy_weights(model, read_weights(source), str(source), need="wav2vec2.")
+        if start is not None and not paths.scratch:
+            copy_weights(model, start.state, start.source, need="wav2vec2.")
         objective = Wav2Vec2Objective(model, recipe.objective, recipe.train.seed)
         train = long_enough(read_manifest(*paths.train), recipe.data.min_seconds, "training data")
         valid = bool(paths.valid) and long_enough(
             read_manifest(*paths.valid), recipe.data.min_seconds, "validation data"
         )
-        if source is None and not paths.resume:
+        if start is None and not paths.resume:
             first = next(updates_of(train, recipe, world=1).since(Position()))[1][0]
-            objective.initialise(dataset_of(train, recipe, objective)[first])
+            objective.initialise(dataset_of(train, recipe, objective).batch(first))
         health = Health(
             batch_seconds=recipe.data.batch_seconds,
             entries=recipe.model.num_codevectors_per_group,
@@ -111,33 +111,33 @@ def finetune(recipe: FinetuneRecipe, paths: Paths) -> State:
     if paths.init is None:
         raise InputError("finetune needs --init MODEL: a pretrained run or model folder")
     with processes(recipe) as recipe:
-        source = resolve_model(paths.init)
-        sizes, _ = read_config(source)
-        config = replace(sizes, **vars(recipe.model))
+        start = source.read(paths.init)
+        require_wav2vec2(start.config, start.source, "finetune")
+        config = replace(start.config, **vars(recipe.model))
         train = labelled(read_manifest(*paths.train), recipe, "training data")
         valid = labelled(read_manifest(*paths.valid), recipe, "validation data") if paths.valid else None
         tokenizer = build_tokenizer(recipe, [train, valid] if valid else [train])
+        if valid:
+            spelt(valid, tokenizer, recipe, "validation data")
         train = alignable(train, tokenizer, config.geometry.frames, recipe, "training data")
         torch.manual_seed(recipe.train.seed)
         model = Wav2Vec2ForCTC(config, vocab_size=len(tokenizer))
         if not paths.scratch:
-            weights = read_weights(source)
+            weights = start.state
             head = weights.get("lm_head.weight")
             if head is not None and head.shape != model.lm_head.weight.shape:
                 weights = {key: value for key, value in weights.items() if not key.startswith("lm_head.")}
-            copy_weights(model, weights, str(source), need="wav2vec2.")
+            copy_weights(model, weights, start.source, need="wav2vec2.")
         objective = CTCObjective(model, recipe.objective, tokenizer, recipe.train.seed)
-        return fit(objective, recipe, paths, train, valid, score="wer", bar=FINETUNE_BAR)
+        # the best checkpoint is that of the lowest CER: while words are still out of reach, WER prefers silence to near misses
+        return fit(objective, recipe, paths, train, valid, score="cer", bar=FINETUNE_BAR)
 
 
 @contextlib.contextmanager
 def processes(recipe: Recipe) -> Iterator[Recipe]:
     """Join the other processes of torchrun and settle on a device; gives the recipe with the device filled in."""
-    device = recipe.train.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    device = dist.usable(recipe.train.device)
+    if device != "cpu":
         torch.cuda.set_device(device)
     dist.start(device)
     try:
@@ -163,7 +163,7 @@ def fit(
         run,
         recipe.optim,
         config,
-        write_model=lambda folder: write_model(
+        write_model=lambda folder: source.save_model(
             folder, objective.model, getattr(objective, "tokenizer", None), facts(recipe, paths)
         ),
         valid_batches=valid_stream(valid, recipe, objective) if valid else None,
@@ -174,8 +174,24 @@ def fit(
     )
     checkpoint = run.latest() if paths.resume else None
     if checkpoint:
-        trainer.restore(checkpoint, read_weights(checkpoint))
+        trainer.restore(checkpoint, same_model(objective, checkpoint))
     return trainer.fit()
+
+
+def same_model(objective: Any, checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint; InputError unless they are of this model with this vocabulary."""
+    weights, own = source.read(checkpoint).state, objective.model.state_dict()
+    odd = next((name for name in own if name not in weights or weights[name].shape != own[name].shape), None)
+    tokenizer = getattr(objective, "tokenizer", None)
+    if tokenizer is not None and CharTokenizer.load(checkpoint).vocab != tokenizer.vocab:
+        problem = f"its vocabulary, {checkpoint / 'vocab.json'}, differs from that of these transcripts and text.vocab"
+    elif odd or len(own) != len(weights):
+        problem = f"its weights are of another model than the recipe's ({odd or 'more of them'})"
+    else:
+        return weights
+    raise InputError(
+        f"{checkpoint} cannot be continued: {problem}; resume with what it was started with, or start anew"
+    )
 
 
 def updates_of(manifest: Manifest, recipe: Any, rank: int = 0, world: int = 1) -> Updates:
@@ -239,6 +255,11 @@ def tell(message: str) -> None:
 
 def long_enough(manifest: Manifest, min_seconds: float, name: str) -> Manifest:
     """The rows of at least `min_seconds`; what is left out is counted aloud."""
+    if np.isnan(manifest.durations).any():
+        raise InputError(
+            f"{name}: {manifest[int(np.argmax(np.isnan(manifest.durations)))].path} has no duration in the manifest; let "
+            "`speechssl prepare MANIFEST --out all.tsv` fill in the durations"
+        )
     keep = np.flatnonzero(manifest.durations >= min_seconds)
     if not len(keep):
         longest = manifest.durations.max()
@@ -272,9 +293,20 @@ def build_tokenizer(recipe: FinetuneRecipe, manifests: list[Manifest]) -> CharTo
     )
 
 
+def spelt(manifest: Manifest, tokenizer: CharTokenizer, recipe: FinetuneRecipe, name: str) -> list[list[int]]:
+    """The characters of every transcript as ids; InputError names the first row with one that the vocabulary lacks."""
+    texts = []
+    for identity, text in zip(manifest.column("id"), manifest.column("text"), strict=True):
+        try:
+            texts.append(tokenizer.encode(normalise(text, recipe.text.normaliser)))
+        except InputError as error:
+            raise InputError(f"{name}, {identity}: {error}") from None
+    return texts
+
+
 def alignable(manifest: Manifest, tokenizer: CharTokenizer, frames, recipe: FinetuneRecipe, name: str) -> Manifest:
     """The rows whose transcript fits into their frames: CTC cannot learn from the others."""
-    texts = [tokenizer.encode(normalise(text, recipe.text.normaliser)) for text in manifest.column("text")]
+    texts = spelt(manifest, tokenizer, recipe, name)
     room = [frames(int(seconds * 16_000)) for seconds in manifest.durations]
     keep = [i for i, ids in enumerate(texts) if frames_needed(ids) <= room[i]]
     if len(keep) < len(texts):

@@ -5,10 +5,16 @@ import pytest
 import torch
 
 import speechssl
+from speechssl import cli
 from speechssl.api import SpeechModel
 from speechssl.errors import InputError
-from speechssl.interop.byols import CREMA_D_STATS, read_published, save_byols
+from speechssl.interop.byols import CREMA_D_STATS
+from speechssl.interop.checkpoint import build
+from speechssl.interop.source import read, save_model
 from speechssl.models.byols import ByolsConfig, ByolsModel
+from speechssl.probe import embed
+from speechssl.probe.embed import embed_waves
+from tests.conftest import refused
 from tests.models.byols_reference import SHARED, SMALL, formula, needs_shared
 
 ENCODERS = {
@@ -48,7 +54,7 @@ def test_shipped_weights_give_the_published_embeddings():
 @needs_shared
 def test_the_published_file_opens_as_it_is():
     path = SHARED.parents[1] / "weights" / "byols_audiontt2020_d512.pth"
-    published, shipped = read_published(path), speechssl.load("byol-s").model
+    published, shipped = build(read(path)), speechssl.load("byol-s").model
     np.testing.assert_allclose(published.mel_stats, CREMA_D_STATS)
     assert all(value.equal(published.state_dict()[key]) for key, value in shipped.state_dict().items())
 
@@ -61,9 +67,13 @@ def tiny(kind: str) -> SpeechModel:
 @pytest.mark.parametrize("kind", TINY)
 def test_an_embedding_does_not_depend_on_other_clips(kind, speech):
     model, clips = tiny(kind), [speech[:9000], 0.01 * speech[9000:30000], speech[30000:40000]]
-    together = [model.pool(states) for states in model.hidden_states(clips)]
+    together = embed_waves(model, clips, layer="last", pool="model")
     for clip, vector in zip(clips, together, strict=True):
-        assert model.pool(model.hidden_states([clip])[0]).equal(vector)
+        np.testing.assert_array_equal(embed_waves(model, [clip], layer="last", pool="model")[0], vector)
+        np.testing.assert_allclose(model.embed(clip), vector, atol=1e-5)
+        with torch.no_grad():
+            network = model.model
+            np.testing.assert_allclose(network(network.mels(torch.from_numpy(clip)[None]))[0], vector, atol=1e-5)
 
 
 CLIPS = {
@@ -86,16 +96,40 @@ def test_any_clip_has_a_finite_embedding_and_gradient(kind, clip):
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
 
 
-def test_ten_minutes_are_embedded_in_pieces(speech):
-    wave_S = np.tile(speech[:160_000], 60)
-    assert np.isfinite(tiny("audiontt2020").embed(wave_S)).all()
+@pytest.mark.parametrize("extra", [0, 100, 1279, 1281, 9_000])
+@pytest.mark.parametrize("kind", ["audiontt2020", "audiontt2022"])
+def test_windows_of_a_long_clip_change_nothing(kind, extra, speech, monkeypatch):
+    """Convolutions see 0.2 s at most, so that frames with two seconds of context are those of the whole."""
+    monkeypatch.setattr(embed, "LONGEST", 3.04 if kind == "audiontt2020" else 3.0)
+    model, wave_S = tiny(kind), speech[: 2 * round(16_000 * embed.LONGEST) // 1280 * 1280 + extra]
+    whole_TD = model.hidden_states([wave_S])[0][0].numpy()
+    np.testing.assert_allclose(model.embed(wave_S, pool="none"), whole_TD, atol=1e-5)
+    np.testing.assert_allclose(model.embed(wave_S), whole_TD.mean(0) + whole_TD.max(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["cvt", "resnetish34"])
+def test_windows_of_a_long_clip_keep_every_frame(kind, speech, monkeypatch):
+    """CvT attends to all that it is given, so that its frames differ a little."""
+    monkeypatch.setattr(embed, "LONGEST", 3.0)
+    model = tiny(kind) if kind in TINY else SpeechModel(ByolsModel(ByolsConfig(encoder=kind)).eval(), None, {}, kind)
+    wave_S = speech[: 16_000 * 8]
+    whole_TD, cut_TD = model.hidden_states([wave_S])[0][0].numpy(), model.embed(wave_S, pool="none")
+    assert cut_TD.shape == whole_TD.shape
+    assert np.abs(cut_TD - whole_TD).mean() < 0.05 * whole_TD.std()
+
+
+def test_sixteen_bits_give_nearly_the_same(speech):
+    exact, rounded = speechssl.load("byol-s"), speechssl.load("byol-s", precision="bf16")
+    gap = np.abs(exact.embed(speech[:32_000]) - rounded.embed(speech[:32_000]))
+    assert 0 < gap.max() < 0.05 * np.abs(exact.embed(speech[:32_000])).max()
 
 
 def test_save_and_load(tmp_path):
     model = tiny("cvt").model
     model.mel_stats.copy_(torch.tensor([-5.0, 3.0]))
-    save_byols(tmp_path, model, {"steps": 3})
-    again = speechssl.load(tmp_path)
+    save_model(tmp_path / "a", model, None, {"steps": 3})
+    speechssl.load(tmp_path / "a").save(tmp_path / "b")
+    again = speechssl.load(tmp_path / "b")
     assert again.config == model.config
     assert again.facts["speechssl"] == {"steps": 3}
     assert all(value.equal(model.state_dict()[key]) for key, value in again.model.state_dict().items())
@@ -105,7 +139,65 @@ def test_what_is_wrong_is_said(tmp_path):
     with pytest.raises(InputError, match="encoder = 'vit' is not one of audiontt2020"):
         ByolsConfig(encoder="vit")  # type: ignore[arg-type]
     (tmp_path / "x.pth").write_bytes(b"nothing")
-    with pytest.raises(InputError, match="not a published BYOL-S state dict"):
+    with pytest.raises(InputError, match=r"x.pth cannot be read as a checkpoint: it is not a file of torch.save"):
         speechssl.load(tmp_path / "x.pth")
+    torch.save({"fc.3.weight": torch.zeros(4, 4)}, tmp_path / "y.pth")
+    with pytest.raises(InputError, match=r"y.pth is not a published BYOL-S state dict .*features.0.weight"):
+        speechssl.load(tmp_path / "y.pth")
+    with pytest.raises(InputError, match="byol-s is a BYOL-S model, without adapters for languages such as 'fra'"):
+        speechssl.load("byol-s@fra")
     with pytest.raises(InputError, match="has no CTC head"):
         speechssl.load("byol-s").log_probs([np.zeros(16000, np.float32)])
+
+
+def test_a_file_as_published_opens(tmp_path, speech):
+    """Of every encoder, its sizes read off its tensors; and it is saved as speechssl's own folder."""
+    for kind in ("audiontt2020", "audiontt2022"):
+        model = tiny(kind).model
+        torch.save(model.encoder.state_dict(), tmp_path / f"{kind}.pth")
+        model.mel_stats.copy_(torch.tensor(CREMA_D_STATS))
+        opened = speechssl.load(tmp_path / f"{kind}.pth")
+        assert opened.config == model.config
+        wave_S = speech[:20_000]
+        assert opened.hidden_states([wave_S])[0].equal(SpeechModel(model, None, {}, kind).hidden_states([wave_S])[0])
+        opened.save(tmp_path / kind)
+        assert speechssl.load(tmp_path / kind).facts["speechssl"]["origin"].startswith(f"{kind}.pth as its authors")
+
+
+def test_a_folder_whose_files_do_not_fit_is_refused(tmp_path):
+    save_model(tmp_path, tiny("audiontt2020").model, None, {})
+    raw = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(raw.replace('"width": 16', '"width": 1000000000'))
+    with pytest.raises(InputError, match=r"does not fit its config.json: encoder.fc.0.weight has shape \(16, 32\)"):
+        speechssl.load(tmp_path)
+    (tmp_path / "config.json").write_text(raw.replace('"width": 16', '"width": "wide"'))
+    with pytest.raises(InputError, match=r"config.json cannot be used: it: width = 'wide' must be"):
+        speechssl.load(tmp_path)
+
+
+def test_what_only_wav2vec2_can_do_is_refused_in_one_sentence(tmp_path, capsys):
+    for argv in (
+        ["convert", "byol-s", tmp_path / "x", "--to", "fairseq"],
+        ["export", "byol-s", tmp_path / "x", "--to", "torch"],
+    ):
+        assert f"byol-s is a BYOL-S model, and {argv[0]} needs one of the wav2vec 2.0 family" in refused(capsys, *argv)
+        assert not (tmp_path / "x").exists()
+
+
+def test_info(capsys):
+    cli.main(["info", "byol-s"])
+    text = capsys.readouterr().out
+    for part in ("family      byol-s", "parameters  ", "encoder audiontt2020", "12.5 Hz", "head        none", "MIT"):
+        assert part in text, text
+
+
+def test_s3prl_has_its_frames(speech):
+    from speechssl.probe.s3prl import UpstreamExpert
+
+    upstream, waves = UpstreamExpert("byol-s"), [torch.from_numpy(speech[:16_000]), torch.from_numpy(speech[:9_000])]
+    (frames_BTD,) = upstream(waves)["hidden_states"]
+    expected_TD = speechssl.load("byol-s").hidden_states([speech[:9_000]])[0][0]
+    torch.testing.assert_close(frames_BTD[1, : len(expected_TD)].detach(), expected_TD)
+    assert upstream.get_downsample_rates() == 1280 and not frames_BTD[1, len(expected_TD) :].any()
+    frames_BTD.sum().backward()
+    assert upstream.model.encoder.fc[0].weight.grad is not None

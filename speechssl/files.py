@@ -1,0 +1,51 @@
+"""Files that take their place in one step, so that nobody ever reads half of one."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from speechssl.errors import InputError
+
+
+def output_folder(path: Path) -> Path:
+    """`path`, made where it is missing; InputError if that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the folder {path} cannot be made ({error.strerror}); choose another --out") from None
+    return path
+
+
+def output_file(path: Path, example: str) -> Path:
+    """`path`, with its folder made; InputError if it is a folder itself, for which `example` is the remedy."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name the file to write, such as {path / example}")
+    output_folder(path.parent)
+    return path
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A draft to write, which takes the place of `path` in the end; when that fails, `path` stays as it was.
+
+    The draft's name is this process's own: two processes that write the same file do not mix. InputError for a full disk.
+    """
+    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with writing(path):
+            yield draft
+            draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Whatever the system says against writing `path` becomes an InputError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path} ({error.strerror or error}); free some space or rights, or choose another --out"
+        ) from None

@@ -1,0 +1,102 @@
+"""One table of what each library calls a tensor; every conversion, in every direction, reads it.
+
+`{}` is a number, a final dot stands for `.weight`, `.bias` and the like. No name in a column: that library has no such
+tensor. The last column says when a row holds: always, or for models with that trait (see `traits`).
+"""
+
+import re
+from functools import cache
+
+from speechssl.models.config import Wav2Vec2Config
+
+G, V = "parametrizations.weight.original0", "parametrizations.weight.original1"
+BODY, LAYER = "wav2vec2.", "encoder.layers.{}."
+TRANSFORMERS, FAIRSEQ, TORCHAUDIO = 0, 1, 2
+TABLE: tuple[tuple[str, str, str, str], ...] = (
+    ("masked_spec_embed", "mask_emb", "", ""),
+    ("feature_extractor.conv_layers.{}.conv.", "feature_extractor.conv_layers.{}.0.", "=", ""),
+    ("feature_extractor.conv_layers.{}.layer_norm.", "feature_extractor.conv_layers.{}.2.", "=", "group"),
+    ("feature_extractor.conv_layers.{}.layer_norm.", "feature_extractor.conv_layers.{}.2.1.", "=", "layer"),
+    ("feature_projection.layer_norm.", "layer_norm.", "encoder.=", ""),
+    ("feature_projection.projection.", "post_extract_proj.", "encoder.=", ""),
+    (f"encoder.pos_conv_embed.conv.{G}", "encoder.pos_conv.0.weight_g", "transformer", ""),
+    (f"encoder.pos_conv_embed.conv.{V}", "encoder.pos_conv.0.weight_v", "transformer", ""),
+    ("encoder.pos_conv_embed.layers.{}.conv.", "encoder.pos_conv.{}.0.", "", "data2vec-audio"),
+    ("encoder.pos_conv_embed.batch_norm.", "encoder.pos_conv.0.", "", "batch_norm"),
+    ("encoder.pos_conv_embed.conv.", "encoder.pos_conv.1.", "", "batch_norm"),
+    ("encoder.pos_conv_embed.conv.", "encoder.pos_conv.0.", "transformer", "weight_norm"),
+    ("encoder.layer_norm.", "encoder.layer_norm.", "transformer", ""),
+    (LAYER + "attention.q_proj.", LAYER + "self_attn.q_proj.", "transformer", ""),
+    (LAYER + "attention.k_proj.", LAYER + "self_attn.k_proj.", "transformer", ""),
+    (LAYER + "attention.v_proj.", LAYER + "self_attn.v_proj.", "transformer", ""),
+    (LAYER + "attention.out_proj.", LAYER + "self_attn.out_proj.", "transformer", "plain"),
+    (LAYER + "attention.out_proj.", LAYER + "self_attn.out_proj.", LAYER + "attention.attention.out_proj.", "wavlm"),
+    (LAYER + "attention.rel_attn_embed.", LAYER + "self_attn.relative_attention_bias.", "transformer", "wavlm"),
+    (LAYER + "attention.gru_rel_pos_linear.", LAYER + "self_attn.grep_linear.", "transformer", "wavlm"),
+    (LAYER + "attention.gru_rel_pos_const", LAYER + "self_attn.grep_a", "transformer", "wavlm"),
+    (LAYER + "layer_norm.", LAYER + "self_attn_layer_norm.", "transformer", ""),
+    (LAYER + "feed_forward.intermediate_dense.", LAYER + "fc1.", "transformer", ""),
+    (LAYER + "feed_forward.output_dense.", LAYER + "fc2.", "transformer", ""),
+    (LAYER + "final_layer_norm.", LAYER + "final_layer_norm.", "transformer", ""),
+    (LAYER + "adapter_layer.linear_1.weight", LAYER + "adapter_layer.W_a", "", ""),
+    (LAYER + "adapter_layer.linear_1.bias", LAYER + "adapter_layer.b_a", "", ""),
+    (LAYER + "adapter_layer.linear_2.weight", LAYER + "adapter_layer.W_b", "", ""),
+    (LAYER + "adapter_layer.linear_2.bias", LAYER + "adapter_layer.b_b", "", ""),
+    (LAYER + "adapter_layer.norm.weight", LAYER + "adapter_layer.ln_W", "", ""),
+    (LAYER + "adapter_layer.norm.bias", LAYER + "adapter_layer.ln_b", "", ""),
+)
+HEADS: tuple[tuple[str, str, str, str], ...] = (
+    ("quantizer.codevectors", "quantizer.vars", "", ""),
+    ("quantizer.weight_proj.", "quantizer.weight_proj.", "", ""),
+    ("project_q.", "project_q.", "", ""),
+    ("project_hid.", "final_proj.", "", "wav2vec2"),
+    ("lm_head.", "w2v_encoder.proj.", "aux.", ""),
+)
+
+
+def today(key: str) -> str:
+    """Weight norm's tensors by the names that torch gives them since 2.1."""
+    for old, new in ((".weight_g", f".{G}"), (".weight_v", f".{V}")):
+        key = key.removesuffix(old) + new if key.endswith(old) else key
+    return key
+
+
+def traits(config: Wav2Vec2Config) -> frozenset[str]:
+    """What the last column of the table asks about a model."""
+    attention = "wavlm" if config.model_type == "wavlm" else "plain"
+    position = "batch_norm" if config.conv_pos_batch_norm else "weight_norm"
+    return frozenset({config.feat_extract_norm, config.model_type, attention, position})
+
+
+def spelled(row: tuple[str, str, str, str]) -> tuple[str, str, str]:
+    """A row's three names, torchaudio's abbreviations written out."""
+    ours, fairseq, audio, _ = row
+    if audio.endswith("="):
+        audio = audio.removesuffix("=") + ours
+    elif audio == "transformer" or audio.startswith(LAYER):
+        tail = ours if audio == "transformer" else audio
+        audio = "encoder.transformer." + tail.removeprefix("encoder.")
+    return ours, fairseq, audio
+
+
+@cache
+def patterns(source: int, target: int, having: frozenset[str]) -> list[tuple[re.Pattern, str]]:
+    """(what a name of library `source` looks like, its name in library `target` or "") for models with these traits."""
+    rows = [(spelled(row), row[3], BODY) for row in TABLE] + [(spelled(row), row[3], "") for row in HEADS]
+    found = []
+    for names, when, prefix in rows:
+        names = (prefix + names[0], *names[1:])
+        if not names[source] or (when and when not in having):
+            continue
+        pattern = re.escape(names[source]).replace(r"\{\}", r"(\d+)")
+        found.append((re.compile(pattern + (r"(\w+)" if pattern.endswith(r"\.") else "")), names[target]))
+    return found
+
+
+def translate(key: str, source: int, target: int, having: frozenset[str]) -> str | None:
+    """The name that library `target` has for `key` of library `source`; None: it has none; `key` itself if unknown."""
+    for pattern, name in patterns(source, target, having):
+        found = pattern.fullmatch(key)
+        if found:
+            return name.format(*found.groups()) + (found.groups()[-1] if name.endswith(".") else "") if name else None
+    return key

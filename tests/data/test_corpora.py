@@ -1,0 +1,116 @@
+"""Trees of the known corpora, built from real clips under the names that the corpora use."""
+
+import os
+import shutil
+
+import pytest
+
+from speechssl.data.corpora import CORPORA, audio_files, detect
+from speechssl.data.prepare import prepare
+from speechssl.errors import InputError
+from tests.conftest import CLIP
+
+TREES = {
+    "librispeech": {
+        "train-clean/84/121/84-121-0000.flac": {"speaker": "84", "text": "HELLO THERE", "split": "train-clean"},
+        "train-clean/84/121/84-121-0001.flac": {"speaker": "84", "text": "CAFÉ", "split": "train-clean"},
+        "dev-clean/17/5/17-5-0000.flac": {"speaker": "17", "text": "", "split": "dev-clean"},
+    },
+    "common-voice": {
+        "clips/cv_1.mp3": {"speaker": "abc", "text": 'Er sagte "ja".', "split": "train"},
+        "clips/cv_2.mp3": {"speaker": "def", "text": "नमस्ते", "split": "dev"},
+    },
+    "crema-d": {
+        "1001_DFA_ANG_XX.wav": {"speaker": "1001", "label": "anger"},
+        "1002_IEO_HAP_HI.wav": {"speaker": "1002", "label": "happy"},
+        "1091_WSI_NEU_XX.wav": {"speaker": "1091", "label": "neutral"},
+    },
+    "ravdess": {
+        "Actor_01/03-01-01-01-01-01-01.wav": {"speaker": "01", "label": "neutral"},
+        "Actor_12/03-01-06-01-02-01-12.wav": {"speaker": "12", "label": "fearful"},
+        "Actor_24/03-01-08-02-02-02-24.wav": {"speaker": "24", "label": "surprised"},
+    },
+    "emodb": {
+        "03a01Fa.wav": {"speaker": "03", "label": "happiness"},
+        "16b10Wb.wav": {"speaker": "16", "label": "anger"},
+        "08a07Na.wav": {"speaker": "08", "label": "neutral"},
+    },
+    "fsdd": {
+        "7_theo_12.wav": {"speaker": "theo", "label": "7", "text": "seven"},
+        "0_george_0.wav": {"speaker": "george", "label": "0", "text": "zero"},
+        "9_lucas_3.wav": {"speaker": "lucas", "label": "9", "text": "nine"},
+    },
+    "folder": {
+        "anna/one two.flac": {"speaker": "anna", "text": "one two"},
+        "anna/one two.ogg": {"speaker": "anna", "text": "one two"},
+        "Юля/привет.wav": {"speaker": "Юля", "text": ""},
+        "e\u0301.wav": {"speaker": "", "text": ""},
+    },
+}
+
+
+def build(folder, corpus: str):
+    """The tree of a corpus."""
+    for name in TREES[corpus]:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(CLIP, path)
+    if corpus == "librispeech":
+        lines = "84-121-0000 HELLO THERE\r\n84-121-0001 CAFÉ\r\n"
+        (folder / "train-clean/84/121/84-121.trans.txt").write_bytes(lines.encode("utf-8-sig"))
+    if corpus == "common-voice":
+        for split, row in zip(("train", "dev"), TREES[corpus].items(), strict=True):
+            cells = [row[1]["speaker"], row[0].removeprefix("clips/"), row[1]["text"]]
+            (folder / f"{split}.tsv").write_text("client_id\tpath\tsentence\n" + "\t".join(cells) + "\n", "utf-8")
+    if corpus == "folder":
+        (folder / "anna/one two.txt").write_bytes("\ufeffone two\r\n".encode())
+    return folder
+
+
+@pytest.mark.parametrize("corpus", TREES)
+def test_a_tree_is_recognised_and_read(corpus, tmp_path):
+    assert set(TREES) == set(CORPORA)
+    folder = build(tmp_path / "tree", corpus)
+    assert detect(folder) == corpus
+    rows = {os.path.relpath(row.path, folder): row for row in CORPORA[corpus][1](folder)}
+    assert set(rows) == set(TREES[corpus])
+    assert len({row.id for row in rows.values()}) == len(rows)
+    for name, expected in TREES[corpus].items():
+        assert {key: getattr(rows[name], key) for key in expected} == expected
+
+
+@pytest.mark.parametrize("corpus", TREES)
+def test_prepare_keeps_every_row_of_a_tree(corpus, tmp_path):
+    summary = prepare(build(tmp_path / "tree", corpus), tmp_path / "x.tsv", jobs=1)
+    assert (summary.corpus, summary.kept, summary.rejected) == (corpus, len(TREES[corpus]), 0)
+    assert summary.ignored == {"librispeech": 1, "common-voice": 2, "folder": 1}.get(corpus, 0)
+
+
+def test_a_manifest_beside_a_folder_of_clips_is_not_common_voice(tmp_path):
+    (tmp_path / "clips").mkdir()
+    shutil.copy(CLIP, tmp_path / "clips")
+    for _ in range(2):  # the second time the manifest of the first lies beside the clips
+        assert prepare(tmp_path, tmp_path / "train.tsv", jobs=1).corpus == "folder"
+    with pytest.raises(InputError, match=r"neither train.tsv nor validated.tsv"):
+        prepare(tmp_path / "clips", tmp_path / "x.tsv", corpus="common-voice", jobs=1)
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    (tmp_path / "far").mkdir()
+    shutil.copy(CLIP, tmp_path / "far" / "a.flac")
+    (tmp_path / "near").mkdir()
+    (tmp_path / "near" / "link").symlink_to(tmp_path / "far")
+    (tmp_path / "near" / "again").symlink_to(tmp_path / "far")
+    (tmp_path / "far" / "back").symlink_to(tmp_path / "near")
+    (tmp_path / "near" / "self.wav").symlink_to("self.wav")
+    found = [path.relative_to(tmp_path / "near").as_posix() for path in audio_files(tmp_path / "near")]
+    assert found == ["again/a.flac", "self.wav"]
+
+
+def test_a_transcript_that_is_not_utf8_is_counted(tmp_path):
+    for name, text in (("a", b"caf\xe9"), ("b", "café".encode())):
+        shutil.copy(CLIP, tmp_path / f"{name}.flac")
+        (tmp_path / f"{name}.txt").write_bytes(text)
+    summary = prepare(tmp_path, tmp_path / "x.tsv", jobs=1)
+    assert summary.reasons == {"transcript is not UTF-8": 1}
+    assert "iconv" in (tmp_path / "x.rejected.tsv").read_text()

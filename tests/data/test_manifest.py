@@ -1,0 +1,181 @@
+"""Manifests of every kind: what is written is read again, and each damage is told with its place."""
+
+import json
+import math
+
+import pytest
+
+from speechssl.data.manifest import COLUMNS, Manifest, Utterance, read_manifest, write_manifest
+from speechssl.errors import InputError
+from tests.conftest import DATA
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in DATA.glob("*.tsv")))
+def test_our_manifests_survive_a_round_trip(name, tmp_path):
+    rows = list(read_manifest(DATA / name))
+    write_manifest(rows, tmp_path / "x.tsv")
+    assert list(read_manifest(tmp_path / "x.tsv")) == rows
+
+
+def test_hostile_names_and_texts_survive(tmp_path):
+    names = [
+        "two  spaces .wav",
+        "привет мир.wav",
+        "e\u0301.wav",
+        "é.wav",
+        "你好.flac",
+        "nbsp\u00a0x.wav",
+        'q"uote.wav',
+        "a,b.wav",
+    ]
+    rows = [Utterance(id=name, path=str(tmp_path / name), duration=1.0, text=f'he said "{name}"') for name in names]
+    write_manifest(rows, tmp_path / "x.tsv")
+    found = read_manifest(tmp_path / "x.tsv")
+    assert found.column("path") == [row.path for row in rows]
+    assert found.column("id") == names
+    assert found.column("text") == [" ".join(row.text.split()) for row in rows]
+
+
+def test_white_space_inside_a_text_never_breaks_the_table(tmp_path):
+    row = Utterance(id="a", path=str(tmp_path / "a.wav"), duration=1.0, text="one\ttwo\nthree\u2028four\x85five")
+    write_manifest([row], tmp_path / "x.tsv")
+    assert read_manifest(tmp_path / "x.tsv").column("text") == ["one two three four five"]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_line_ends_and_byte_order_marks(ending, mark, tmp_path):
+    lines = [f"{mark}path\ttext\tduration", 'a.wav\t"said" \u2028 x\t1.5', "", "b.wav\tand\x0bb"]
+    (tmp_path / "x.tsv").write_bytes(ending.join([*lines, ""]).encode())
+    first, second = read_manifest(tmp_path / "x.tsv")
+    assert (first.path, first.text, first.duration) == (str(tmp_path / "a.wav"), '"said" x', 1.5)
+    assert (second.text, math.isnan(second.duration)) == ("and b", True)
+
+
+def test_further_columns_are_kept(tmp_path):
+    row = Utterance(id="a", path=str(tmp_path / "a.wav"), duration=2.0, extra={"age": "42"})
+    write_manifest([row], tmp_path / "x.tsv")
+    assert read_manifest(tmp_path / "x.tsv")[0] == row
+
+
+@pytest.mark.parametrize(
+    "text, complaint",
+    [
+        ("", r"x\.tsv has no column `path`"),
+        ("id\tpath\n", r"x\.tsv has no rows"),
+        ("file\ttext\na\tb\n", r"no column `path`.*it has: file, text"),
+        ("path,text\na,b\n", r"separated by tabs; it has: path,text"),
+        ("path\ttext\na\tb\tc\n", r"x\.tsv line 2 has 3 fields but the first line names 2"),
+        ("path\ttext\n\tb\n", r"x\.tsv line 2 has no path"),
+        ("path\tstart\na\t-1\n", r"x\.tsv line 2: start = '-1' is not a number of seconds"),
+        ("path\tduration\na\t1\nb\tinf\n", r"x\.tsv line 3: duration = 'inf' is not"),
+        ("path\tduration\na\tlong\n", r"duration = 'long' is not"),
+        ("id\tpath\n1\ta\n1\tb\n", r"row 1 of .*x\.tsv and row 2 of .*x\.tsv have the same id '1'; ids must differ"),
+        (b"path\ttext\na\tcaf\xe9\n", r"x\.tsv is not UTF-8 text .*byte 15.*save it as UTF-8"),
+        ("/clips\na.wav\tmany\n", r"x\.tsv line 2: 'a\.wav\\tmany' is not `path<TAB>samples`"),
+    ],
+    ids=str,
+)
+def test_damaged_tables(text, complaint, tmp_path):
+    (tmp_path / "x.tsv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=complaint):
+        read_manifest(tmp_path / "x.tsv")
+
+
+def test_a_missing_manifest_names_the_verb_that_makes_one(tmp_path):
+    with pytest.raises(InputError, match=r"x\.tsv does not exist; .*speechssl prepare FOLDER --out x\.tsv"):
+        read_manifest(tmp_path / "x.tsv")
+    with pytest.raises(InputError, match=r"is a folder without wav.scp"):
+        read_manifest(tmp_path)
+
+
+def test_fairseq(tmp_path):
+    (tmp_path / "train.tsv").write_text("/clips\na.flac\t16000\nsub/b.flac\t8000\n")
+    (tmp_path / "train.ltr").write_text("H I | Y O U |\nN O |\n")
+    first, second = read_manifest(tmp_path / "train.tsv")
+    assert (first.path, first.duration, first.text) == ("/clips/a.flac", 1.0, "HI YOU")
+    assert (second.id, second.duration, second.text) == ("sub/b.flac", 0.5, "NO")
+    (tmp_path / "train.wrd").write_text("HI YOU\n")
+    with pytest.raises(InputError, match="2 rows but 1 transcripts"):
+        read_manifest(tmp_path / "train.tsv")
+
+
+def test_nemo(tmp_path):
+    lines = [
+        {"audio_filepath": "a.wav", "duration": 1.5, "text": "hi\tyou", "offset": None, "speaker": None, "age": 3},
+        {"audio_filepath": "a.wav", "duration": 2, "text": None, "offset": 1.5},
+    ]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    first, second = read_manifest(tmp_path / "x.jsonl")
+    assert (first.path, first.text, first.start, first.speaker) == (str(tmp_path / "a.wav"), "hi you", 0.0, "")
+    assert (second.id, second.text, second.start, second.duration) == ("a.wav@1.5", "", 1.5, 2.0)
+    assert first.extra == {"age": "3"}
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", "3", '{"text": "a"}'])
+def test_damaged_jsonl(line, tmp_path):
+    (tmp_path / "x.jsonl").write_text(f'{{"path": "a"}}\n\n{line}\n')
+    with pytest.raises(InputError, match=r"x\.jsonl line 3"):
+        read_manifest(tmp_path / "x.jsonl")
+
+
+def kaldi(folder, **files: str):
+    """A Kaldi folder."""
+    for name, text in files.items():
+        (folder / name.replace("_", ".")).write_text(text)
+    return folder
+
+
+def test_kaldi(tmp_path):
+    kaldi(tmp_path, wav_scp="r1  /a b.wav \nr2 /c.wav\n", text="u1 hi you\n", utt2spk="u1 s1\nu2 s2\n")
+    (tmp_path / "segments").write_text("u1 r1 0.5 2\nu2 r2 0 1\n")
+    first, second = read_manifest(tmp_path)
+    assert (first.path, first.start, first.duration, first.text, first.speaker) == (
+        "/a b.wav",
+        0.5,
+        1.5,
+        "hi you",
+        "s1",
+    )
+    assert (second.id, second.text) == ("u2", "")
+    (tmp_path / "segments").unlink()
+    assert read_manifest(tmp_path).column("id") == ["r1", "r2"]
+
+
+@pytest.mark.parametrize(
+    "segments, complaint",
+    [
+        ("u1 r1 0", "is not `segment recording start end`"),
+        ("u1 r1 x y", "is not `seg"),
+        ("u1 r9 0 1", "r9, which .*wav.scp"),
+    ],
+)
+def test_damaged_kaldi_segments(segments, complaint, tmp_path):
+    kaldi(tmp_path, wav_scp="r1 /a.wav\n", segments=segments)
+    with pytest.raises(InputError, match=complaint):
+        read_manifest(tmp_path)
+
+
+def test_kaldi_pipes_are_not_run(tmp_path):
+    kaldi(tmp_path, wav_scp="r1 touch /tmp/x |\n")
+    with pytest.raises(InputError, match="r1 is a shell pipe"):
+        read_manifest(tmp_path)
+
+
+def test_where():
+    rows = read_manifest(DATA / "fsdd.tsv")
+    chosen = rows.where("split=test")
+    assert set(chosen.column("split")) == {"test"} and len(chosen) == rows.column("split").count("test")
+    assert rows.where("") is rows
+    for condition, complaint in (
+        ("split=x", "the column split holds dev, test, train"),
+        ("nope=1", "no column 'nope'"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            rows.where(condition)
+
+
+def test_selecting_keeps_rows_whole():
+    rows = read_manifest(DATA / "fsdd.tsv")
+    assert list(rows.select([5, 3])) == [rows[5], rows[3]]
+    assert set(Manifest.of([rows[0]]).columns) | {"start", "duration"} == set(COLUMNS)
