@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "speechssl"
 FILES = sorted(PACKAGE.rglob("*.py"))
 TOP, MIDDLE, LOW, GROUND = (
-    "cli demo report api bench benchmark",
+    "cli verbs demo report api bench benchmark",
     "train asr probe interop",
     "models data",
     "packed audio text",

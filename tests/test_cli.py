@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from speechssl import cli
+from speechssl import cli, verbs
 from speechssl.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,7 +120,7 @@ def test_what_ends_a_verb(error, code, text, monkeypatch, capsys):
     def fails(_args):
         raise error
 
-    monkeypatch.setitem(cli.VERBS, "demo", (cli.demo_arguments, fails))
+    monkeypatch.setitem(cli.VERBS, "demo", (verbs.demo_arguments, fails))
     with pytest.raises(SystemExit) as stop:
         cli.main(["demo"])
     captured = capsys.readouterr().err
@@ -129,7 +129,7 @@ def test_what_ends_a_verb(error, code, text, monkeypatch, capsys):
 
 
 def test_a_bug_is_not_dressed_up_as_bad_input(monkeypatch):
-    monkeypatch.setitem(cli.VERBS, "demo", (cli.demo_arguments, lambda _args: {}["gone"]))
+    monkeypatch.setitem(cli.VERBS, "demo", (verbs.demo_arguments, lambda _args: {}["gone"]))
     with pytest.raises(KeyError):
         cli.main(["demo"])
 

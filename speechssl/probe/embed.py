@@ -85,7 +85,7 @@ def embed_clip(
     """
     check_pool(pool)
     chosen = choose_layers(layer, model.config.num_hidden_layers + 1)
-    total, largest, count, parts = 0.0, -np.inf, 0, []
+    total, largest, count, parts = np.zeros(()), np.full((), -np.inf), 0, []
     for wave_S, rows in windows(source, model.config.geometry, window=LONGEST, **segment):
         states_LTD = model.hidden_states([wave_S])[0][chosen, rows].numpy()
         if not states_LTD.shape[1]:  # a last window of less than one frame beyond its context
@@ -97,9 +97,7 @@ def embed_clip(
         raise InputError(
             f"a clip of less than one frame ({model.config.geometry.receptive_field} samples) has no embedding"
         )
-    values = (
-        np.concatenate(parts, axis=1) if pool == "none" else pooled(model, np.asarray(total / count), largest, pool)
-    )
+    values = np.concatenate(parts, axis=1) if pool == "none" else pooled(model, total / count, largest, pool)
     return values if layer in ("all", "weighted") else values[0]
 
 
@@ -185,7 +183,8 @@ def embed_to_parquet(
     check_pool(pool)
     choose_layers(layer, model.config.num_hidden_layers + 1)
     reach = model.config.geometry.receptive_field
-    several, one = (partial(embed, model, layer=layer, pool=pool) for embed in (embed_waves, embed_clip))
+    several = partial(embed_waves, model, layer=layer, pool=pool)
+    one = partial(embed_clip, model, layer=layer, pool=pool)
     meta = {"model": str(model.source), "layer": str(layer), "pool": pool}
     rows, seconds, width, began = 0, 0.0, 0, time.perf_counter()
     with (
