@@ -185,7 +185,8 @@ class ByolObjective(nn.Module):
         hybrid = self.hybrid_loss(embeddings, batch)
         if self.training:
             self.heard = mel_BFT, batch.draws_BVK
-        sums = {"byol": (byol.detach(), batch.count), "spread": (spread(targets[0]) * batch.count, batch.count)}
+        sums: dict[str, tuple[Tensor | float, Tensor | float]] = {"byol": (byol.detach(), batch.count)}
+        sums["spread"] = (spread(targets[0]) * batch.count, batch.count)
         if self.hybrid is not None:
             sums["hybrid"] = (hybrid.detach(), batch.count)
         return Step(loss=byol + self.config.hybrid_weight * hybrid, sums=sums)
