@@ -24,6 +24,7 @@ from speechssl.data.prepare import prepare
 
 HERE = Path(__file__).resolve().parent
 SEEDS = (1, 2, 3)
+UPDATES = 1500  # of 8 s each: 3.3 hours heard, four minutes on one core
 SIZES = {"10min": 600.0, "30min": 1800.0, "2.4h": float("inf")}  # seconds of labelled speech
 UNLABELED = {  # manifest -> split: everything whose licence allows shipping weights, and no test speaker
     "unlabeled.tsv": "unlabeled",
@@ -74,8 +75,16 @@ def finetune(out: Path, init: str, size: str, start: str, seed: int) -> None:
     log = folder.parent / f"{folder.name}.log"
     folder.parent.mkdir(exist_ok=True)
     if not (folder / "librispeech" / "scores.json").exists():
-        words = ["finetune", HERE / "finetune.toml", "--init", init, "--train", out / f"train-{size}.tsv"]
+        words = [
+            "finetune",
+            HERE.parent / "small" / "finetune.toml",
+            "--init",
+            init,
+            "--train",
+            out / f"train-{size}.tsv",
+        ]
         words += ["--valid", out / "dev.tsv", "--out", folder, "--train.seed", seed, "--resume"]
+        words += ["--train.steps", UPDATES, "--data.workers", 0]
         run(command(*words, *(["--from-scratch"] if start == "random" else [])), log)
         for test in ("test", "librispeech"):
             run(command("evaluate", folder, out / f"{test}.tsv", "--out", folder / test, "--precision", "bf16"), log)

@@ -49,6 +49,10 @@ class Paths:
     resume: bool = False
     scratch: bool = False
 
+    def checkpoint(self) -> Path | None:
+        """Where to resume from: None too when the run ended before it saved anything, and must begin again."""
+        return RunFolder(path=self.out).latest() if self.resume else None
+
 
 def pretrain(recipe: PretrainRecipe | ByolRecipe, paths: Paths) -> State:
     """Pretrain on unlabeled audio; with `paths.init` continue from that model's weights, in its own sizes."""
@@ -95,7 +99,7 @@ def pretrain_wav2vec2(recipe: PretrainRecipe, paths: Paths) -> State:
         valid = bool(paths.valid) and long_enough(
             read_manifest(*paths.valid), recipe.data.min_seconds, "validation data"
         )
-        if start is None and not paths.resume:
+        if start is None and not paths.checkpoint():
             first = next(updates_of(train, recipe, world=1).since(Position()))[1][0]
             objective.initialise(dataset_of(train, recipe, objective).batch(first))
         health = Health(
@@ -172,7 +176,7 @@ def fit(
         bar=bar,
         fingerprint=fingerprint(train),
     )
-    checkpoint = run.latest() if paths.resume else None
+    checkpoint = paths.checkpoint()
     if checkpoint:
         trainer.restore(checkpoint, same_model(objective, checkpoint))
     return trainer.fit()

@@ -78,7 +78,7 @@ def whole(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "kind, updates", [(signal.SIGKILL, 13), (signal.SIGKILL, 27), (signal.SIGTERM, 22), (signal.SIGINT, 5)]
+    "kind, updates", [(signal.SIGKILL, 4), (signal.SIGKILL, 27), (signal.SIGTERM, 22), (signal.SIGINT, 5)]
 )
 def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path, kind, updates):
     process = subprocess.Popen(
