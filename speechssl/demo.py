@@ -1,8 +1,8 @@
 """`speechssl demo`: the whole journey on the clips in data/, ending in one page.
 
 Prepare, pretrain for some minutes, fine-tune with CTC on spoken digits of four speakers from three starting points (random
-weights, these minutes of pretraining, the weights that ship with the package), three seeds each, and score all of them on two
-speakers whose recordings no training has seen. Every number on the page is computed here.
+weights, these minutes of pretraining, the weights that ship with the package), three seeds each, and score all of them on a
+speaker whose recordings no training has seen. Every number on the page is computed here.
 """
 
 import json
@@ -67,7 +67,7 @@ def demo(out: Path, minutes: float = 3.0) -> Path:
     pretrain_here(out / "pretrained", tables["unlabeled"], minutes)
     say(f"3/6  fine-tune with CTC on {hours(tables['labelled'])}: {len(arms)} starting points x {len(SEEDS)} seeds")
     finetune_all(out, arms, tables)
-    say("4/6  evaluate on two speakers that no training has heard")
+    say("4/6  evaluate on a speaker that no training has heard")
     scores = evaluate_all(out, arms, tables["test"])
     say("5/6  embed and probe: which digit, told from the frozen embedding of an unseen speaker")
     probes = probe_all(out, arms, tables["digits"])

@@ -142,11 +142,12 @@ def plot_spectrogram(wave_S: np.ndarray, words: Sequence[Any], title: str):
     """Log-mel spectrogram with the words under it at their times."""
     figure, (ax,) = axes(height=2.9)
     draw_spectrogram(ax, wave_S)
+    style = {"ha": "center", "va": "top", "fontsize": 11, "color": PALETTE[0], "transform": ax.get_xaxis_transform()}
     for word in words:
         ax.axvspan(word.start, word.end, ymax=0.03, color=PALETTE[0])
-        ax.text((word.start + word.end) / 2, -14, word.text, ha="center", va="top", fontsize=11, color=PALETTE[0])
+        ax.text((word.start + word.end) / 2, -0.13, word.text, **style)  # between the ticks and their label
     ax.set_title(title)
-    ax.set_xlabel("seconds", labelpad=16)
+    ax.set_xlabel("seconds", labelpad=20)
     return figure
 
 

@@ -85,7 +85,7 @@ def embed_clip(
     """
     check_pool(pool)
     chosen = choose_layers(layer, model.config.num_hidden_layers + 1)
-    total, largest, count, parts = np.zeros(()), np.full((), -np.inf), 0, []
+    total, largest, count, parts = np.zeros(()), np.float32(-np.inf), 0, []
     for wave_S, rows in windows(source, model.config.geometry, window=LONGEST, **segment):
         states_LTD = model.hidden_states([wave_S])[0][chosen, rows].numpy()
         if not states_LTD.shape[1]:  # a last window of less than one frame beyond its context
@@ -97,7 +97,8 @@ def embed_clip(
         raise InputError(
             f"a clip of less than one frame ({model.config.geometry.receptive_field} samples) has no embedding"
         )
-    values = np.concatenate(parts, axis=1) if pool == "none" else pooled(model, total / count, largest, pool)
+    mean_LD = (total / count).astype(np.float32)
+    values = np.concatenate(parts, axis=1) if pool == "none" else pooled(model, mean_LD, largest, pool)
     return values if layer in ("all", "weighted") else values[0]
 
 

@@ -84,8 +84,11 @@ class Trainer:
                 self.update(micros)
                 self.state.position = after
                 self.state.step += 1
-                self.keep_books(log)
-                if self.stop_signal is not None:
+                stopping = (
+                    self.stop_signal is not None
+                )  # read once: what comes while books are kept waits for the next update
+                self.keep_books(log, stopping)
+                if stopping:
                     break
         finally:
             log.close()
@@ -131,10 +134,10 @@ class Trainer:
         self.meter.add({"grad_norm": (norm, 1)}, shared=True)
         self.meter.seconds += seconds
 
-    def keep_books(self, log: RunLog) -> None:
+    def keep_books(self, log: RunLog, stopping: bool) -> None:
         """Log, validate and save when it is time; health is checked before anything is saved."""
         step, config = self.state.step, self.config
-        ending = step == config.steps or self.stop_signal is not None
+        ending = step == config.steps or stopping
         if step % config.log_every == 0 or step == config.steps:
             self.check(log.train_line(self.line(), self.meter), log)
             self.meter = Meter()

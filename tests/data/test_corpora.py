@@ -35,6 +35,21 @@ TREES = {
         "16b10Wb.wav": {"speaker": "16", "label": "anger"},
         "08a07Na.wav": {"speaker": "08", "label": "neutral"},
     },
+    "savee": {
+        "DC_sa01.wav": {"speaker": "DC", "label": "sadness"},
+        "JE_a02.wav": {"speaker": "JE", "label": "anger"},
+        "KL_n03.wav": {"speaker": "KL", "label": "neutral"},
+    },
+    "tess": {
+        "OAF_back_angry.wav": {"speaker": "OAF", "label": "angry"},
+        "YAF_dog_ps.wav": {"speaker": "YAF", "label": "surprise"},
+        "OAF_home_sad.wav": {"speaker": "OAF", "label": "sad"},
+    },
+    "nemo": {
+        "AB0_anger_1.wav": {"speaker": "AB0", "label": "anger"},
+        "AB0_fear_2.wav": {"speaker": "AB0", "label": "fear"},
+        "CD1_sadness_3.wav": {"speaker": "CD1", "label": "sadness"},
+    },
     "fsdd": {
         "7_theo_12.wav": {"speaker": "theo", "label": "7", "text": "seven"},
         "0_george_0.wav": {"speaker": "george", "label": "0", "text": "zero"},

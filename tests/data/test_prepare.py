@@ -209,31 +209,23 @@ def quiet(source: Path, out: Path) -> None:
     prepare(source, out, jobs=1)
 
 
-def interrupted(out: Path, kind: signal.Signals) -> tuple[int, str]:
-    """Exit code and last words of a `prepare` that got a signal at work; begun again when it was done before that."""
-    cache = out.with_name(f"{out.name}.cache.jsonl")
-    code = f"from speechssl.cli import main; main(['prepare', {str(DATA / 'fsdd')!r}, '--out', {str(out)!r}])"
-    for _ in range(10):
-        cache.unlink(missing_ok=True)
-        process = subprocess.Popen(
-            [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
-        while process.poll() is None and not (cache.exists() and cache.read_text().count("\n") > 50):
-            time.sleep(0.005)
-        if process.poll() is None:
-            os.killpg(process.pid, kind)
-        said = process.communicate(timeout=60)[1]
-        if not out.exists():
-            break
-        out.unlink()
-    return process.returncode, said
-
-
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
 def test_killed_and_run_again(kind, tmp_path):
     cache = tmp_path / "x.tsv.cache.jsonl"
-    code, said = interrupted(tmp_path / "x.tsv", kind)
-    assert code == (130 if kind == signal.SIGINT else -kind)
+    code = f"from speechssl.cli import main; main(['prepare', {str(DATA / 'fsdd')!r}, '--out', {str(tmp_path / 'x.tsv')!r}])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
+    while process.poll() is None and not (cache.exists() and cache.read_text().count("\n") > 50):
+        time.sleep(0.005)
+    os.killpg(process.pid, kind)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == (130 if kind == signal.SIGINT else -kind)
     assert "Traceback" not in said
     assert not (tmp_path / "x.tsv").exists()
     with open(cache, "a", encoding="utf-8") as file:
