@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from speechssl import cli
+from speechssl.train.checkpoint import RunFolder
+from speechssl.train.health import Health
 from tests.conftest import DATA
 
 RECIPE = """
@@ -106,6 +109,19 @@ def wait_for(log: Path, updates: int, process: subprocess.Popen) -> None:
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         time.sleep(0.02)
     raise AssertionError("the run never got that far")
+
+
+def test_a_signal_while_the_books_are_kept_loses_nothing(tmp_path, monkeypatch):
+    """It strikes after update 4, when it is too late for that update's checkpoint: update 5 ends the run, saved."""
+
+    def strike(_health: Health, line: dict) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Health, "__call__", strike)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(command(tmp_path, "run", "--data.workers", "0")[3:])
+    assert stop.value.code == 130
+    assert RunFolder(path=tmp_path / "run").latest() == tmp_path / "run" / "checkpoints" / "step-00000005"
 
 
 def test_a_run_is_not_overwritten(whole):
