@@ -14,12 +14,12 @@ test: $(VENV)/.test-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest --durations=10
-	@if [ -d notebooks ]; then set -x; $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks; fi
+	@if [ -d notebooks ]; then set -x; $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 --timeout=0 notebooks; fi
 
 # Run the notebooks again after a change of their .py, and keep the outputs.
 notebooks: $(VENV)/.test-installed
 	for script in notebooks/*.py; do $(BIN)/jupytext --quiet --update --to ipynb $$script || exit 1; done
-	$(BIN)/python -m pytest --nbmake --overwrite --nbmake-timeout=600 notebooks
+	$(BIN)/python -m pytest --nbmake --overwrite --nbmake-timeout=600 --timeout=0 notebooks
 
 $(VENV)/.installed: pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON) here; name a Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
