@@ -236,7 +236,7 @@ def fit_predict(x: np.ndarray, y: np.ndarray, groups: np.ndarray, x_test: np.nda
 
 
 def mixtures(x: np.ndarray) -> list[np.ndarray | None]:
-    """Layer weights to choose from: every layer alone, and bumps of three neighbours; None for a plain matrix."""
+    """Layer weights to choose from: all alike, or a bump around one of the layers; None for a plain matrix."""
     if x.ndim == 2:
         return [None]
     layers = x.shape[1]
