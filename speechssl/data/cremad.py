@@ -1,5 +1,6 @@
 """CREMA-D as people really have it: git-lfs pointers, the same clip as .wav, .mp3 and .flv, files that others leave out."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ POINTER = b"version https://git-lfs"
 
 def is_pointer(path: str | Path) -> bool:
     """Whether a file is what git-lfs leaves before its content is fetched."""
+    if not os.path.isfile(path):  # a named pipe would block for ever
+        return False
     try:
         with open(path, "rb") as file:
             return file.read(40).startswith(POINTER)

@@ -203,6 +203,11 @@ def test_two_runs_at_once_leave_one_whole_manifest(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.tsv", "x.tsv", "x.tsv.cache.jsonl"]
 
 
+def test_a_named_pipe_is_no_clip_and_blocks_nothing(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert "reason" in inspect(str(tmp_path / "pipe.wav"))
+
+
 def quiet(source: Path, out: Path) -> None:
     """Prepare in a process of its own, whose progress nobody reads."""
     sys.stderr = open(os.devnull, "w")
