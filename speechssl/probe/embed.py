@@ -85,7 +85,7 @@ def embed_clip(
     """
     check_pool(pool)
     chosen = choose_layers(layer, model.config.num_hidden_layers + 1)
-    total, largest, count, parts = np.zeros(()), np.float32(-np.inf), 0, []
+    total, largest, count, parts = np.zeros(()), np.full((), -np.inf, np.float32), 0, []
     for wave_S, rows in windows(source, model.config.geometry, window=LONGEST, **segment):
         states_LTD = model.hidden_states([wave_S])[0][chosen, rows].numpy()
         if not states_LTD.shape[1]:  # a last window of less than one frame beyond its context
