@@ -36,6 +36,20 @@ FAMILIES = {
     "layer-pre": dict(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True, do_normalize=True),
 }
 
+TINY_MODEL = """\
+[model]
+conv_dim = [16, 16, 16, 16, 16, 16, 16]
+hidden_size = 32
+num_hidden_layers = 2
+num_attention_heads = 2
+intermediate_size = 64
+num_conv_pos_embeddings = 16
+num_conv_pos_embedding_groups = 4
+num_codevectors_per_group = 16
+codevector_dim = 16
+proj_codevector_dim = 16
+"""  # the section of a recipe whose runs last seconds
+
 
 def tiny(family: str = "group-post", **changes) -> Wav2Vec2Config:
     """A tiny model of a family, without dropout unless asked for."""

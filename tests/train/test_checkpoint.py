@@ -14,20 +14,11 @@ import speechssl
 from speechssl import cli
 from speechssl.errors import InputError
 from speechssl.train.checkpoint import RunFolder
-from tests.conftest import digits, refused, write_table
+from tests.conftest import TINY_MODEL, digits, refused, write_table
 
-RECIPE = """
-[model]
-conv_dim = [16, 16, 16, 16, 16, 16, 16]
-hidden_size = 32
-num_hidden_layers = 2
-num_attention_heads = 2
-intermediate_size = 64
-num_conv_pos_embeddings = 16
-num_conv_pos_embedding_groups = 4
-num_codevectors_per_group = 16
-codevector_dim = 16
-proj_codevector_dim = 16
+RECIPE = (
+    TINY_MODEL
+    + """\
 [data]
 batch_seconds = 3.0
 micro_seconds = 3.0
@@ -39,6 +30,7 @@ log_every = 1
 save_every = 2
 precision = "float32"
 """
+)
 
 
 def command(folder: Path, out: Path, *more: str) -> list[str]:

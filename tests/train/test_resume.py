@@ -14,20 +14,11 @@ from safetensors.torch import load_file
 from speechssl import cli
 from speechssl.train.checkpoint import RunFolder
 from speechssl.train.health import Health
-from tests.conftest import DATA
+from tests.conftest import DATA, TINY_MODEL
 
-RECIPE = """
-[model]
-conv_dim = [16, 16, 16, 16, 16, 16, 16]
-hidden_size = 32
-num_hidden_layers = 2
-num_attention_heads = 2
-intermediate_size = 64
-num_conv_pos_embeddings = 16
-num_conv_pos_embedding_groups = 4
-num_codevectors_per_group = 16
-codevector_dim = 16
-proj_codevector_dim = 16
+RECIPE = (
+    TINY_MODEL
+    + """\
 layerdrop = 0.3
 [objective]
 logit_spread = 4.0
@@ -44,6 +35,7 @@ log_every = 4
 valid_every = 20
 save_every = 10
 """
+)
 
 
 def command(folder: Path, out: str, *more: str) -> list[str]:
