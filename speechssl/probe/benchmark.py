@@ -8,7 +8,7 @@ import numpy as np
 
 from speechssl.errors import InputError
 from speechssl.probe.heads import HEADS, Parts
-from speechssl.probe.linear import intervals, rates
+from speechssl.probe.linear import intervals, rates, score_lines
 from speechssl.probe.protocols import Protocol, leaks, per_speaker
 
 BOOTSTRAP_SEED = 1
@@ -61,15 +61,7 @@ class Result:
             f"{self.model}: {self.clips} clips, {len(self.classes)} classes, {self.speakers} speakers, {len(self.seeds)} "
             "seeds; in %, 95 % bootstrap over speakers; never compare with a score of another protocol"
         )
-        width = max(len(score.vectors) for score in self.scores)
-        lines.append(f"  {'':{width}s} {'accuracy ' + name:>28s} {'UAR ' + name:>28s}")
-        lines.append(f"  {'chance':{width}s} {100 * self.chance_accuracy:28.1f} {100 * self.chance_uar:28.1f}")
-        for s in self.scores:
-            cells = [
-                f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-                for value, (low, high) in ((s.accuracy, s.accuracy_interval), (s.uar, s.uar_interval))
-            ]
-            lines.append(f"  {s.vectors:{width}s} {cells[0]:>28s} {cells[1]:>28s}")
+        lines += score_lines(self.scores, self.chance_accuracy, self.chance_uar, f" {name}", column=28)
         return "\n".join(lines)
 
 

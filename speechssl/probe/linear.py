@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,16 +54,27 @@ class ProbeResult:
             f"{self.protocol}",
             f"{self.clips} clips, {len(self.classes)} classes, {self.groups} groups, {self.folds} folds; in %, "
             "95 % bootstrap over groups",
-            f"  {'':12s} {'accuracy':>22s} {'UAR':>22s}",
-            f"  {'chance':12s} {100 * self.chance_accuracy:22.1f} {100 * self.chance_uar:22.1f}",
+            *score_lines(self.scores, self.chance_accuracy, self.chance_uar),
         ]
-        for s in self.scores:
-            cells = [
-                f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-                for value, (low, high) in ((s.accuracy, s.accuracy_interval), (s.uar, s.uar_interval))
-            ]
-            lines.append(f"  {s.vectors:12s} {cells[0]:>22s} {cells[1]:>22s}")
         return "\n".join(lines)
+
+
+def score_lines(
+    scores: Sequence[Any], chance_accuracy: float, chance_uar: float, suffix: str = "", column: int = 22
+) -> list[str]:
+    """A table of accuracy and UAR in %, with their intervals, beside chance; `suffix` marks what the columns measure."""
+    width = max(12, *(len(score.vectors) for score in scores))
+    lines = [
+        f"  {'':{width}s} {'accuracy' + suffix:>{column}s} {'UAR' + suffix:>{column}s}",
+        f"  {'chance':{width}s} {100 * chance_accuracy:{column}.1f} {100 * chance_uar:{column}.1f}",
+    ]
+    for score in scores:
+        cells = [
+            f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+            for value, (low, high) in ((score.accuracy, score.accuracy_interval), (score.uar, score.uar_interval))
+        ]
+        lines.append(f"  {score.vectors:{width}s} {cells[0]:>{column}s} {cells[1]:>{column}s}")
+    return lines
 
 
 def probe(
