@@ -5,8 +5,6 @@ products: cut time into blocks of s frames, and tap group i multiplies the block
 or transposed, every layer has exactly N / stride rows, and layer norm over channels needs no transposition either.
 """
 
-from itertools import pairwise
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -70,25 +68,55 @@ class ConvLayer(nn.Module):
 
     def forward(self, x_NC: Tensor, valid: list[slice]) -> Tensor:
         """(N, C) -> (N / stride, O); `valid` are each utterance's rows of the output."""
-        x_TO = conv_stream(x_NC, self.conv.weight, self.conv.bias, self.conv.stride[0])
         if isinstance(self.layer_norm, nn.GroupNorm):
-            x_TO = utterance_norm(x_TO, valid, self.layer_norm)
-        elif self.layer_norm is not None:
-            x_TO = self.layer_norm(x_TO)
-        return F.gelu(x_TO)
+            weight_OK = self.conv.weight[:, 0]  # a bias would vanish in the norm
+            return F.gelu(conv_and_norm(x_NC[:, 0], weight_OK, self.layer_norm, self.conv.stride[0], valid))
+        x_TO = conv_stream(x_NC, self.conv.weight, self.conv.bias, self.conv.stride[0])
+        return F.gelu(x_TO if self.layer_norm is None else self.layer_norm(x_TO))
 
 
-def utterance_norm(x_TC: Tensor, valid: list[slice], norm: nn.GroupNorm) -> Tensor:
-    """Group norm with one channel per group: statistics per utterance and channel over the utterance's own frames.
+class SegmentedLinear(torch.autograd.Function):
+    """Rows (T, K) times a matrix of their own utterance's, (B, K, O) -> (T, O); rows of no utterance become zero. The input
+    gets no gradient: it is audio."""
 
-    On (T, C) that is batch norm without memory, a fused kernel. Rows between utterances become zero.
+    @staticmethod
+    def forward(ctx, x_TK: Tensor, weight_BKO: Tensor, rows: list[slice]) -> Tensor:
+        ctx.save_for_backward(x_TK)
+        ctx.rows = rows
+        y_TO = x_TK.new_zeros(len(x_TK), weight_BKO.shape[2])
+        for own, weight_KO in zip(rows, weight_BKO, strict=True):
+            torch.mm(x_TK[own], weight_KO, out=y_TO[own])
+        return y_TO
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads: Tensor) -> tuple[None, Tensor, None]:
+        (x_TK,) = ctx.saved_tensors
+        return None, torch.stack([x_TK[own].T @ grads[0][own] for own in ctx.rows]), None
+
+
+def conv_and_norm(stream_N: Tensor, weight_OK: Tensor, norm: nn.GroupNorm, stride: int, valid: list[slice]) -> Tensor:
+    """The first convolution and its group norm (one channel per group, statistics over an utterance's own frames) in one
+    matrix product per utterance: (N,) -> (N / stride, O).
+
+    The norm's input is linear in the K samples that a frame sees. Its mean vanishes when theirs do, its variance is the
+    weights' quadratic form with their K x K covariance, and the scaling goes into the weights: nothing is normalised.
     """
-    edges = [0, *(edge for rows in valid for edge in (rows.start, rows.stop)), len(x_TC)]
-    pieces = list(x_TC.split([b - a for a, b in pairwise(edges)]))  # split, unlike slicing, has a cheap backward
-    for i in range(1, len(pieces), 2):
-        pieces[i] = F.batch_norm(pieces[i], None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
-    pieces[::2] = [torch.zeros_like(gap) for gap in pieces[::2]]
-    return torch.cat(pieces)
+    kernel = weight_OK.shape[1]
+    kind = torch.get_autocast_dtype(stream_N.device.type) if torch.is_autocast_enabled(stream_N.device.type) else None
+    with torch.autocast(stream_N.device.type, enabled=False):
+        windows_TK = F.pad(stream_N, (0, kernel - stride)).unfold(0, kernel, stride)
+        centred_TK = windows_TK.new_zeros(windows_TK.shape[0], kernel + 1)  # a last column of ones brings the norm's bias
+        covariances = []
+        for rows in valid:
+            own_TK = windows_TK[rows] - windows_TK[rows].mean(dim=0)
+            covariances.append(own_TK.T @ own_TK / len(own_TK))
+            centred_TK[rows, :kernel], centred_TK[rows, kernel] = own_TK, 1.0
+        variance_BO = ((weight_OK @ torch.stack(covariances)) * weight_OK).sum(dim=2).clamp_min(0)
+        scale_BO = norm.weight * (variance_BO + norm.eps).rsqrt()
+        scaled_BKO = (weight_OK * scale_BO[..., None]).mT
+        all_BKO = torch.cat([scaled_BKO, norm.bias.expand(len(valid), 1, -1)], dim=1)
+        return SegmentedLinear.apply(centred_TK.to(kind or centred_TK.dtype), all_BKO.to(kind or all_BKO.dtype), valid)
 
 
 class ConvEncoder(nn.Module):

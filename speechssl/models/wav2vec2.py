@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from speechssl.models.config import Wav2Vec2Config
 from speechssl.models.context import ContextNetwork
+from speechssl.models.dropout import Dropout
 from speechssl.models.encoder import ConvEncoder
 from speechssl.models.quantizer import GumbelQuantizer
 from speechssl.packed import Packed
@@ -26,7 +27,7 @@ class FeatureProjection(nn.Module):
         norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
         self.layer_norm = norm if config.feat_proj_layer_norm else nn.Identity()
         self.projection = nn.Linear(config.conv_dim[-1], config.hidden_size)
-        self.dropout = nn.Dropout(config.feat_proj_dropout)
+        self.dropout = Dropout(config.feat_proj_dropout)
         nn.init.uniform_(self.projection.weight, -(config.conv_dim[-1] ** -0.5), config.conv_dim[-1] ** -0.5)
         nn.init.zeros_(self.projection.bias)
 
@@ -121,7 +122,7 @@ class Wav2Vec2ForCTC(Headless):
 
     def __init__(self, config: Wav2Vec2Config, vocab_size: int) -> None:
         super().__init__(config)
-        self.dropout = nn.Dropout(config.final_dropout)
+        self.dropout = Dropout(config.final_dropout)
         self.lm_head = nn.Linear(config.hidden_size, vocab_size)
 
     def forward(self, batch: Packed, **masks) -> Tensor:

@@ -87,7 +87,7 @@ def embed_clip(
     chosen = choose_layers(layer, model.config.num_hidden_layers + 1)
     total, largest, count, parts = np.zeros(()), np.full((), -np.inf, np.float32), 0, []
     for wave_S, rows in windows(source, model.config.geometry, window=LONGEST, **segment):
-        states_LTD = model.hidden_states([wave_S])[0][chosen, rows].numpy()
+        states_LTD = model.hidden_states([wave_S], chosen)[0][:, rows].numpy()
         if not states_LTD.shape[1]:  # a last window of less than one frame beyond its context
             continue
         total, count = total + states_LTD.sum(axis=1), count + states_LTD.shape[1]
@@ -105,8 +105,7 @@ def embed_clip(
 def embed_waves(model: Any, waves: Sequence[np.ndarray], *, layer: int | str, pool: str) -> list[np.ndarray]:
     """Several clips in one packed batch; each result is what the clip alone would give."""
     results = []
-    for states_LTD in model.hidden_states(waves):
-        states_LTD = states_LTD[choose_layers(layer, len(states_LTD))]
+    for states_LTD in model.hidden_states(waves, choose_layers(layer, model.config.num_hidden_layers + 1)):
         mean_LD, largest_LD = states_LTD.mean(dim=1).numpy(), states_LTD.amax(dim=1).numpy()
         values = states_LTD.numpy() if pool == "none" else pooled(model, mean_LD, largest_LD, pool)
         results.append(values if layer in ("all", "weighted") else values[0])

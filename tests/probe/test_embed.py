@@ -41,7 +41,9 @@ def test_windows_of_a_long_clip_pool_every_frame_once(model, speech, tmp_path, p
     whole = embed_clip(model, wave, layer="all", pool=pool)
     monkeypatch.setattr(embed, "LONGEST", 5.0)
     sizes, ask = [], model.hidden_states
-    monkeypatch.setattr(model, "hidden_states", lambda waves: sizes.append(len(waves[0])) or ask(waves))
+    monkeypatch.setattr(
+        model, "hidden_states", lambda waves, layers=None: sizes.append(len(waves[0])) or ask(waves, layers)
+    )
     cut = embed_clip(model, tmp_path / "x.wav", layer="all", pool=pool)
     assert cut.shape == whole.shape
     assert max(sizes) <= 9 * 16_000
