@@ -15,6 +15,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from speechssl.models.config import Wav2Vec2Config
 from speechssl.models.dropout import Dropout, keep_mask
+from speechssl.models.products import Linear
 
 
 def conv_same(x_TD: Tensor, conv: nn.Module, reach: int, frames: Sequence[int]) -> Tensor:
@@ -100,10 +101,10 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = config.num_attention_heads
         self.dropout = config.attention_dropout
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = Linear(config.hidden_size, config.hidden_size)
+        self.q_proj = Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x_TD: Tensor, frames: Sequence[int], distance_HTT: Tensor | None) -> Tensor:
         """(T, D) -> (T, D); `distance_HTT` is WavLM's position bias."""
@@ -132,7 +133,7 @@ class GatedAttention(Attention):
         super().__init__(config)
         self.buckets, self.furthest = config.num_buckets, config.max_bucket_distance
         self.gru_rel_pos_const = nn.Parameter(torch.ones(1, self.heads, 1, 1))
-        self.gru_rel_pos_linear = nn.Linear(config.hidden_size // self.heads, 8)
+        self.gru_rel_pos_linear = Linear(config.hidden_size // self.heads, 8)
         if first:
             self.rel_attn_embed = nn.Embedding(config.num_buckets, self.heads)
 
@@ -165,8 +166,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: Wav2Vec2Config) -> None:
         super().__init__()
-        self.intermediate_dense = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.output_dense = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.intermediate_dense = Linear(config.hidden_size, config.intermediate_size)
+        self.output_dense = Linear(config.intermediate_size, config.hidden_size)
         self.activation_dropout = Dropout(config.activation_dropout)
 
     def forward(self, x_TD: Tensor) -> Tensor:
@@ -207,8 +208,8 @@ class Adapter(nn.Module):
     def __init__(self, config: Wav2Vec2Config) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(config.hidden_size)
-        self.linear_1 = nn.Linear(config.hidden_size, config.adapter_width)
-        self.linear_2 = nn.Linear(config.adapter_width, config.hidden_size)
+        self.linear_1 = Linear(config.hidden_size, config.adapter_width)
+        self.linear_2 = Linear(config.adapter_width, config.hidden_size)
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """(T, D) -> (T, D)."""
