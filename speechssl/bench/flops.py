@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from speechssl.models.config import Wav2Vec2Config
+from speechssl.models.products import product, usable
 
 TASKS = ("pretrain", "finetune", "embed", "transcribe")
 
@@ -52,14 +53,19 @@ def step_flops(
     return encoder + context + (head if task == "transcribe" else 0.0)
 
 
-def matmul_peak(dtype: torch.dtype, device: str, seconds: float = 1.0, size: int = 2048) -> float:
-    """Operations per second of the best of many square matrix products of `size`, measured now."""
+def matmul_peaks(dtype: torch.dtype, device: str, seconds: float = 1.0, size: int = 2048) -> dict[str, float]:
+    """Operations per second of the best of many square matrix products of `size`, measured now: by torch's own product, and on
+    a CPU by oneDNN."""
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    best, began = float("inf"), time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        started = time.perf_counter()
-        left @ right
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
-    return 2.0 * size**3 / best
+    ways = {"torch": lambda: left @ right} | ({"onednn": lambda: product(left, right)} if usable(left) else {})
+    best = {}
+    for name, multiply in ways.items():
+        fastest, began = float("inf"), time.perf_counter()
+        while time.perf_counter() - began < seconds / len(ways):
+            started = time.perf_counter()
+            multiply()
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            fastest = min(fastest, time.perf_counter() - started)
+        best[name] = 2.0 * size**3 / fastest
+    return best

@@ -57,7 +57,8 @@ def transformers_pretraining(spec: Spec) -> Callable[[], Any]:
     from transformers import Wav2Vec2ForPreTraining
     from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
 
-    net = Wav2Vec2ForPreTraining(transformers_config(spec)).to(spec.device).train()
+    net: Any = Wav2Vec2ForPreTraining(transformers_config(spec))
+    net.to(spec.device).train()
     wave_BS, length_B = padded(utterances(spec))
     sounding_BS = (torch.arange(wave_BS.shape[1]) < length_B[:, None]).long()
     frames = int(net._get_feat_extract_output_lengths(wave_BS.shape[1]))

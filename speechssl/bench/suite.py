@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from speechssl import audio, dist
-from speechssl.bench.flops import matmul_peak, step_flops
+from speechssl.bench.flops import matmul_peaks, step_flops
 from speechssl.bench.work import Spec, files
 from speechssl.errors import InputError
 from speechssl.files import output_file, replacing
@@ -88,8 +88,6 @@ def start(name: str, spec: Spec) -> System:
 
 def bench(spec: Spec, against: Sequence[str], rounds: int, steps: int, out: Path | None) -> str:
     """The table of one task; what lies in `out` afterwards is the same as JSON, every single time included."""
-    if out is not None:
-        out = output_file(out, "bench.json")
     torch.set_num_threads(spec.threads)
     seconds = list(spec.seconds) or [audio.info(path).duration for path in files(spec)]
     peaks, systems = [], []
@@ -100,7 +98,7 @@ def bench(spec: Spec, against: Sequence[str], rounds: int, steps: int, out: Path
                 systems.append(start(name, spec))
                 bar.update()
             for _ in range(rounds):
-                peaks.append(matmul_peak(KINDS[spec.dtype], spec.device))
+                peaks.append(matmul_peaks(KINDS[spec.dtype], spec.device))
                 for system in systems:
                     bar.set_postfix_str(system.name)
                     system.run(steps)
@@ -109,27 +107,32 @@ def bench(spec: Spec, against: Sequence[str], rounds: int, steps: int, out: Path
         for system in systems:
             system.process.kill()
     flops = step_flops(spec.config, spec.task, [round(s * audio.SAMPLE_RATE) for s in seconds], **systems[0].facts)
-    result = summary(spec, systems, seconds, flops, max(peaks))
+    return table(keep(summary(spec, systems, seconds, flops, peaks), out))
+
+
+def keep(result: dict[str, Any], out: Path | None) -> dict[str, Any]:
+    """The result itself, written to `out` as JSON."""
     if out is not None:
-        with replacing(out) as draft:
+        with replacing(output_file(out, "bench.json")) as draft:
             draft.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    return table(result)
+    return result
 
 
-def summary(spec: Spec, systems: Sequence[System], seconds: Sequence[float], flops: float, peak: float) -> dict:
+def summary(spec: Spec, systems: Sequence[System], seconds: Sequence[float], flops: float, peaks: list) -> dict:
     """Everything that was measured, as plain values."""
     total, rows = sum(seconds), {}
+    reached = {way: max(peak[way] for peak in peaks) for way in peaks[0]}
     for system in systems:
         middle = median(system.seconds)
         rows[system.name] = {
             "audio_seconds_per_second": total / middle,
             "times": median(a / b for a, b in zip(system.seconds, systems[0].seconds, strict=True)),
-            "share_of_peak": flops / middle / peak,
+            "share_of_peak": flops / middle / max(reached.values()),
             "peak_memory_bytes": system.peak,
             "batch": system.batch,
             "step_seconds": system.seconds,
         }
-    facts = {"flops": flops, "audio_seconds": total, "utterances": len(seconds), "matmul_peak": peak}
+    facts = {"flops": flops, "audio_seconds": total, "utterances": len(seconds), "matmul_peaks": reached}
     machine = {"torch": torch.__version__, "cpu": processor(), "gpu": graphics(spec.device)}
     return {"spec": spec.json(), **facts, "machine": machine, "systems": rows}
 
@@ -159,7 +162,8 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"{spec['task']} {spec['size']} {spec['dtype']}: {result['utterances']} utterances {shape}, "
         f"{result['audio_seconds']:.0f} s in all; {each:.1f} GFLOP per second of audio",
-        f"{place}; matrix products reach {result['matmul_peak'] / 1e9:.0f} GFLOP/s",
+        f"{place}; matrix products: "
+        + ", ".join(f"{way} {peak / 1e9:.0f} GFLOP/s" for way, peak in result["matmul_peaks"].items()),
         "",
         f"{'':14}{'audio s/s':>10}{'step, s':>9}{'share of peak':>15}{'peak memory':>13}   speechssl is",
     ]
@@ -173,12 +177,27 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def data_table(result: dict[str, Any]) -> str:
+    """The data path in a few lines for the terminal."""
+    rates, costs = result.values()
+    lines = ["seconds of audio per second of one core, decoded, cropped, resampled, packed", ""]
+    lines.append(f"{'':24}" + "".join(f"{case:>18}" for case in rates))
+    for form in next(iter(rates.values())):
+        lines.append(f"{form:24}" + "".join(f"{rates[case][form]:18,}" for case in rates))
+    lines += [
+        "",
+        f"a manifest of {costs['rows']:,} rows, {costs['file MiB']} MiB on the disk: seconds of one core, and MiB",
+    ]
+    lines += [f"{name:36}{value:12}" for name, value in costs.items() if name not in ("rows", "file MiB")]
+    return "\n".join(lines)
+
+
 def run(args: Any) -> str:
     """What the command line asks for."""
     if args.task == "data":
         from speechssl.bench.data import measure
 
-        return report_data(measure(), args.out)
+        return data_table(keep(measure(), args.out))
     if args.folder and args.task not in ("embed", "transcribe"):
         raise InputError(f"--folder goes with embed and transcribe, not with {args.task}")
     low, high = args.range

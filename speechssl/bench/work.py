@@ -177,7 +177,7 @@ def answers(model: SpeechModel, waves: Sequence[np.ndarray], embeds: bool, batch
         if embeds:
             found += embed_waves(model, group, layer="last", pool="mean")
         else:
-            found += [best_path_text(log_probs_TV, model.tokenizer) for log_probs_TV in model.log_probs(group)]
+            found += [best_path_text(log_probs_TV, tokenizer()) for log_probs_TV in model.log_probs(group)]
         group, total = [], 0
     return found
 
