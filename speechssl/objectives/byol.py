@@ -139,12 +139,14 @@ class ByolObjective(nn.Module):
         )
 
     @torch.no_grad()
-    def initialise(self, batch: ByolBatch) -> None:
-        """Fix the normalisation of log-mels and hybrid targets: the statistics of a first batch."""
-        mel_BFT = self.model.frontend(self.waves(batch))
-        heard = mel_BFT > mel_BFT.amin() + 1e-3  # digital silence says nothing of speech
-        chosen = mel_BFT[heard] if bool(heard.any()) else mel_BFT
-        self.model.mel_stats.copy_(torch.stack([chosen.mean(), chosen.std().clamp_min(1e-3)]))
+    def initialise(self, batch: ByolBatch, fresh: bool = True) -> None:
+        """Fix the normalisation of hybrid targets and, unless the model has learned with its own, of log-mels: the statistics
+        of a first batch."""
+        if fresh:
+            mel_BFT = self.model.frontend(self.waves(batch))
+            heard = mel_BFT > mel_BFT.amin() + 1e-3  # digital silence says nothing of speech
+            chosen = mel_BFT[heard] if bool(heard.any()) else mel_BFT
+            self.model.mel_stats.copy_(torch.stack([chosen.mean(), chosen.std().clamp_min(1e-3)]))
         if self.hybrid is not None:
             self.hybrid_stats_2K[0] = batch.targets_BK.mean(dim=0)
             self.hybrid_stats_2K[1] = batch.targets_BK.std(dim=0, correction=0).clamp_min(1e-3)

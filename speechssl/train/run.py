@@ -75,9 +75,10 @@ def pretrain_byol(recipe: ByolRecipe, paths: Paths) -> State:
         objective = ByolObjective(model, recipe.objective, recipe.train.seed, samples)
         train = long_enough(read_manifest(*paths.train), recipe.data.min_seconds, "training data")
         valid = long_enough(read_manifest(*paths.valid), 0.0, "validation data") if paths.valid else None
-        if not paths.checkpoint() and (paths.init is None or paths.scratch or objective.hybrid):
+        fresh = paths.init is None or paths.scratch
+        if not paths.checkpoint() and (fresh or objective.hybrid):
             first = next(updates_of(train, recipe, world=1).since(Position()))[1][0]
-            objective.initialise(dataset_of(train, recipe, objective).batch(first))
+            objective.initialise(dataset_of(train, recipe, objective).batch(first), fresh)
         health = ByolHealth(warmup=max(50, recipe.train.steps // 20))
         return fit(objective, recipe, paths, train, valid, score="loss", watch=health, bar=BYOL_BAR)
 

@@ -87,3 +87,20 @@ def test_two_processes_equal_one(tmp_path):
         scale = float(moments["exp_avg"].abs().max())
         theirs = two["optimizer"]["state"][number]["exp_avg"]
         torch.testing.assert_close(theirs, moments["exp_avg"], atol=3e-3 * scale + 1e-4, rtol=1e-3, msg=str(number))
+
+
+def test_continuing_keeps_the_normalisation_that_the_weights_know(tmp_path):
+    """Also with a hybrid target, whose own statistics come from the first update."""
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE.replace('"none"', '"librosa"').replace("steps = 6", "steps = 1"))
+    recipe, train = load_recipe(ByolRecipe, path), [DATA / "fsdd.tsv"]
+    pretrain(recipe, Paths(train=train, out=tmp_path / "fresh"))
+    start = load_file(tmp_path / "fresh" / "last" / "model.safetensors")
+    pretrain(recipe, Paths(train=[DATA / "librispeech.tsv"], init=tmp_path / "fresh", out=tmp_path / "more"))
+    found = load_file(tmp_path / "more" / "last" / "model.safetensors")
+    assert found["mel_stats"].equal(start["mel_stats"])
+    targets = [
+        torch.load(tmp_path / run / "last" / "state.pt", weights_only=True)["objective"]["hybrid_stats_2K"]
+        for run in ("fresh", "more")
+    ]
+    assert not targets[0].equal(targets[1])
