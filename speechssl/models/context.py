@@ -7,11 +7,13 @@ small class each. Parameter names are transformers'.
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+from torch.utils.checkpoint import checkpoint
 
 from speechssl.models.config import Wav2Vec2Config
 from speechssl.models.dropout import Dropout, keep_mask
@@ -229,8 +231,14 @@ class AdaptedLayer(PreNormLayer):
         return x_TD + self.adapter_layer(x_TD)
 
 
+def again(layer: nn.Module, *inputs: Any) -> Tensor:
+    """What a layer makes of its inputs; its inside is computed again when the gradient comes back, with the same noise."""
+    return checkpoint(layer, *inputs, use_reentrant=False)  # type: ignore[return-value]
+
+
 class ContextNetwork(nn.Module):
-    """Positional convolution and transformer layers; `dropped` names the layers that this training step skips."""
+    """Positional convolution and transformer layers; `dropped` names the layers that this training step skips, and
+    `gradient_checkpointing` keeps only each layer's input for the backward pass."""
 
     def __init__(self, config: Wav2Vec2Config) -> None:
         super().__init__()
@@ -242,6 +250,7 @@ class ContextNetwork(nn.Module):
         layer = (AdaptedLayer if config.adapter_width else PreNormLayer) if self.pre_norm else PostNormLayer
         self.layers = nn.ModuleList(layer(config, i) for i in range(config.num_hidden_layers))
         self.dropped: frozenset[int] = frozenset()
+        self.gradient_checkpointing = False
         for module in self.layers.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
@@ -258,7 +267,8 @@ class ContextNetwork(nn.Module):
         distance_HTT = self.distances(frames)
         for index, layer in enumerate(self.layers):
             if not (self.training and index in self.dropped):
-                x_TD = layer(x_TD, frames, distance_HTT)
+                keep = not (self.training and self.gradient_checkpointing)
+                x_TD = layer(x_TD, frames, distance_HTT) if keep else again(layer, x_TD, frames, distance_HTT)
             states.append(x_TD)
         if self.pre_norm:
             states[-1] = self.layer_norm(x_TD)

@@ -86,6 +86,9 @@ class TrainConfig:
     """auto, cpu, cuda or cuda:N."""
     precision: Literal["bf16", "float32"] = "bf16"
     """bf16: matrix products under autocast, weights and losses in float32."""
+    gradient_checkpointing: bool = False
+    """wav2vec 2.0: keep only each transformer layer's input and compute the rest again in the backward pass. Less memory for
+    about a quarter more time; same numbers."""
     log_every: int = 50
     """Updates per line of log.jsonl."""
     valid_every: int = 2000

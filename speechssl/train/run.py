@@ -160,6 +160,8 @@ def fit(
         run.create(dump_toml(recipe), paths.resume)
     dist.barrier()
     objective.to(config.device)
+    if not isinstance(recipe, ByolRecipe):
+        objective.model.wav2vec2.encoder.gradient_checkpointing = config.gradient_checkpointing
     updates = updates_of(train, recipe, rank=dist.rank(), world=dist.world())
     loader = TrainLoader(dataset_of(train, recipe, objective), updates, data.workers)
     trainer = Trainer(

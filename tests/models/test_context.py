@@ -5,6 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from speechssl.models.context import attend
+from speechssl.models.wav2vec2 import Wav2Vec2Model
+from speechssl.packed import pack
+from tests.conftest import tiny
 
 
 @pytest.mark.parametrize("frames", [1, 7, 300])
@@ -19,3 +22,22 @@ def test_bf16_attention_is_float32_attention_rounded(frames):
     pairs += zip(torch.autograd.grad(mine, rounded, pull), torch.autograd.grad(expected, exact, pull), strict=True)
     for value, reference in pairs:
         assert (value.float() - reference).norm() <= 0.02 * reference.norm() + 1e-6
+
+
+def test_gradient_checkpointing_changes_memory_only(family, speech):
+    """Same dropout, same gradients to the last bit; fewer tensors wait for the backward pass."""
+    model = Wav2Vec2Model(tiny(family, num_hidden_layers=8, hidden_dropout=0.1, attention_dropout=0.1)).train()
+    batch = pack([speech[:20_000], speech[20_000:32_000]], model.config.geometry)
+    found = []
+    for on in (False, True):
+        model.encoder.gradient_checkpointing = on
+        model.zero_grad()
+        torch.manual_seed(5)
+        waiting = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, w=waiting: w.append(x.numel()) or x, lambda x: x):
+            loss = model(batch).states[-1].square().sum()
+        loss.backward()
+        found.append((sum(waiting), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+    (plenty, expected), (little, again) = found
+    assert little < 0.7 * plenty
+    assert all(a.equal(b) for a, b in zip(again, expected, strict=True))
