@@ -1,5 +1,6 @@
 """A loaded model as users hold it: `speechssl.load(path)`, then `.embed`, `.transcribe`, `.hidden_states`."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -78,15 +79,25 @@ class SpeechModel:
         source = f"{self.source}, random weights"
         return SpeechModel(fresh.to(self.device).eval(), None, {}, source, precision=self.precision)
 
+    def fingerprint(self) -> str:
+        """A hash that tells this model from others and from what it was before more training: sizes, letters, precision, and the
+        first values of every tensor."""
+        digest = hashlib.blake2b(digest_size=8)
+        digest.update(repr((self.config, self.precision, self.tokenizer and self.tokenizer.vocab)).encode())
+        for name, tensor in self.model.state_dict().items():
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.flatten()[:8].tolist()}".encode())
+        return digest.hexdigest()
+
     @torch.inference_mode()
-    def hidden_states(self, waves: Sequence[np.ndarray]) -> list[Tensor]:
+    def hidden_states(self, waves: Sequence[np.ndarray], layers: Sequence[int] | None = None) -> list[Tensor]:
         """Per utterance (S,) at 16 kHz: (L + 1, T, D) float32; 0 is the input of the first layer, L the last output.
-        BYOL-S has one state, its frames."""
+        BYOL-S has one state, its frames. layers: only these, the others are not copied."""
         if isinstance(self.model, ByolsModel):
             with self.autocast():
                 return [frames_1TD.float().cpu() for frames_1TD in self.model.hidden_states(waves)]
         encoded, batch = self.run(self.model.wav2vec2, waves)
-        states_LTD = torch.stack(encoded.states).float().cpu()
+        states = encoded.states if layers is None else [encoded.states[layer] for layer in layers]
+        states_LTD = torch.stack(states).float().cpu()
         return [states_LTD[:, rows] for rows in segments(batch.frames)]
 
     @property

@@ -114,9 +114,11 @@ def evaluate(args: argparse.Namespace) -> None:
 def transcribe_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `transcribe`."""
     parser.add_argument("model", help=f"fine-tuned: {MODEL}")
-    parser.add_argument("files", type=Path, nargs="+", help="audio files of any length, rate and format")
+    parser.add_argument("sources", type=Path, nargs="+", help="audio files of any length, rate and format, or folders")
     parser.add_argument("--format", default="txt", choices=("txt", "srt", "vtt", "json"), help="default: txt")
-    parser.add_argument("--out", type=Path, help="write one file per input into this folder instead of printing")
+    parser.add_argument(
+        "--out", type=Path, help="write one file per input into this folder; what is there is not done again"
+    )
     machine_arguments(parser)
 
 
@@ -126,7 +128,7 @@ def transcribe(args: argparse.Namespace) -> None:
     from speechssl.asr.transcribe import transcribe_files
 
     failed = transcribe_files(
-        load(args.model, device=args.device, precision=args.precision), args.files, style=args.format, out=args.out
+        load(args.model, device=args.device, precision=args.precision), args.sources, style=args.format, out=args.out
     )
     if failed:
         sys.exit(2)
@@ -158,7 +160,9 @@ def embed(args: argparse.Namespace) -> None:
     from speechssl.probe.embed import embed_to_parquet
 
     model = load(args.model, device=args.device, precision=args.precision)
-    print(embed_to_parquet(model, args.sources, args.out, layer=args.layer, pool=args.pool, where=args.where))
+    done = embed_to_parquet(model, args.sources, args.out, layer=args.layer, pool=args.pool, where=args.where)
+    if done:  # under torchrun the first process speaks for all
+        print(done)
 
 
 def probe_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,6 @@
 import json
 from dataclasses import asdict, dataclass, field
 
-import torch
 from torch import Tensor
 
 from speechssl.packed import Geometry
@@ -34,8 +33,8 @@ class Transcript:
 
 def greedy(log_probs_TV: Tensor, tokenizer: CharTokenizer, geometry: Geometry, sample_rate: int = 16_000) -> Transcript:
     """Best character of every frame, repeats merged, blanks removed."""
-    scores_T, tokens_T = log_probs_TV.exp().max(dim=1)
-    return spell(tokens_T, scores_T, tokenizer, geometry, sample_rate)
+    scores_T, tokens_T = log_probs_TV.max(dim=1)
+    return spell(tokens_T, scores_T.exp(), tokenizer, geometry, sample_rate)
 
 
 def spell(
@@ -113,9 +112,3 @@ def write(transcript: Transcript, style: str) -> str:
         text = " ".join(word.text for word in group)
         blocks.append(f"{number}\n{times}\n{text}\n" if style == "srt" else f"{times}\n{text}\n")
     return "\n".join(blocks)
-
-
-def best_path_text(log_probs_TV: Tensor, tokenizer: CharTokenizer) -> str:
-    """Only the text of the greedy decoding."""
-    best = torch.unique_consecutive(log_probs_TV.argmax(dim=1)).tolist()
-    return tokenizer.decode([i for i in best if i != tokenizer.blank])

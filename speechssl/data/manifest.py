@@ -1,5 +1,6 @@
 """The table of utterances: our TSV, and those of fairseq, NeMo and Kaldi. Columns, so that a million rows stay cheap."""
 
+import hashlib
 import json
 import math
 import os
@@ -103,6 +104,17 @@ class Manifest:
         if name not in self.columns:
             raise InputError(f"the manifest has no column {name!r}; it has {', '.join(self.columns)}")
         return map(self.columns[name].__getitem__, self.rows_R)
+
+    def digest(self) -> str:
+        """A hash of all that is in it."""
+        digest = hashlib.blake2b(digest_size=8)
+        for name, column in self.columns.items():
+            digest.update(name.encode())
+            digest.update(column.block)
+            digest.update(column.ends)
+        for numbers in (self.starts, self.durations, self.rows_R):
+            digest.update(numbers.tobytes())
+        return digest.hexdigest()
 
     def select(self, indices: Iterable[int]) -> "Manifest":
         """Some of the rows."""

@@ -10,7 +10,7 @@ import soundfile
 
 import speechssl
 from speechssl.errors import InputError
-from speechssl.probe import embed
+from speechssl.probe import embed, parts
 from speechssl.probe.embed import embed_clip, embed_to_parquet
 from tests.conftest import CLIP, DATA, ROOT, digits, write_table
 
@@ -41,7 +41,7 @@ def test_windows_of_a_long_clip_pool_every_frame_once(model, speech, tmp_path, p
     whole = embed_clip(model, wave, layer="all", pool=pool)
     monkeypatch.setattr(embed, "LONGEST", 5.0)
     sizes, ask = [], model.hidden_states
-    monkeypatch.setattr(model, "hidden_states", lambda waves: sizes.append(len(waves[0])) or ask(waves))
+    monkeypatch.setattr(model, "hidden_states", lambda waves, layers: sizes.append(len(waves[0])) or ask(waves, layers))
     cut = embed_clip(model, tmp_path / "x.wav", layer="all", pool=pool)
     assert cut.shape == whole.shape
     assert max(sizes) <= 9 * 16_000
@@ -52,7 +52,7 @@ def test_windows_of_a_long_clip_pool_every_frame_once(model, speech, tmp_path, p
 def test_the_table_holds_what_single_clips_give(model, tmp_path, monkeypatch):
     rows = digits()
     source = write_table(tmp_path / "x.tsv", *rows)
-    monkeypatch.setattr(embed, "GROUP", 100)  # several groups of rows
+    monkeypatch.setattr(parts, "GROUP", 100)  # several groups of rows
     done = embed_to_parquet(model, [source], tmp_path / "e.parquet", batch_seconds=2.0)
     table = pq.read_table(tmp_path / "e.parquet")
     assert (done.rows, done.width, table.num_rows) == (len(rows), model.config.hidden_size, len(rows))
