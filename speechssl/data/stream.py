@@ -135,7 +135,9 @@ class Bar(tqdm):
         self.seconds_R, self.heard = rows.durations, 0.0
         seconds = float(rows.durations[np.array(indices, dtype=np.int64)].sum())
         self.timed = not np.isnan(seconds)
-        total, unit = (seconds, "s audio") if self.timed else (len(indices), "clip")
+        total, unit = (
+            (seconds * (1 + 1e-9), "s audio") if self.timed else (len(indices), "clip")
+        )  # rounding: not over 100 %
         quiet = len(rows) == 1 or dist.rank() > 0
         super().__init__(desc=what, total=total, unit=unit, unit_scale=self.timed, disable=quiet)
 

@@ -51,12 +51,11 @@ class Parts:
         return [(int(first), int(stop)) for first, stop in ranges]
 
     def add(self, batch: list[Result]) -> None:
-        """Some results more. A part holds whole batches of one share."""
-        if self.waiting and batch[0].index // SHARE != self.waiting[-1].index // SHARE:
-            self.write()
+        """Some results more. A part holds whole batches, and ends with its share at the latest."""
         self.waiting += batch
         good = [result for result in self.waiting if not isinstance(result.value, InputError)]
-        if sum(result.row.duration for result in good) > SECONDS or sum(np.size(r.value) for r in good) > GROUP:
+        large = sum(result.row.duration for result in good) > SECONDS or sum(np.size(r.value) for r in good) > GROUP
+        if large or (batch[-1].index + 1) % SHARE == 0:
             self.write()
 
     def write(self) -> None:
