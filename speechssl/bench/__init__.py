@@ -1,0 +1,1 @@
+"""How fast it is: measurements beside the models and loaders of others."""
