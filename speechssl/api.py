@@ -91,13 +91,14 @@ class SpeechModel:
     @torch.inference_mode()
     def hidden_states(self, waves: Sequence[np.ndarray], layers: Sequence[int] | None = None) -> list[Tensor]:
         """Per utterance (S,) at 16 kHz: (L + 1, T, D) float32; 0 is the input of the first layer, L the last output.
-        BYOL-S has one state, its frames. layers: only these, the others are not copied."""
+        layers: only these, in this order. BYOL-S has one state, its frames."""
         if isinstance(self.model, ByolsModel):
             with self.autocast():
-                return [frames_1TD.float().cpu() for frames_1TD in self.model.hidden_states(waves)]
+                found = self.model.hidden_states(waves)
+            return [frames_1TD.float().cpu()[slice(None) if layers is None else list(layers)] for frames_1TD in found]
         encoded, batch = self.run(self.model.wav2vec2, waves)
-        states = encoded.states if layers is None else [encoded.states[layer] for layer in layers]
-        states_LTD = torch.stack(states).float().cpu()
+        chosen = encoded.states if layers is None else [encoded.states[layer] for layer in layers]
+        states_LTD = torch.stack(chosen).float().cpu()
         return [states_LTD[:, rows] for rows in segments(batch.frames)]
 
     @property

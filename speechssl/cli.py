@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from speechssl.config import explain, load_recipe, read_toml, split_overrides
 from speechssl.errors import InputError
+from speechssl.memory import keep_freed_memory
 from speechssl.verbs import VERBS
 
 RECIPES = ("pretrain", "finetune")
@@ -153,7 +154,9 @@ def dispatch(argv: list[str]) -> None:
         raise InputError(
             f"there is no verb {argv[0]}{did_you_mean(argv[0], list(VERBS))}; the verbs: {', '.join(VERBS)}"
         )
-    VERBS[argv[0]][1](parse(argv[0], argv[1:]))
+    args = parse(argv[0], argv[1:])
+    keep_freed_memory()
+    VERBS[argv[0]][1](args)
 
 
 def fail(sentence: str) -> NoReturn:

@@ -21,7 +21,9 @@ LAYERS = {
     **dict.fromkeys(MIDDLE.split(), 3),
     "objectives": 2,
     **dict.fromkeys(LOW.split(), 1),
-    **dict.fromkeys([*GROUND.split(), "features", "dist", "config", "errors", "noise", "files", "windows"], 0),
+    **dict.fromkeys(
+        [*GROUND.split(), "features", "dist", "config", "errors", "noise", "files", "windows", "memory"], 0
+    ),
 }
 HEAVY = tuple(
     [

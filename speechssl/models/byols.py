@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from speechssl.errors import InputError
 from speechssl.features import BANDS, FLAVOURS, HOP, FlavourName, LogMel
 from speechssl.models.cvt import CvT
+from speechssl.models.dropout import Dropout
 from speechssl.models.norm import BatchNorm
+from speechssl.models.products import Linear
 from speechssl.models.resnetish import ResNetish34
 from speechssl.packed import Geometry
 
@@ -88,7 +90,7 @@ class AudioNTT(nn.Module):
         flat = config.channels * BANDS // 2**blocks
         hidden = config.width - flat if self.concat else config.width
         self.fc = nn.Sequential(
-            nn.Linear(flat, hidden), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(hidden, hidden), nn.ReLU()
+            Linear(flat, hidden), nn.ReLU(), Dropout(config.dropout), Linear(hidden, hidden), nn.ReLU()
         )
         self.width = config.width
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from speechssl.models.config import Wav2Vec2Config
+from speechssl.models.dropout import Dropout, keep_mask
+from speechssl.models.products import Linear
 
 
 def conv_same(x_TD: Tensor, conv: nn.Module, reach: int, frames: Sequence[int]) -> Tensor:
@@ -79,13 +81,17 @@ class StackedPositionalConv(nn.Module):
 
 
 def attend(q_1HTd: Tensor, k_1HTd: Tensor, v_1HTd: Tensor, dropout: float, bias_1HTT: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias) v. On the CPU in bf16 spelled out: torch's fused kernel is 2.5 to 4 times slower there."""
-    if q_1HTd.device.type != "cpu" or q_1HTd.dtype != torch.bfloat16:
+    """softmax(q k^T / sqrt(d) + bias) v. On the CPU spelled out where torch's fused kernel is 2.5 to 4 times slower (bf16) or
+    draws its mask slowly (dropout)."""
+    if q_1HTd.device.type != "cpu" or (q_1HTd.dtype != torch.bfloat16 and not dropout):
         return F.scaled_dot_product_attention(q_1HTd, k_1HTd, v_1HTd, attn_mask=bias_1HTT, dropout_p=dropout)
     scores_1HTT = (q_1HTd * q_1HTd.shape[-1] ** -0.5) @ k_1HTd.transpose(2, 3)
     if bias_1HTT is not None:
         scores_1HTT = scores_1HTT + bias_1HTT
-    return F.dropout(scores_1HTT.softmax(dim=-1), dropout) @ v_1HTd
+    weights_1HTT = scores_1HTT.softmax(dim=-1)
+    if dropout:
+        weights_1HTT, v_1HTd = weights_1HTT * keep_mask(weights_1HTT, dropout), v_1HTd * (1 / (1 - dropout))
+    return weights_1HTT @ v_1HTd
 
 
 class Attention(nn.Module):
@@ -95,10 +101,10 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = config.num_attention_heads
         self.dropout = config.attention_dropout
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = Linear(config.hidden_size, config.hidden_size)
+        self.q_proj = Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x_TD: Tensor, frames: Sequence[int], distance_HTT: Tensor | None) -> Tensor:
         """(T, D) -> (T, D); `distance_HTT` is WavLM's position bias."""
@@ -127,7 +133,7 @@ class GatedAttention(Attention):
         super().__init__(config)
         self.buckets, self.furthest = config.num_buckets, config.max_bucket_distance
         self.gru_rel_pos_const = nn.Parameter(torch.ones(1, self.heads, 1, 1))
-        self.gru_rel_pos_linear = nn.Linear(config.hidden_size // self.heads, 8)
+        self.gru_rel_pos_linear = Linear(config.hidden_size // self.heads, 8)
         if first:
             self.rel_attn_embed = nn.Embedding(config.num_buckets, self.heads)
 
@@ -160,9 +166,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: Wav2Vec2Config) -> None:
         super().__init__()
-        self.intermediate_dense = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.output_dense = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.activation_dropout = nn.Dropout(config.activation_dropout)
+        self.intermediate_dense = Linear(config.hidden_size, config.intermediate_size)
+        self.output_dense = Linear(config.intermediate_size, config.hidden_size)
+        self.activation_dropout = Dropout(config.activation_dropout)
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """(T, D) -> (T, D)."""
@@ -179,7 +185,7 @@ class PostNormLayer(nn.Module):
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
 
     def forward(self, x_TD: Tensor, frames: Sequence[int], distance_HTT: Tensor | None) -> Tensor:
         """(T, D) -> (T, D)."""
@@ -202,8 +208,8 @@ class Adapter(nn.Module):
     def __init__(self, config: Wav2Vec2Config) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(config.hidden_size)
-        self.linear_1 = nn.Linear(config.hidden_size, config.adapter_width)
-        self.linear_2 = nn.Linear(config.adapter_width, config.hidden_size)
+        self.linear_1 = Linear(config.hidden_size, config.adapter_width)
+        self.linear_2 = Linear(config.adapter_width, config.hidden_size)
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """(T, D) -> (T, D)."""
@@ -232,7 +238,7 @@ class ContextNetwork(nn.Module):
         stacked = config.model_type == "data2vec-audio"
         self.pos_conv_embed = StackedPositionalConv(config) if stacked else PositionalConv(config)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         layer = (AdaptedLayer if config.adapter_width else PreNormLayer) if self.pre_norm else PostNormLayer
         self.layers = nn.ModuleList(layer(config, i) for i in range(config.num_hidden_layers))
         self.dropped: frozenset[int] = frozenset()

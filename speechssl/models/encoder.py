@@ -1,11 +1,8 @@
 """The convolutional feature encoder (wav2vec 2.0, section 2; appendix B) on a packed stream.
 
-The stream is kept as (N, C), time first. A convolution of kernel k and stride s is then a sum of ceil(k / s) matrix
-products: cut time into blocks of s frames, and tap group i multiplies the block that lies i further. Nothing is unfolded
-or transposed, every layer has exactly N / stride rows, and layer norm over channels needs no transposition either.
+The stream is kept as (N, C), time first: nothing is unfolded or transposed, and layer norm over channels needs no
+transposition either. The first layer's group norm is folded into its weights.
 """
-
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -13,41 +10,64 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from speechssl.models.config import Wav2Vec2Config
+from speechssl.models.products import product, usable
 from speechssl.packed import Packed, starts
 
 
 class StreamConv(torch.autograd.Function):
-    """The arithmetic of `conv_stream` on blocks (T, B = stride * C) and weights (K * C, O); every product is added in place."""
+    """Strided convolution of a stream (N, C) with weights (O, C, K) -> (T, O), T = (N - K) // stride + 1, in one precision.
+
+    Time first is what convolution libraries call channels-last, so forward and the gradient of the stream are theirs.
+    Their gradient of the weights is slow: here it is a matrix product for every `stride` taps.
+    """
 
     @staticmethod
-    def forward(ctx, x_TB: Tensor, weight_BO: Tensor) -> Tensor:
-        ctx.save_for_backward(x_TB, weight_BO)
-        y_TO = x_TB[:, : len(weight_BO)] @ weight_BO[: x_TB.shape[1]]
-        for i, taps in enumerate(weight_BO.split(x_TB.shape[1])[1:], 1):
-            y_TO[:-i].addmm_(x_TB[i:, : len(taps)], taps)
-        return y_TO
+    def forward(ctx, x_NC: Tensor, weight_OCK: Tensor, stride: int) -> Tensor:
+        ctx.save_for_backward(x_NC, weight_OCK)
+        ctx.stride = stride
+        return image_rows(F.conv2d(as_image(x_NC), as_kernel(weight_OCK), stride=(1, stride)))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, Tensor]:
-        x_TB, weight_BO = ctx.saved_tensors
-        grad_TO, width = grads[0].contiguous(), x_TB.shape[1]
-        sizes = [len(taps) for taps in weight_BO.split(width)]
-        rows = [slice(None, len(grad_TO) - i) for i in range(len(sizes))]
-        weight_grad_BO = torch.cat([x_TB[i:, :n].T @ grad_TO[rows[i]] for i, n in enumerate(sizes)])
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        (x_NC, weight_OCK), stride = ctx.saved_tensors, ctx.stride
+        grad_TO, (channels, kernel) = grads[0].contiguous(), weight_OCK.shape[1:]
+        parts = []
+        for first in range(0, kernel, stride):
+            taps = min(stride, kernel - first)
+            shape, strides = (len(grad_TO), taps * channels), (stride * channels, 1)
+            seen_TB = x_NC.as_strided(shape, strides, x_NC.storage_offset() + first * channels).contiguous()
+            by_onednn = seen_TB.dtype == torch.float32 and usable(seen_TB)
+            part_OB = product(grad_TO.T, seen_TB.T) if by_onednn else grad_TO.T @ seen_TB
+            parts.append(part_OB.unflatten(1, (taps, channels)))
+        weight_grad_OCK = torch.cat(parts, dim=1).transpose(1, 2)
         if not ctx.needs_input_grad[0]:
-            return None, weight_grad_BO
-        x_grad_TB = F.pad(grad_TO @ weight_BO[:width].T, (0, max(0, width - len(weight_BO))))
-        for i, taps in enumerate(weight_BO.split(width)[1:], 1):
-            x_grad_TB[i:, : len(taps)].addmm_(grad_TO[rows[i]], taps.T)
-        return x_grad_TB, weight_grad_BO
+            return None, weight_grad_OCK, None
+        unseen = (0, (len(x_NC) - kernel) % stride)
+        back = F.conv_transpose2d(as_image(grad_TO), as_kernel(weight_OCK), stride=(1, stride), output_padding=unseen)
+        return image_rows(back), weight_grad_OCK, None
+
+
+def as_image(x_NC: Tensor) -> Tensor:
+    """(N, C) as the channels-last image (1, C, 1, N), in place."""
+    return x_NC.T[None, :, None]
+
+
+def as_kernel(weight_OCK: Tensor) -> Tensor:
+    """(O, C, K) as the channels-last kernel (O, C, 1, K)."""
+    return weight_OCK[:, :, None].contiguous(memory_format=torch.channels_last)
+
+
+def image_rows(image_1O1T: Tensor) -> Tensor:
+    """The inverse of `as_image`."""
+    return image_1O1T[0, :, 0].T.contiguous()
 
 
 def conv_stream(x_NC: Tensor, weight_OCK: Tensor, bias_O: Tensor | None, stride: int) -> Tensor:
-    """Strided 1-D convolution of a stream (N, C) -> (N / stride, O); row t sees rows t*stride ... t*stride + K - 1."""
+    """Strided 1-D convolution of a stream (N, C) -> (T, O); row t sees rows t*stride ... t*stride + K - 1."""
     kind = torch.get_autocast_dtype(x_NC.device.type) if torch.is_autocast_enabled(x_NC.device.type) else x_NC.dtype
-    weight_BO = weight_OCK.permute(2, 1, 0).flatten(0, 1).to(kind)
-    y_TO = StreamConv.apply(x_NC.to(kind).reshape(len(x_NC) // stride, -1), weight_BO)
+    with torch.autocast(x_NC.device.type, enabled=False):
+        y_TO = StreamConv.apply(x_NC.to(kind).contiguous(), weight_OCK.to(kind), stride)
     return y_TO if bias_O is None else y_TO + bias_O.to(kind)
 
 
@@ -69,26 +89,61 @@ class ConvLayer(nn.Module):
             self.layer_norm = nn.GroupNorm(width, width)
 
     def forward(self, x_NC: Tensor, valid: list[slice]) -> Tensor:
-        """(N, C) -> (N / stride, O); `valid` are each utterance's rows of the output."""
-        x_TO = conv_stream(x_NC, self.conv.weight, self.conv.bias, self.conv.stride[0])
+        """(N, C) -> (T, O); `valid` are each utterance's rows of the output."""
         if isinstance(self.layer_norm, nn.GroupNorm):
-            x_TO = utterance_norm(x_TO, valid, self.layer_norm)
-        elif self.layer_norm is not None:
-            x_TO = self.layer_norm(x_TO)
-        return F.gelu(x_TO)
+            weight_OK = self.conv.weight[:, 0]  # a bias would vanish in the norm
+            return F.gelu(conv_and_norm(x_NC[:, 0], weight_OK, self.layer_norm, self.conv.stride[0], valid))
+        x_TO = conv_stream(x_NC, self.conv.weight, self.conv.bias, self.conv.stride[0])
+        return F.gelu(x_TO if self.layer_norm is None else self.layer_norm(x_TO))
 
 
-def utterance_norm(x_TC: Tensor, valid: list[slice], norm: nn.GroupNorm) -> Tensor:
-    """Group norm with one channel per group: statistics per utterance and channel over the utterance's own frames.
+class SegmentedLinear(torch.autograd.Function):
+    """Rows (T, K) times a matrix of their own utterance's, (B, K, O) -> (T, O); rows of no utterance become zero. The input
+    gets no gradient: it is audio."""
 
-    On (T, C) that is batch norm without memory, a fused kernel. Rows between utterances become zero.
+    @staticmethod
+    def forward(ctx, x_TK: Tensor, weight_BKO: Tensor, rows: list[slice]) -> Tensor:
+        ctx.save_for_backward(x_TK)
+        ctx.rows = rows
+        y_TO = x_TK.new_empty(len(x_TK), weight_BKO.shape[2])
+        ends = [0, *(own.stop for own in rows)]
+        for end, own, weight_KO in zip(ends, rows, weight_BKO, strict=False):
+            y_TO[end : own.start] = 0
+            torch.mm(x_TK[own], weight_KO, out=y_TO[own])
+        y_TO[ends[-1] :] = 0
+        return y_TO
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads: Tensor) -> tuple[None, Tensor, None]:
+        (x_TK,) = ctx.saved_tensors
+        return None, torch.stack([x_TK[own].T @ grads[0][own] for own in ctx.rows]), None
+
+
+def conv_and_norm(stream_N: Tensor, weight_OK: Tensor, norm: nn.GroupNorm, stride: int, valid: list[slice]) -> Tensor:
+    """The first convolution and its group norm (one channel per group, statistics over an utterance's own frames) in one
+    matrix product per utterance: (N,) -> (N / stride, O).
+
+    The norm's input is linear in the K samples that a frame sees. Its mean vanishes when theirs do, its variance is the
+    weights' quadratic form with their K x K covariance, and the scaling goes into the weights: nothing is normalised.
     """
-    edges = [0, *(edge for rows in valid for edge in (rows.start, rows.stop)), len(x_TC)]
-    pieces = list(x_TC.split([b - a for a, b in pairwise(edges)]))  # split, unlike slicing, has a cheap backward
-    for i in range(1, len(pieces), 2):
-        pieces[i] = F.batch_norm(pieces[i], None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
-    pieces[::2] = [torch.zeros_like(gap) for gap in pieces[::2]]
-    return torch.cat(pieces)
+    kernel = weight_OK.shape[1]
+    kind = torch.get_autocast_dtype(stream_N.device.type) if torch.is_autocast_enabled(stream_N.device.type) else None
+    with torch.autocast(stream_N.device.type, enabled=False):
+        windows_TK = F.pad(stream_N, (0, kernel - stride)).unfold(0, kernel, stride)
+        centred_TK = windows_TK.new_zeros(
+            windows_TK.shape[0], kernel + 1
+        )  # a last column of ones brings the norm's bias
+        covariances = []
+        for rows in valid:
+            own_TK = windows_TK[rows] - windows_TK[rows].mean(dim=0)
+            covariances.append(own_TK.T @ own_TK / len(own_TK))
+            centred_TK[rows, :kernel], centred_TK[rows, kernel] = own_TK, 1.0
+        variance_BO = ((weight_OK @ torch.stack(covariances)) * weight_OK).sum(dim=2).clamp_min(0)
+        scale_BO = norm.weight * (variance_BO + norm.eps).rsqrt()
+        scaled_BKO = (weight_OK * scale_BO[..., None]).mT
+        all_BKO = torch.cat([scaled_BKO, norm.bias.expand(len(valid), 1, -1)], dim=1)
+        return SegmentedLinear.apply(centred_TK.to(kind or centred_TK.dtype), all_BKO.to(kind or all_BKO.dtype), valid)
 
 
 class ConvEncoder(nn.Module):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.models.config import Wav2Vec2Config
+from speechssl.models.products import Linear
 
 
 class Quantised(NamedTuple):
@@ -24,7 +25,7 @@ class GumbelQuantizer(nn.Module):
         self.groups, self.entries = config.num_codevector_groups, config.num_codevectors_per_group
         width = config.codevector_dim // self.groups
         self.codevectors = nn.Parameter(torch.rand(1, self.groups * self.entries, width))
-        self.weight_proj = nn.Linear(config.conv_dim[-1], self.groups * self.entries)
+        self.weight_proj = Linear(config.conv_dim[-1], self.groups * self.entries)
         nn.init.normal_(self.weight_proj.weight)
         nn.init.zeros_(self.weight_proj.bias)
 

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from speechssl.models.config import Wav2Vec2Config
 from speechssl.models.context import ContextNetwork
+from speechssl.models.dropout import Dropout
 from speechssl.models.encoder import ConvEncoder
+from speechssl.models.products import Linear
 from speechssl.models.quantizer import GumbelQuantizer
 from speechssl.packed import Packed
 
@@ -25,8 +27,8 @@ class FeatureProjection(nn.Module):
         super().__init__()
         norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
         self.layer_norm = norm if config.feat_proj_layer_norm else nn.Identity()
-        self.projection = nn.Linear(config.conv_dim[-1], config.hidden_size)
-        self.dropout = nn.Dropout(config.feat_proj_dropout)
+        self.projection = Linear(config.conv_dim[-1], config.hidden_size)
+        self.dropout = Dropout(config.feat_proj_dropout)
         nn.init.uniform_(self.projection.weight, -(config.conv_dim[-1] ** -0.5), config.conv_dim[-1] ** -0.5)
         nn.init.zeros_(self.projection.bias)
 
@@ -112,8 +114,8 @@ class Wav2Vec2ForPreTraining(Headless):
     def __init__(self, config: Wav2Vec2Config) -> None:
         super().__init__(config)
         self.quantizer = GumbelQuantizer(config)
-        self.project_hid = nn.Linear(config.hidden_size, config.proj_codevector_dim)
-        self.project_q = nn.Linear(config.codevector_dim, config.proj_codevector_dim)
+        self.project_hid = Linear(config.hidden_size, config.proj_codevector_dim)
+        self.project_q = Linear(config.codevector_dim, config.proj_codevector_dim)
 
 
 class Wav2Vec2ForCTC(Headless):
@@ -121,8 +123,8 @@ class Wav2Vec2ForCTC(Headless):
 
     def __init__(self, config: Wav2Vec2Config, vocab_size: int) -> None:
         super().__init__(config)
-        self.dropout = nn.Dropout(config.final_dropout)
-        self.lm_head = nn.Linear(config.hidden_size, vocab_size)
+        self.dropout = Dropout(config.final_dropout)
+        self.lm_head = Linear(config.hidden_size, vocab_size)
 
     def forward(self, batch: Packed, **masks) -> Tensor:
         """Log-posteriors (T, V) of every frame, float32; keywords as in Wav2Vec2Model.forward."""
@@ -137,8 +139,8 @@ class Wav2Vec2ForSequenceClassification(Headless):
         super().__init__(config)
         count = config.num_hidden_layers + 1
         self.layer_weights = nn.Parameter(torch.ones(count) / count) if weighted else None
-        self.projector = nn.Linear(config.hidden_size, width)
-        self.classifier = nn.Linear(width, classes)
+        self.projector = Linear(config.hidden_size, width)
+        self.classifier = Linear(width, classes)
 
     def forward(self, batch: Packed) -> Tensor:
         """Logits (B, classes), float32."""

@@ -12,10 +12,10 @@ SHARED = ROOT.parent / "shared" / "references" / "byols"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/references/byols")
 
 
-def formula(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights as a hash of (key's rank, index), so that two implementations can share them without a file."""
+def formula(state: dict[str, torch.Tensor], offset: int = 0) -> dict[str, torch.Tensor]:
+    """Weights as a hash of (key's rank + offset, index), so that two implementations can share them without a file."""
     filled = {}
-    for rank, key in enumerate(sorted(state), 1):
+    for rank, key in enumerate(sorted(state), offset + 1):
         value = state[key]
         if value.dtype == torch.long:
             filled[key] = value

@@ -1,4 +1,4 @@
-"""BYOL: views and loss equal to the public code; views independent of batch mates; target, memory bank, odd clips."""
+"""BYOL: views, loss and updates equal to the public ones; views independent of batch mates; target, memory bank, odd clips."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,13 @@ import torch
 from speechssl.data.functionals import librosa_functionals, librosa_names
 from speechssl.errors import InputError
 from speechssl.models.byols import ByolsConfig, ByolsModel
-from speechssl.models.norm import standardised
+from speechssl.models.norm import BatchNorm, standardised
 from speechssl.objectives.byol import ByolObjective, ByolObjectiveConfig, regression
 from speechssl.objectives.protocol import Item
 from speechssl.objectives.views import ViewConfig, linear_fader, log_mixup_exp, resize_crop
-from tests.models.byols_reference import SMALL
+from speechssl.train.optim import build_optimizer
+from speechssl.train.recipe import ByolRecipe
+from tests.models.byols_reference import SHARED, SMALL, formula, needs_shared
 
 TINY = dict(hidden=16, projection=8, bank=5)
 
@@ -41,11 +43,73 @@ def test_loss_equals_the_public_one():
     assert float(loss) == pytest.approx(float(SMALL["byol_loss"]), rel=1e-6)
 
 
-def objective(model: dict | None = None, **changes) -> ByolObjective:
-    """A tiny objective on crops of 0.3 s."""
+def objective(model: dict | None = None, samples: int = 4800, **changes) -> ByolObjective:
+    """A tiny objective on crops of 0.3 s, unless told otherwise."""
     torch.manual_seed(0)
     network = ByolsModel(ByolsConfig(**(model or dict(width=8, channels=4, dropout=0.0))))
-    return ByolObjective(network, ByolObjectiveConfig(**(TINY | changes)), 1, 4800).train()
+    return ByolObjective(network, ByolObjectiveConfig(**(TINY | changes)), 1, samples).train()
+
+
+def reference_weights(learner: ByolObjective) -> None:
+    """Fill in the weights of `byol_step.npz`; its batch norms have seen nothing yet."""
+    heads = {"0": "lin1", "1": "bn", "3": "lin2"}  # the reference's names: keys are ranked by them, so bn comes first
+    parts = {0: learner.model.encoder, 200: learner.projector, 300: learner.predictor}
+    parts |= {400: learner.target[0], 500: learner.target[1]}
+    for offset, part in parts.items():
+        state = part.state_dict()
+        theirs = {key: ".".join(heads.get(name, name) for name in key.split(".", 1)) for key in state}
+        filled = formula({theirs[key]: value for key, value in state.items()}, offset)
+        part.load_state_dict({key: filled[name] for key, name in theirs.items()})
+        part.to(memory_format=torch.contiguous_format)  # channels last, torch sums a batch norm's variance to 1e-5 only
+        for norm in (module for module in part.modules() if isinstance(module, BatchNorm)):
+            norm.reset_running_stats()
+
+
+# Largest error allowed: float32's. A target that followed one update late would miss the losses by 4.6e-5, its own weights by
+# 9e-6. conv1's bias has no gradient, from whose rounding AdamW makes steps; the running mean in front of it follows those.
+UPDATE_ATOL = {
+    "grad_global_norm": 2e-4,
+    "grad_conv1_w": 3e-3,
+    "grad_pred_lin2": 2e-6,
+    "losses_3steps": 2e-5,
+    "after_conv1_w": 3e-5,
+    "after_proj_lin2_w": 5e-6,
+    "after_target_conv1_w": 2e-6,
+    "after_target_bn1_running_mean": 6e-6,
+    "after_online_bn1_running_mean": 4e-4,
+}
+
+
+@needs_shared
+def test_three_updates_equal_the_reference(monkeypatch):
+    theirs = {key: torch.from_numpy(value) for key, value in np.load(SHARED / "byol_step.npz").items()}
+    learner = objective(dict(width=64, dropout=0.0), samples=15_200, hidden=128, projection=32)
+    reference_weights(learner)
+    pair = [theirs[name].squeeze(1) for name in ("view1", "view2")]
+    monkeypatch.setattr(learner, "views", lambda batch: (pair[0], *pair))
+    batch = learner.collate([Item(wave_S=np.zeros(15_200, np.float32), id=str(i), epoch=0) for i in range(8)])
+    online, target = learner.model.encoder.features, learner.target[0].features
+    optimizer = build_optimizer(learner, [], ByolRecipe().optim)
+    losses, ours = [], {}
+    for _ in range(3):
+        loss = learner(batch).loss / batch.count
+        loss.backward()
+        losses.append(loss.detach())
+        if not ours:
+            ours["grad_global_norm"] = torch.nn.utils.clip_grad_norm_(learner.parameters(), float("inf"))
+            ours["grad_conv1_w"] = online[0].weight.grad.clone()
+            ours["grad_pred_lin2"] = learner.predictor[3].weight.grad.clone()
+        optimizer.step()
+        optimizer.zero_grad()
+        learner.after_step()
+    ours["losses_3steps"] = torch.stack(losses).double()
+    ours["after_conv1_w"], ours["after_proj_lin2_w"] = online[0].weight, learner.projector[3].weight
+    ours["after_target_conv1_w"] = target[0].weight
+    ours["after_target_bn1_running_mean"] = target[1].running_mean
+    ours["after_online_bn1_running_mean"] = online[1].running_mean
+    for name, atol in UPDATE_ATOL.items():
+        error = float((ours[name].detach() - theirs[name]).abs().max())
+        assert error < atol, f"{name} is off by {error:.1e}"
 
 
 def items(speech, count: int, epoch: int = 0) -> list[Item]:
