@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 MODEL = "a run, a folder of transformers', a file of fairseq's, torchaudio's or BYOL-S's, a shipped name or a hub id"
 
@@ -87,6 +88,15 @@ def machine_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def loaded(args: argparse.Namespace) -> Any:
+    """The model of a verb that streams clips through it."""
+    from speechssl import load
+    from speechssl.memory import forget_shapes
+
+    forget_shapes()
+    return load(args.model, device=args.device, precision=args.precision)
+
+
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `evaluate`."""
     parser.add_argument("model", help=f"fine-tuned: {MODEL}")
@@ -104,10 +114,9 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Word and character error rate of a model on transcribed audio."""
-    from speechssl import load
     from speechssl.asr.evaluate import evaluate
 
-    model = load(args.model, device=args.device, precision=args.precision)
+    model = loaded(args)
     print(evaluate(model, args.manifest, where=args.where, normaliser=args.normaliser, out=args.out))
 
 
@@ -124,12 +133,9 @@ def transcribe_arguments(parser: argparse.ArgumentParser) -> None:
 
 def transcribe(args: argparse.Namespace) -> None:
     """Write down what is said in audio files, with word times."""
-    from speechssl import load
     from speechssl.asr.transcribe import transcribe_files
 
-    failed = transcribe_files(
-        load(args.model, device=args.device, precision=args.precision), args.sources, style=args.format, out=args.out
-    )
+    failed = transcribe_files(loaded(args), args.sources, style=args.format, out=args.out)
     if failed:
         sys.exit(2)
 
@@ -156,10 +162,9 @@ def embed_arguments(parser: argparse.ArgumentParser) -> None:
 
 def embed(args: argparse.Namespace) -> None:
     """Turn clips into vectors, one row of a Parquet file each."""
-    from speechssl import load
     from speechssl.probe.embed import embed_to_parquet
 
-    model = load(args.model, device=args.device, precision=args.precision)
+    model = loaded(args)
     done = embed_to_parquet(model, args.sources, args.out, layer=args.layer, pool=args.pool, where=args.where)
     if done:  # under torchrun the first process speaks for all
         print(done)

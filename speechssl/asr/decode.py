@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 
+import torch
 from torch import Tensor
 
 from speechssl.packed import Geometry
@@ -112,3 +113,9 @@ def write(transcript: Transcript, style: str) -> str:
         text = " ".join(word.text for word in group)
         blocks.append(f"{number}\n{times}\n{text}\n" if style == "srt" else f"{times}\n{text}\n")
     return "\n".join(blocks)
+
+
+def best_path_text(log_probs_TV: Tensor, tokenizer: CharTokenizer) -> str:
+    """Only the text of the greedy decoding."""
+    best = torch.unique_consecutive(log_probs_TV.argmax(dim=1)).tolist()
+    return tokenizer.decode([i for i in best if i != tokenizer.blank])

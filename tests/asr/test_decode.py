@@ -8,7 +8,7 @@ import torch
 import torchaudio.functional
 import transformers
 
-from speechssl.asr.decode import Transcript, Word, captions, clock, greedy, write
+from speechssl.asr.decode import Transcript, Word, best_path_text, captions, clock, greedy, write
 from speechssl.models.config import Wav2Vec2Config
 from speechssl.text import CharTokenizer
 
@@ -29,6 +29,7 @@ def test_text_equals_transformers(seed, tmp_path):
     log_probs_TV = posteriors(seed)
     theirs = transformers.Wav2Vec2CTCTokenizer.from_pretrained(tmp_path).decode(log_probs_TV.argmax(1))
     expected = " ".join(theirs.replace("<unk>", "").split())
+    assert best_path_text(log_probs_TV, TOKENIZER) == expected
     assert greedy(log_probs_TV, TOKENIZER, GEOMETRY).text == expected
 
 
