@@ -1,5 +1,6 @@
 """A loaded model as users hold it: `speechssl.load(path)`, then `.embed`, `.transcribe`, `.hidden_states`."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,15 @@ class SpeechModel:
             fresh.mel_stats.copy_(self.model.mel_stats)
         source = f"{self.source}, random weights"
         return SpeechModel(fresh.to(self.device).eval(), None, {}, source, precision=self.precision)
+
+    def fingerprint(self) -> str:
+        """A hash that tells this model from others and from what it was before more training: sizes, letters, precision, and the
+        first values of every tensor."""
+        digest = hashlib.blake2b(digest_size=8)
+        digest.update(repr((self.config, self.precision, self.tokenizer and self.tokenizer.vocab)).encode())
+        for name, tensor in self.model.state_dict().items():
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.flatten()[:8].tolist()}".encode())
+        return digest.hexdigest()
 
     @torch.inference_mode()
     def hidden_states(self, waves: Sequence[np.ndarray], layers: Sequence[int] | None = None) -> list[Tensor]:

@@ -101,10 +101,16 @@ def read_segment(source: Any, start: float, duration: float | None) -> np.ndarra
             wave_SC = file.read(max(0, stop - first), dtype="float32", always_2d=True)
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise InputError(f"{source} breaks off while decoding ({error}); copy it again or leave it out") from None
-    wave_S = resample(wave_SC.mean(axis=1), rate)
+    wave_S = resample(mono(wave_SC), rate)
     skipped = round((start - first / rate) * SAMPLE_RATE)
     length = None if duration is None else round(duration * SAMPLE_RATE)
     return wave_S[skipped:][:length]
+
+
+def mono(wave_SC: np.ndarray) -> np.ndarray:
+    """The mean of the channels: as a product, because numpy's mean over a short last axis takes twenty times as long."""
+    channels = wave_SC.shape[1]
+    return wave_SC[:, 0] if channels == 1 else wave_SC @ np.full(channels, 1 / channels, np.float32)
 
 
 def from_array(source: Any, start: float, duration: float | None, rate: int) -> np.ndarray:

@@ -4,22 +4,23 @@ network with random weights; a table, a JSON and one HTML page."""
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from speechssl import audio
 from speechssl.api import SpeechModel, load
 from speechssl.data.corpora import CORPORA, detect
 from speechssl.data.cremad import is_pointer, missing
 from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.stream import BATCH, reason, stream
 from speechssl.errors import InputError
 from speechssl.features import LogMel
 from speechssl.probe.benchmark import Result, run_protocol
-from speechssl.probe.embed import embed_clip, embed_rows, embed_waves, rows_of
+from speechssl.probe.embed import LONGEST, embed_clip, embed_waves, rows_of
 from speechssl.probe.protocols import PROTOCOLS
 from speechssl.report import PALETTE, Page, axes, player, plot_embedding_map
 
@@ -105,13 +106,16 @@ def embed_all(model: SpeechModel, rows: list[Utterance], layer: str, seconds: fl
         wave_S = fit(audio.load(path, **segment), seconds)
         return named({name: embed_clip(network, wave_S, **how) for name, network in networks.items()}, mel, wave_S)
 
+    reach, budget = model.config.geometry.receptive_field, BATCH[model.device.type]
+    sizes: dict[str, Any] = {"reach": reach, "longest": LONGEST, "batch_seconds": budget}
+    batches = stream(Manifest.of(rows), range(len(rows)), several, one, **sizes, what="embed")
     kept, found, rejected = [], [], []
-    with tqdm(total=len(rows), unit="clip", desc="embed") as bar:
-        reach = model.config.geometry.receptive_field
-        for chosen, vectors in embed_rows(Manifest.of(rows), rejected, 30.0, reach, several, one):
-            kept += chosen
-            found += vectors
-            bar.update(len(chosen))
+    for result in chain.from_iterable(batches):
+        if isinstance(result.value, InputError):
+            rejected.append((result.row.path, reason(result)))
+        else:
+            kept.append(result.row)
+            found.append(result.value)
     if not kept:
         raise InputError(f"none of {len(rows)} clips can be read; the first: {rejected[0][0]}: {rejected[0][1]}")
     return {name: np.stack([of[name] for of in found]).astype(np.float64) for name in found[0]}, kept, rejected

@@ -1,9 +1,17 @@
 """How the process deals with freed memory: a step of this size asks for gigabytes, and the same ones every time."""
 
 import ctypes
+import os
 import sys
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
+
+
+def forget_shapes() -> None:
+    """Let oneDNN and torch keep the kernels of 64 shapes each, not of 1,024: the batches of a stream all differ in shape, so
+    that such kernels fill memory and are never used again. To be called before the first product."""
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, "64")
 
 
 def keep_freed_memory() -> bool:

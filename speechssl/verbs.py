@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 MODEL = "a run, a folder of transformers', a file of fairseq's, torchaudio's or BYOL-S's, a shipped name or a hub id"
 
@@ -87,6 +88,15 @@ def machine_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def loaded(args: argparse.Namespace) -> Any:
+    """The model of a verb that streams clips through it."""
+    from speechssl import load
+    from speechssl.memory import forget_shapes
+
+    forget_shapes()
+    return load(args.model, device=args.device, precision=args.precision)
+
+
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `evaluate`."""
     parser.add_argument("model", help=f"fine-tuned: {MODEL}")
@@ -104,30 +114,28 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Word and character error rate of a model on transcribed audio."""
-    from speechssl import load
     from speechssl.asr.evaluate import evaluate
 
-    model = load(args.model, device=args.device, precision=args.precision)
+    model = loaded(args)
     print(evaluate(model, args.manifest, where=args.where, normaliser=args.normaliser, out=args.out))
 
 
 def transcribe_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `transcribe`."""
     parser.add_argument("model", help=f"fine-tuned: {MODEL}")
-    parser.add_argument("files", type=Path, nargs="+", help="audio files of any length, rate and format")
+    parser.add_argument("sources", type=Path, nargs="+", help="audio files of any length, rate and format, or folders")
     parser.add_argument("--format", default="txt", choices=("txt", "srt", "vtt", "json"), help="default: txt")
-    parser.add_argument("--out", type=Path, help="write one file per input into this folder instead of printing")
+    parser.add_argument(
+        "--out", type=Path, help="write one file per input into this folder; what is there is not done again"
+    )
     machine_arguments(parser)
 
 
 def transcribe(args: argparse.Namespace) -> None:
     """Write down what is said in audio files, with word times."""
-    from speechssl import load
     from speechssl.asr.transcribe import transcribe_files
 
-    failed = transcribe_files(
-        load(args.model, device=args.device, precision=args.precision), args.files, style=args.format, out=args.out
-    )
+    failed = transcribe_files(loaded(args), args.sources, style=args.format, out=args.out)
     if failed:
         sys.exit(2)
 
@@ -154,11 +162,12 @@ def embed_arguments(parser: argparse.ArgumentParser) -> None:
 
 def embed(args: argparse.Namespace) -> None:
     """Turn clips into vectors, one row of a Parquet file each."""
-    from speechssl import load
     from speechssl.probe.embed import embed_to_parquet
 
-    model = load(args.model, device=args.device, precision=args.precision)
-    print(embed_to_parquet(model, args.sources, args.out, layer=args.layer, pool=args.pool, where=args.where))
+    model = loaded(args)
+    done = embed_to_parquet(model, args.sources, args.out, layer=args.layer, pool=args.pool, where=args.where)
+    if done:  # under torchrun the first process speaks for all
+        print(done)
 
 
 def probe_arguments(parser: argparse.ArgumentParser) -> None:

@@ -225,7 +225,7 @@ def test_models_that_cannot_do_it(desk, pretrained_folder, ctc_folder, capsys):
         (["transcribe", "cut", CLIP], "cut/model.safetensors cannot be read"),
         (["embed", "cut", CLIP, "--out", "e.parquet"], "it is damaged or cut short, copy it again"),
         (["embed", "finetune.toml", CLIP, "--out", "e.parquet"], "it is not a file of torch.save"),
-        (["transcribe", ctc_folder, desk], "is a folder; name the audio files in it"),
+        (["transcribe", ctc_folder, desk], "no audio found in"),
         (["evaluate", ctc_folder, "good.tsv", "--device", "gpu"], "there is no device 'gpu'"),
         (["evaluate", ctc_folder, "good.tsv", "--normaliser", "bsic"], "invalid choice: 'bsic'"),
         (["probe", "good.tsv"], "good.tsv is not a Parquet file"),

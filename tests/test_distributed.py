@@ -1,15 +1,18 @@
 """1 process with 2 micro-batches per update = 2 processes with one each: the same losses and the same weights."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import DATA
+from tests.conftest import DATA, digits, write_table
 from tests.train.test_resume import RECIPE, losses
 
 FLOAT32 = ["--train.precision", "float32", "--train.steps", "6", "--train.log_every", "1", "--train.valid_every", "3"]
@@ -40,3 +43,41 @@ def test_one_process_equals_two(tmp_path):
     for name, expected in first.items():
         # Adam's first steps divide tiny gradients by their own size, so rounding shows as a fraction of lr = 1e-3
         torch.testing.assert_close(second[name], expected, atol=2e-4, rtol=1e-3, msg=name)
+
+
+def verb(processes: int, *words: object) -> subprocess.CompletedProcess:
+    """A verb on one or several processes."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(DATA.parent)}
+    command = [sys.executable, *launcher, "-m", "speechssl", *map(str, words)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_two_processes_embed_what_one_embeds(pretrained_folder, tmp_path):
+    rows = digits(300)
+    rows[200] |= {"path": tmp_path / "gone.wav"}
+    source = write_table(tmp_path / "x.tsv", *rows)
+    for processes in (1, 2):
+        done = verb(processes, "embed", pretrained_folder, source, "--out", tmp_path / f"{processes}.parquet")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("299 rows of 32 numbers") == done.stdout.count("gone.wav") == 1
+    one, two = (pq.read_table(tmp_path / f"{processes}.parquet") for processes in (1, 2))
+    assert one.drop_columns("vector") == two.drop_columns("vector")
+    np.testing.assert_allclose(one["vector"].to_pylist(), two["vector"].to_pylist(), atol=1e-6)
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_two_processes_transcribe_what_one_transcribes(ctc_folder, tmp_path):
+    (tmp_path / "clips").mkdir()
+    for row in digits(150):
+        shutil.copy(row["path"], tmp_path / "clips")
+    (tmp_path / "clips" / "zero.wav").touch()  # the last of the second process
+    for processes in (1, 2):
+        done = verb(processes, "transcribe", ctc_folder, tmp_path / "clips", "--out", tmp_path / str(processes))
+        assert done.stderr.count("error: ") == done.stderr.count("zero.wav is an empty file") == 1
+        assert done.returncode == (2 if processes == 1 else 1), done.stderr  # torchrun's own for a process that failed
+    one, two = ({file.name: file.read_text() for file in (tmp_path / n).iterdir()} for n in "12")
+    assert one == two and len(one) == 151
+    assert (
+        "name a folder for the transcripts with --out" in verb(2, "transcribe", ctc_folder, tmp_path / "clips").stderr
+    )

@@ -34,8 +34,8 @@ class Transcript:
 
 def greedy(log_probs_TV: Tensor, tokenizer: CharTokenizer, geometry: Geometry, sample_rate: int = 16_000) -> Transcript:
     """Best character of every frame, repeats merged, blanks removed."""
-    scores_T, tokens_T = log_probs_TV.exp().max(dim=1)
-    return spell(tokens_T, scores_T, tokenizer, geometry, sample_rate)
+    scores_T, tokens_T = log_probs_TV.max(dim=1)
+    return spell(tokens_T, scores_T.exp(), tokenizer, geometry, sample_rate)
 
 
 def spell(

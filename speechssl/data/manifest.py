@@ -1,10 +1,13 @@
 """The table of utterances: our TSV, and those of fairseq, NeMo and Kaldi. Columns, so that a million rows stay cheap."""
 
+import hashlib
 import json
 import math
 import os
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -31,28 +34,61 @@ class Utterance:
     extra: dict[str, str] = field(default_factory=dict)
 
 
-class Manifest:
-    """Columns of strings and of seconds; `manifest[i]` is an Utterance."""
+class Strings:
+    """A column of strings as one block of UTF-8 and the place where each ends. A million Python strings would take several
+    times the memory, and loader processes, which count references to them, would copy it all one by one."""
 
-    def __init__(self, columns: dict[str, list[str]], starts: np.ndarray, durations: np.ndarray) -> None:
-        self.columns, self.starts, self.durations = columns, starts, durations
+    def __init__(self, empty: int = 0) -> None:
+        """empty: so many empty strings to begin with."""
+        self.block, self.ends = bytearray(), array("q", bytes(8 * empty))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> str:
+        return str(self.block[self.ends[index - 1] if index else 0 : self.ends[index]], "utf-8", "surrogatepass")
+
+    def extend(self, cells: Iterable[str]) -> None:
+        """Strings more; names of files may hold bytes that are no UTF-8."""
+        for cell in cells:
+            self.block += cell.encode("utf-8", "surrogatepass")
+            self.ends.append(len(self.block))
+
+
+class Manifest:
+    """Columns of strings and of seconds; `manifest[i]` is an Utterance. rows_R: where row i stands in the columns of strings,
+    which a selection shares with the whole."""
+
+    def __init__(
+        self, columns: dict[str, Strings], starts: np.ndarray, durations: np.ndarray, rows_R: np.ndarray
+    ) -> None:
+        self.columns, self.starts, self.durations, self.rows_R = columns, starts, durations, rows_R
 
     @classmethod
     def of(cls, rows: Iterable[Utterance]) -> "Manifest":
-        """From utterances."""
-        rows = list(rows)
-        names = [name for name in COLUMNS if name not in ("start", "duration")]
-        columns = {name: [getattr(row, name) for row in rows] for name in names}
-        for name in sorted({key for row in rows for key in row.extra}):
-            columns[name] = [row.extra.get(name, "") for row in rows]
-        numbers = [np.array([getattr(row, name) for row in rows], dtype=float) for name in ("start", "duration")]
-        return cls(columns, *numbers)
+        """From utterances, of which only some thousand exist at a time."""
+        rows, count = iter(rows), 0
+        known = {name: Strings() for name in COLUMNS if name not in ("start", "duration")}
+        others: dict[str, Strings] = {}
+        starts, durations = array("d"), array("d")
+        while some := list(islice(rows, 4096)):
+            for name, column in known.items():
+                column.extend([getattr(row, name) for row in some])
+            for name in {key for row in some for key in row.extra} - set(others):
+                others[name] = Strings(empty=count)
+            for name, column in others.items():
+                column.extend([row.extra.get(name, "") for row in some])
+            starts.extend(row.start for row in some)
+            durations.extend(row.duration for row in some)
+            count += len(some)
+        columns = known | {name: others[name] for name in sorted(others)}
+        return cls(columns, np.array(starts), np.array(durations), np.arange(count))
 
     def __len__(self) -> int:
         return len(self.durations)
 
     def __getitem__(self, index: int) -> Utterance:
-        values = {name: column[index] for name, column in self.columns.items()}
+        values = {name: column[self.rows_R[index]] for name, column in self.columns.items()}
         extra = {name: values.pop(name) for name in list(values) if name not in COLUMNS}
         return Utterance(**values, start=float(self.starts[index]), duration=float(self.durations[index]), extra=extra)
 
@@ -61,25 +97,38 @@ class Manifest:
 
     def column(self, name: str) -> list[str]:
         """A column as strings; InputError names the columns there are."""
+        return list(self.cells(name))
+
+    def cells(self, name: str) -> Iterator[str]:
+        """The same one by one."""
         if name not in self.columns:
             raise InputError(f"the manifest has no column {name!r}; it has {', '.join(self.columns)}")
-        return self.columns[name]
+        return map(self.columns[name].__getitem__, self.rows_R)
+
+    def digest(self) -> str:
+        """A hash of all that is in it."""
+        digest = hashlib.blake2b(digest_size=8)
+        for name, column in self.columns.items():
+            digest.update(name.encode())
+            digest.update(column.block)
+            digest.update(column.ends)
+        for numbers in (self.starts, self.durations, self.rows_R):
+            digest.update(numbers.tobytes())
+        return digest.hexdigest()
 
     def select(self, indices: Iterable[int]) -> "Manifest":
         """Some of the rows."""
         chosen = np.fromiter(indices, dtype=np.int64)
-        columns = {name: [column[i] for i in chosen] for name, column in self.columns.items()}
-        return Manifest(columns, self.starts[chosen], self.durations[chosen])
+        return Manifest(self.columns, self.starts[chosen], self.durations[chosen], self.rows_R[chosen])
 
     def where(self, condition: str) -> "Manifest":
         """The rows that meet a condition such as "split=train"; InputError if there are none. "" is met by all."""
         if not condition:
             return self
         name, _, value = condition.partition("=")
-        column = self.column(name)
-        keep = [i for i, cell in enumerate(column) if cell == value]
+        keep = [i for i, cell in enumerate(self.cells(name)) if cell == value]
         if not keep:
-            known = ", ".join(sorted(set(column))[:10])
+            known = ", ".join(sorted(set(self.cells(name)))[:10])
             raise InputError(f"no row of the manifest has {condition}; the column {name} holds {known or 'nothing'}")
         return self.select(keep)
 
@@ -87,18 +136,32 @@ class Manifest:
 def read_manifest(*paths: str | Path) -> Manifest:
     """One or several manifests as one: our TSV, fairseq's TSV, NeMo's JSONL or a Kaldi folder, told apart by their looks.
     Relative paths are relative to the manifest. InputError: missing file or column, no rows, duplicate ids."""
-    rows, seen = [], {}
+    hashes = array("q")
+
+    def rows() -> Iterator[Utterance]:
+        for path in map(Path, paths):
+            for row in read_rows(path):
+                hashes.append(hash(row.id))
+                yield row
+
+    manifest = Manifest.of(rows())
+    if len(np.unique(np.array(hashes))) < len(hashes):
+        refuse_equal_ids(paths)
+    return manifest
+
+
+def refuse_equal_ids(paths: Iterable[str | Path]) -> None:
+    """InputError for the first two rows of the same id."""
+    seen: dict[str, str] = {}
     for path in map(Path, paths):
         for number, row in enumerate(read_rows(path), 1):
             place = f"row {number} of {path}"
             if row.id in seen:
                 raise InputError(f"{seen[row.id]} and {place} have the same id {row.id!r}; ids must differ")
             seen[row.id] = place
-            rows.append(row)
-    return Manifest.of(rows)
 
 
-def read_rows(path: Path) -> list[Utterance]:
+def read_rows(path: Path) -> Iterator[Utterance]:
     """The rows of one manifest of any kind."""
     if not path.exists():
         raise InputError(f"{path} does not exist; make a manifest with `speechssl prepare FOLDER --out {path.name}`")
@@ -112,31 +175,35 @@ def read_rows(path: Path) -> list[Utterance]:
         rows = read_jsonl(path)
     else:
         rows = read_table(path)
-    if not rows:
+    row = None
+    for row in rows:
+        yield row
+    if row is None:
         raise InputError(f"{path} has no rows; check what `speechssl prepare` rejected")
-    return rows
 
 
-def read_lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> Iterator[str]:
     """The lines of a text file, whatever ends them, without a byte order mark; InputError if it is not UTF-8.
 
     Not str.splitlines, for which some characters of a transcript end a line too.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); if it is a manifest, save it as UTF-8"
-        ) from None
-    return lines if lines[-1] else lines[:-1]
+        with open(path, encoding="utf-8-sig") as file:
+            for line in file:
+                yield line.removesuffix("\n")
+    except UnicodeDecodeError:
+        try:  # once more in one piece, which tells the place
+            path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            problem = f"{error.reason} at byte {error.start}"
+            raise InputError(f"{path} is not UTF-8 text ({problem}); if it is a manifest, save it as UTF-8") from None
 
 
-def make_row(values: dict[str, str], folder: Path, where: str) -> Utterance:
+def make_row(values: dict[str, str], folder: str, where: str) -> Utterance:
     """An utterance from named strings."""
-    values = {ALIASES.get(name, name): value for name, value in values.items()}
     if not values.get("path"):
         raise InputError(f"{where} has no path; fill it in or remove the row")
-    extra = {name: value for name, value in values.items() if name not in COLUMNS}
+    extra = {name: values[name] for name in values.keys() - COLUMNS}
     known = {name: " ".join(values.get(name, "").split()) for name in ("speaker", "label", "text", "split")}
     start = seconds(values, "start", 0.0, where)
     identity = values.get("id") or values["path"] + (f"@{start:g}" if start else "")
@@ -161,19 +228,21 @@ def seconds(values: dict[str, str], name: str, default: float, where: str) -> fl
     return default if math.isnan(value) else value
 
 
-def read_table(path: Path) -> list[Utterance]:
+def read_table(path: Path) -> Iterator[Utterance]:
     """A TSV with a header line, or fairseq's: the root folder in the first line, then path and samples."""
     lines = read_lines(path)
-    if lines and "\t" not in lines[0] and Path(lines[0]).is_absolute():
-        return read_fairseq(path, lines)
-    names = [ALIASES.get(name.strip(), name.strip()) for name in lines[0].split("\t")] if lines else []
+    first = next(lines, "")
+    if "\t" not in first and Path(first).is_absolute():
+        yield from read_fairseq(path, first, list(lines))
+        return
+    names = [ALIASES.get(name.strip(), name.strip()) for name in first.split("\t")]
     if "path" not in names:
         shown = ", ".join(names)[:200]
         raise InputError(
             f"{path} has no column `path`; its first line must name the columns, separated by tabs; it has: {shown}"
         )
-    rows = []
-    for number, line in enumerate(lines[1:], 2):
+    name, folder = str(path), str(path.parent)
+    for number, line in enumerate(lines, 2):
         cells = line.split("\t")
         if any(cells[len(names) :]):
             raise InputError(
@@ -181,35 +250,29 @@ def read_table(path: Path) -> list[Utterance]:
                 "a field, replace it by a space"
             )
         if line.strip():
-            rows.append(make_row(dict(zip(names, cells, strict=False)), path.parent, f"{path} line {number}"))
-    return rows
+            yield make_row(dict(zip(names, cells, strict=False)), folder, f"{name} line {number}")
 
 
-def read_fairseq(path: Path, lines: list[str]) -> list[Utterance]:
+def read_fairseq(path: Path, root: str, lines: list[str]) -> Iterator[Utterance]:
     """fairseq: samples are at 16 kHz; transcripts come from the .wrd or .ltr file beside the TSV."""
     words, letters = path.with_suffix(".wrd"), path.with_suffix(".ltr")
-    texts = [""] * (len(lines) - 1)
+    texts = [""] * len(lines)
     if words.exists():
-        texts = read_lines(words)
+        texts = list(read_lines(words))
     elif letters.exists():
         texts = [line.replace(" ", "").replace("|", " ").strip() for line in read_lines(letters)]
-    if len(texts) != len(lines) - 1:
-        raise InputError(
-            f"{path} has {len(lines) - 1} rows but {len(texts)} transcripts lie beside it; they must match"
-        )
-    rows = []
-    for number, (line, text) in enumerate(zip(lines[1:], texts, strict=True), 2):
+    if len(texts) != len(lines):
+        raise InputError(f"{path} has {len(lines)} rows but {len(texts)} transcripts lie beside it; they must match")
+    for number, (line, text) in enumerate(zip(lines, texts, strict=True), 2):
         name, _, samples = line.partition("\t")
         if not samples.strip().isdigit():
             raise InputError(f"{path} line {number}: {line!r} is not `path<TAB>samples`")
         values = {"path": name, "id": name, "duration": str(int(samples) / 16_000), "text": text}
-        rows.append(make_row(values, Path(lines[0]), f"{path} line {number}"))
-    return rows
+        yield make_row(values, root, f"{path} line {number}")
 
 
-def read_jsonl(path: Path) -> list[Utterance]:
+def read_jsonl(path: Path) -> Iterator[Utterance]:
     """NeMo: one JSON object a line."""
-    rows = []
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
@@ -219,11 +282,11 @@ def read_jsonl(path: Path) -> list[Utterance]:
             raise InputError(f"{path} line {number} is not a JSON object") from None
         if not {"audio_filepath", "path"} & set(values):
             raise InputError(f"{path} line {number} has no `audio_filepath`; it has {', '.join(values)}")
-        rows.append(make_row(values, path.parent, f"{path} line {number}"))
-    return rows
+        values = {ALIASES.get(name, name): value for name, value in values.items()}
+        yield make_row(values, str(path.parent), f"{path} line {number}")
 
 
-def read_kaldi(folder: Path) -> list[Utterance]:
+def read_kaldi(folder: Path) -> Iterator[Utterance]:
     """Kaldi: wav.scp, and if present text, utt2spk, segments, spk2gender and spk2age. As in Kaldi, relative paths start from
     the working folder."""
 
@@ -239,7 +302,6 @@ def read_kaldi(folder: Path) -> list[Utterance]:
             raise InputError(
                 f"{folder / 'wav.scp'}: {key} is a shell pipe; write its output to a file, pipes are not run"
             )
-    rows = []
     for key in segments or waves:
         recording, start, end = (
             kaldi_segment(segments[key], f"{folder / 'segments'}: {key}") if segments else (key, 0, 0)
@@ -249,8 +311,7 @@ def read_kaldi(folder: Path) -> list[Utterance]:
         values = {"id": key, "path": waves[recording], "start": str(start), "duration": str(end - start) if end else ""}
         values |= {"text": texts.get(key, ""), "speaker": speakers.get(key, "")}
         values |= {name: of.get(values["speaker"], "") for name, of in traits.items()}
-        rows.append(make_row(values, Path(), f"{folder} {key}"))
-    return rows
+        yield make_row(values, ".", f"{folder} {key}")
 
 
 def kaldi_segment(line: str, where: str) -> tuple[str, float, float]:

@@ -139,7 +139,7 @@ def inspect(path: str) -> dict:
             for block in file.blocks(BLOCK // file.channels, dtype="float32", always_2d=True):
                 read += len(block)
                 finite &= bool(np.isfinite(block).all())
-                peak = max(peak, float(np.abs(block.mean(axis=1)).max(initial=0.0)))
+                peak = max(peak, float(np.abs(audio.mono(block)).max(initial=0.0)))
             declared, rate = file.frames, file.samplerate
     except InputError as error:
         return {"reason": reason_of(path, str(error))}

@@ -1,14 +1,18 @@
 """Long audio: windows change no word, memory stays constant, any rate aligns; files in and files out."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import soundfile
 import soxr
 
 import speechssl
+from speechssl.asr.decode import write
 from speechssl.asr.transcribe import transcribe, transcribe_files
 from speechssl.errors import InputError
-from tests.conftest import CLIP
+from tests.conftest import CLIP, digits
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +84,55 @@ def test_two_files_never_become_one_transcript(model, tmp_path):
 def test_a_model_without_letters_is_told_before_any_file(pretrained_folder, tmp_path):
     with pytest.raises(InputError, match=r"has no CTC head .*speechssl finetune"):
         transcribe_files(speechssl.load(pretrained_folder), [tmp_path / "gone.wav"])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of short clips, one of them below, and a text that pretends to be audio."""
+    (tmp_path / "clips" / "below").mkdir(parents=True)
+    for number, row in enumerate(digits()):
+        shutil.copy(row["path"], tmp_path / "clips" / ("below" if number == 3 else ".") / f"{number:02d}.flac")
+    (tmp_path / "clips" / "text.wav").write_text("I am a text")
+    return tmp_path / "clips"
+
+
+def test_clips_of_a_folder_give_in_batches_what_they_give_alone(model, folder, tmp_path, monkeypatch, capsys):
+    sizes, ask = [], model.log_probs
+    monkeypatch.setattr(model, "log_probs", lambda waves: sizes.append(len(waves)) or ask(waves))
+    assert transcribe_files(model, [folder, CLIP], style="json", out=tmp_path / "out") == 1
+    assert sizes == [13]
+    assert f"error: {folder / 'text.wav'} cannot be decoded" in capsys.readouterr().err
+    for file in [*folder.rglob("*.flac"), CLIP]:
+        name = file.stem if file == CLIP else file.relative_to(folder).with_suffix("")
+        written = (tmp_path / "out" / f"{name}.json").read_text(encoding="utf-8")
+        assert written == write(model.transcribe(file), "json")
+
+
+def test_transcripts_are_printed_in_the_order_of_the_files(model, folder, capsys):
+    files = sorted(folder.glob("*.flac"), reverse=True)
+    transcribe_files(model, [*files, folder / "below"])
+    texts = {str(file): model.transcribe(file).text for file in [*files, folder / "below" / "03.flac"]}
+    assert capsys.readouterr().out == "".join(f"{file}: {text}\n" for file, text in texts.items())
+
+
+def test_what_is_written_is_not_made_again_unless_audio_or_model_changed(model, folder, tmp_path, monkeypatch, capsys):
+    def made(sources, model=model) -> int:
+        """Clips that a call transcribes."""
+        sizes, ask = [], model.log_probs
+        with monkeypatch.context() as patch:
+            patch.setattr(model, "log_probs", lambda waves: sizes.append(len(waves)) or ask(waves))
+            transcribe_files(model, sources, out=tmp_path / "out")
+        return sum(sizes)
+
+    assert made([folder / "00.flac"]) == 1
+    assert made([folder]) == 11
+    assert "1 of 13 transcripts are there already" in capsys.readouterr().err
+    os.utime(folder / "05.flac")
+    (tmp_path / "out" / "below" / "03.txt").unlink()
+    assert made([folder]) == 2
+    other = speechssl.load(model.source)
+    other.model.lm_head.weight.data.neg_()
+    assert made([folder / "00.flac"], other) == 1  # as if stopped after this one
+    assert made([folder], other) == 11
+    for file in folder.glob("*.flac"):
+        assert (tmp_path / "out" / f"{file.stem}.txt").read_text() == other.transcribe(file).text + "\n"

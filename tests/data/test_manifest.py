@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 
 import pytest
 
@@ -179,3 +180,26 @@ def test_selecting_keeps_rows_whole():
     rows = read_manifest(DATA / "fsdd.tsv")
     assert list(rows.select([5, 3])) == [rows[5], rows[3]]
     assert set(Manifest.of([rows[0]]).columns) | {"start", "duration"} == set(COLUMNS)
+    assert list(rows.select([5, 3, 9]).select([2, 0])) == [rows[9], rows[5]]
+
+
+def test_a_column_that_comes_late_is_empty_before_and_names_may_be_no_utf_8():
+    rows = [
+        Utterance(id=f"{i}\udce9", path="a", duration=1.0, extra={"age": "42"} if i == 5000 else {})
+        for i in range(5001)
+    ]
+    found = Manifest.of(iter(rows))
+    assert found[5000] == rows[5000]
+    assert found[7] == Utterance(id="7\udce9", path="a", duration=1.0, extra={"age": ""})
+
+
+def test_a_large_manifest_takes_little_more_memory_than_its_file(tmp_path):
+    line = "speaker/chapter/{0:07d}\tspeaker/chapter/{0:07d}.flac\t2.5\tspeaker\tAND SO THEY SAID ALL OF {0}\n"
+    (tmp_path / "x.tsv").write_text("id\tpath\tduration\tspeaker\ttext\n" + "".join(map(line.format, range(40_000))))
+    tracemalloc.start()
+    rows = read_manifest(tmp_path / "x.tsv")
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    size = (tmp_path / "x.tsv").stat().st_size
+    assert kept < 3 * size and peak < 4 * size, (kept / size, peak / size)  # Python strings: 3.8 and 7.7
+    assert rows[39_999].text.endswith("39999")

@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+import time
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,8 +12,9 @@ import pytest
 import soundfile
 
 import speechssl
+from speechssl.data import stream
 from speechssl.errors import InputError
-from speechssl.probe import embed
+from speechssl.probe import embed, parts
 from speechssl.probe.embed import embed_clip, embed_to_parquet
 from tests.conftest import CLIP, DATA, ROOT, digits, write_table
 
@@ -41,9 +45,7 @@ def test_windows_of_a_long_clip_pool_every_frame_once(model, speech, tmp_path, p
     whole = embed_clip(model, wave, layer="all", pool=pool)
     monkeypatch.setattr(embed, "LONGEST", 5.0)
     sizes, ask = [], model.hidden_states
-    monkeypatch.setattr(
-        model, "hidden_states", lambda waves, layers=None: sizes.append(len(waves[0])) or ask(waves, layers)
-    )
+    monkeypatch.setattr(model, "hidden_states", lambda waves, layers: sizes.append(len(waves[0])) or ask(waves, layers))
     cut = embed_clip(model, tmp_path / "x.wav", layer="all", pool=pool)
     assert cut.shape == whole.shape
     assert max(sizes) <= 9 * 16_000
@@ -54,7 +56,7 @@ def test_windows_of_a_long_clip_pool_every_frame_once(model, speech, tmp_path, p
 def test_the_table_holds_what_single_clips_give(model, tmp_path, monkeypatch):
     rows = digits()
     source = write_table(tmp_path / "x.tsv", *rows)
-    monkeypatch.setattr(embed, "GROUP", 100)  # several groups of rows
+    monkeypatch.setattr(parts, "GROUP", 100)  # several groups of rows
     done = embed_to_parquet(model, [source], tmp_path / "e.parquet", batch_seconds=2.0)
     table = pq.read_table(tmp_path / "e.parquet")
     assert (done.rows, done.width, table.num_rows) == (len(rows), model.config.hidden_size, len(rows))
@@ -140,3 +142,65 @@ def test_memory_does_not_grow_with_the_clip(pretrained_folder, speech, tmp_path)
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout))
     assert peaks[1] - peaks[0] < 17_000, peaks  # the longer clip is 34 MB more when decoded
+
+
+def counting(monkeypatch, model, limit: int = 10**9) -> list[int]:
+    """The numbers of clips in the batches that a model computes from here on; more than `limit` clips are an error."""
+    counted, ask = [], partial(type(model).hidden_states, model)
+
+    def hidden_states(waves, layers):
+        counted.append(len(waves))
+        if sum(counted) > limit:
+            raise MemoryError
+        return ask(waves, layers)
+
+    monkeypatch.setattr(model, "hidden_states", hidden_states)
+    return counted
+
+
+def run_and_kill(model: Path, source: Path, out: Path, parts: int) -> Path:
+    """Embed in a process of its own, killed when it has written some parts; gives their folder."""
+    command = [sys.executable, "-m", "speechssl", "embed", str(model), str(source), "--out", str(out)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    while len(written := list(out.parent.glob(f"{out.name}.*.parts/*.parquet"))) < parts:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    return written[0].parent
+
+
+def test_after_a_kill_the_rest_is_computed_and_the_file_is_the_same(pretrained_folder, tmp_path, monkeypatch, capsys):
+    rows = digits(1500)
+    rows[700] |= {"path": tmp_path / "gone.wav"}
+    source, model = write_table(tmp_path / "x.tsv", *rows), speechssl.load(pretrained_folder)
+    folder = run_and_kill(pretrained_folder, source, tmp_path / "e.parquet", parts=3)
+    done = sum(stop - first for first, stop in (map(int, file.stem.split("-")) for file in folder.glob("*.parquet")))
+    counted = counting(monkeypatch, model)
+    found = embed_to_parquet(model, [source], tmp_path / "e.parquet")
+    assert 0 < done < 1500 and sum(counted) == 1500 - done - (done <= 700)
+    assert f"{done} of 1500 clips were done" in capsys.readouterr().err
+    assert (found.rows, [Path(path).name for path, _ in found.rejected]) == (1499, ["gone.wav"])
+    embed_to_parquet(model, [source], tmp_path / "whole.parquet")
+    assert (tmp_path / "e.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert not list(tmp_path.glob("*.parts"))
+
+
+@pytest.mark.parametrize("change, expected", [("nothing", 8), ("option", 12), ("model", 12), ("rows", 11)])
+def test_only_the_same_call_takes_up_what_was_left(change, expected, model, tmp_path, monkeypatch):
+    for module in (stream, parts):
+        monkeypatch.setattr(module, "SHARE", 4)
+    source, out = write_table(tmp_path / "x.tsv", *digits()), tmp_path / "e.parquet"
+    counting(monkeypatch, model, limit=4)
+    with pytest.raises(MemoryError):
+        embed_to_parquet(model, [source], out)
+    assert len(list(tmp_path.glob("*.parts/*.parquet"))) == 1
+    if change == "model":
+        model, before = model.untrained(seed=2), model.source
+        model.source = before
+    if change == "rows":
+        source = write_table(tmp_path / "y.tsv", *digits()[:11])
+    counted = counting(monkeypatch, model)
+    embed_to_parquet(model, [source], out, pool="mean+max" if change == "option" else "model")
+    assert sum(counted) == expected
+    assert not list(tmp_path.glob("*.parts"))
