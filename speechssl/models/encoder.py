@@ -136,11 +136,13 @@ def conv_and_norm(stream_N: Tensor, weight_OK: Tensor, norm: nn.GroupNorm, strid
         )  # a last column of ones brings the norm's bias
         covariances = []
         for rows in valid:
-            own_TK = windows_TK[rows] - windows_TK[rows].mean(dim=0)
+            own_TK = windows_TK[rows].double()
+            own_TK = own_TK - own_TK.mean(dim=0)
             covariances.append(own_TK.T @ own_TK / len(own_TK))
             centred_TK[rows, :kernel], centred_TK[rows, kernel] = own_TK, 1.0
-        variance_BO = ((weight_OK @ torch.stack(covariances)) * weight_OK).sum(dim=2).clamp_min(0)
-        scale_BO = norm.weight * (variance_BO + norm.eps).rsqrt()
+        exact_OK = weight_OK.double()  # neighbouring samples are nearly equal, so a filter's terms cancel
+        variance_BO = ((exact_OK @ torch.stack(covariances)) * exact_OK).sum(dim=2).clamp_min(0)
+        scale_BO = norm.weight * (variance_BO + norm.eps).rsqrt().to(norm.weight.dtype)
         scaled_BKO = (weight_OK * scale_BO[..., None]).mT
         all_BKO = torch.cat([scaled_BKO, norm.bias.expand(len(valid), 1, -1)], dim=1)
         return SegmentedLinear.apply(centred_TK.to(kind or centred_TK.dtype), all_BKO.to(kind or all_BKO.dtype), valid)

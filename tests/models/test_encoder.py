@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from speechssl.models.encoder import conv_stream
+from speechssl.models.config import Wav2Vec2Config
+from speechssl.models.encoder import ConvLayer, conv_stream
 
 
 @pytest.mark.parametrize("kernel, stride", [(10, 5), (3, 2), (2, 2), (1, 1), (5, 1), (2, 4)])
@@ -24,3 +25,15 @@ def test_equals_conv1d(kernel, stride, channels, bias):
         torch.autograd.grad(mine_TO, leaves, pull_TO), torch.autograd.grad(expected_TO, leaves, pull_TO), strict=True
     ):
         torch.testing.assert_close(mine, expected)
+
+
+def test_first_layer_is_group_norm_of_its_convolution_to_rounding(clip):
+    """Against float64; neighbouring samples of speech are so alike that a variance by float32 products would lose digits."""
+    config = Wav2Vec2Config()
+    layer, wave = ConvLayer(config, 0), torch.from_numpy(clip[: len(clip) // 5 * 5])
+    frames = config.geometry.frames(len(wave), 1)
+    mine_TC = layer(wave[:, None], [slice(0, frames)])[:frames]
+    weight, norm = layer.conv.weight.double(), layer.layer_norm
+    y_1CT = F.conv1d(wave.double()[None, None], weight, stride=5)
+    exact_1CT = F.gelu(F.group_norm(y_1CT, len(weight), norm.weight.double(), norm.bias.double(), norm.eps))
+    torch.testing.assert_close(mine_TC.double(), exact_1CT[0].T, atol=1e-5, rtol=1e-5)
