@@ -164,7 +164,11 @@ def inference(spec: Spec) -> tuple[Callable[[], Any], dict[str, Any]]:
     if not spec.seconds:
         return folder_pass(spec, model), {}
     waves = utterances(spec)
-    return lambda: answers(model, waves, embeds), {"vocab": len(LETTERS)}
+
+    def step() -> None:
+        answers(model, waves, embeds)
+
+    return step, {"vocab": len(LETTERS)}
 
 
 def answers(model: SpeechModel, waves: Sequence[np.ndarray], embeds: bool, batch_seconds: float = 30.0) -> list:

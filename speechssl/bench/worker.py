@@ -22,15 +22,15 @@ def peak_bytes(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def timed(step: Any, device: str) -> tuple[float, Any]:
-    """(seconds of one step, what it returns)."""
+def timed(step: Any, device: str) -> float:
+    """Seconds of one step."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     began = time.perf_counter()
-    result = step()
+    step()
     if device.startswith("cuda"):
         torch.cuda.synchronize()
-    return time.perf_counter() - began, result
+    return time.perf_counter() - began
 
 
 def say(**values: Any) -> None:
@@ -53,14 +53,13 @@ def main() -> None:
             from speechssl.bench.peers import build
 
             step, facts = build(system, spec), {}
-        warm, result = timed(step, spec.device)
-        say(warm=warm, facts=facts, batch=result if isinstance(result, int) else None)
+        batch = step() if spec.seconds else None  # a folder is long enough to be its own warm-up
+        say(facts=facts, batch=batch)
     except (InputError, ImportError) as error:
         say(error=str(error))
         return
     for line in sys.stdin:
-        seconds = [timed(step, spec.device)[0] for _ in range(int(line))]
-        say(seconds=seconds, peak=peak_bytes(spec.device))
+        say(seconds=[timed(step, spec.device) for _ in range(int(line))], peak=peak_bytes(spec.device))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Embeddings against the hidden states themselves; long clips in windows; what the Parquet file holds."""
 
+import os
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+import torch
 
 import speechssl
 from speechssl.data import stream
@@ -161,7 +163,8 @@ def counting(monkeypatch, model, limit: int = 10**9) -> list[int]:
 def run_and_kill(model: Path, source: Path, out: Path, parts: int) -> Path:
     """Embed in a process of its own, killed when it has written some parts; gives their folder."""
     command = [sys.executable, "-m", "speechssl", "embed", str(model), str(source), "--out", str(out)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    same = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # other threads round otherwise
+    process = subprocess.Popen(command, cwd=ROOT, env=same, stderr=subprocess.DEVNULL)
     while len(written := list(out.parent.glob(f"{out.name}.*.parts/*.parquet"))) < parts:
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
