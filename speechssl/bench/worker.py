@@ -12,7 +12,7 @@ import torch
 
 from speechssl.bench.work import Spec, ours
 from speechssl.errors import InputError
-from speechssl.memory import keep_freed_memory
+from speechssl.memory import forget_shapes, keep_freed_memory
 
 
 def peak_bytes(device: str) -> int:
@@ -47,7 +47,8 @@ def main() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: spec.threads])
     try:
         if system == "speechssl":
-            keep_freed_memory()  # as the command line does
+            keep_freed_memory()  # both as the command line does
+            forget_shapes()
             step, facts = ours(spec)
         else:
             from speechssl.bench.peers import build

@@ -5,14 +5,14 @@ oneDNN, but has the weights rearranged at every call. On a GPU, in an export and
 """
 
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-PACKED: WeakKeyDictionary[nn.Module, tuple[Any, Tensor]] = WeakKeyDictionary()  # weights as inference wants them
+PACKED: WeakKeyDictionary[nn.Module, tuple[Any, Any, Tensor]] = WeakKeyDictionary()  # (whose, in what state, packed)
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -65,9 +65,11 @@ class Linear(nn.Linear):
     def packed(self, kind: torch.dtype) -> Tensor:
         """The weights in that type and in oneDNN's order, kept until they change."""
         weight = self.weight
-        key = weight.data_ptr(), None if weight.is_inference() else weight._version, kind
+        if weight.is_inference():  # such tensors do not count their changes
+            return weight.to(kind)
+        state = weight._version, weight.data_ptr(), kind
         known = PACKED.get(self)
-        if known is None or known[0] != key:
-            known = key, torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(kind), None)
+        if known is None or known[0]() is not weight or known[1] != state:
+            known = ref(weight), state, torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(kind), None)
             PACKED[self] = known
-        return known[1]
+        return known[2]
