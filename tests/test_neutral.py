@@ -49,7 +49,12 @@ def plain_contrastive(context_MD, target_MD, codes_MG, counts_MM, temperature):
     return loss, torch.tensor(right)
 
 
+def plain_conv_grouped(x_NC, weight_OCK, bias_O, groups):
+    return F.conv1d(x_NC.T, weight_OCK, bias_O, groups=groups).T
+
+
 PLAIN = {
+    "positional convolution": (context, "conv_grouped", plain_conv_grouped),
     "convolutions": (encoder, "conv_stream", plain_conv),
     "first convolution with its norm": (encoder, "conv_and_norm", plain_conv_and_norm),
     "attention": (context, "attend", plain_attend),

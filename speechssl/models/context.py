@@ -16,18 +16,19 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
 from speechssl.models.config import Wav2Vec2Config
+from speechssl.models.conv import conv_grouped
 from speechssl.models.dropout import Dropout, keep_mask
 from speechssl.models.products import Linear
 
 
-def conv_same(x_TD: Tensor, conv: nn.Module, reach: int, frames: Sequence[int]) -> Tensor:
+def conv_same(x_TD: Tensor, conv: Any, reach: int, frames: Sequence[int]) -> Tensor:
     """Convolution over time, (T, D) -> (T, D), in which gaps of half a kernel (`reach`) of zeros are each utterance's
     "same" padding; neighbours share them, and of an even kernel the last frame is dropped."""
     gap_D = x_TD.new_zeros(reach, x_TD.shape[1])
     spaced = [gap_D]
     for piece_TD in x_TD.split(list(frames)):
         spaced += [piece_TD, gap_D]
-    y_TD = conv(torch.cat(spaced).T).T
+    y_TD = conv_grouped(torch.cat(spaced), conv.weight, conv.bias, conv.groups)
     sizes = [size for n in frames for size in (n, reach)]
     sizes[-1] = y_TD.shape[0] - sum(sizes[:-1])
     return torch.cat(y_TD.split(sizes)[::2])

@@ -10,65 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from speechssl.models.config import Wav2Vec2Config
-from speechssl.models.products import product, usable
+from speechssl.models.conv import conv_stream
 from speechssl.packed import Packed, starts
-
-
-class StreamConv(torch.autograd.Function):
-    """Strided convolution of a stream (N, C) with weights (O, C, K) -> (T, O), T = (N - K) // stride + 1, in one precision.
-
-    Time first is what convolution libraries call channels-last, so forward and the gradient of the stream are theirs.
-    Their gradient of the weights is slow: here it is a matrix product for every `stride` taps.
-    """
-
-    @staticmethod
-    def forward(ctx, x_NC: Tensor, weight_OCK: Tensor, stride: int) -> Tensor:
-        ctx.save_for_backward(x_NC, weight_OCK)
-        ctx.stride = stride
-        return image_rows(F.conv2d(as_image(x_NC), as_kernel(weight_OCK), stride=(1, stride)))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, Tensor, None]:
-        (x_NC, weight_OCK), stride = ctx.saved_tensors, ctx.stride
-        grad_TO, (channels, kernel) = grads[0].contiguous(), weight_OCK.shape[1:]
-        parts = []
-        for first in range(0, kernel, stride):
-            taps = min(stride, kernel - first)
-            shape, strides = (len(grad_TO), taps * channels), (stride * channels, 1)
-            seen_TB = x_NC.as_strided(shape, strides, x_NC.storage_offset() + first * channels).contiguous()
-            by_onednn = seen_TB.dtype == torch.float32 and usable(seen_TB)
-            part_OB = product(grad_TO.T, seen_TB.T) if by_onednn else grad_TO.T @ seen_TB
-            parts.append(part_OB.unflatten(1, (taps, channels)))
-        weight_grad_OCK = torch.cat(parts, dim=1).transpose(1, 2)
-        if not ctx.needs_input_grad[0]:
-            return None, weight_grad_OCK, None
-        unseen = (0, (len(x_NC) - kernel) % stride)
-        back = F.conv_transpose2d(as_image(grad_TO), as_kernel(weight_OCK), stride=(1, stride), output_padding=unseen)
-        return image_rows(back), weight_grad_OCK, None
-
-
-def as_image(x_NC: Tensor) -> Tensor:
-    """(N, C) as the channels-last image (1, C, 1, N), in place."""
-    return x_NC.T[None, :, None]
-
-
-def as_kernel(weight_OCK: Tensor) -> Tensor:
-    """(O, C, K) as the channels-last kernel (O, C, 1, K)."""
-    return weight_OCK[:, :, None].contiguous(memory_format=torch.channels_last)
-
-
-def image_rows(image_1O1T: Tensor) -> Tensor:
-    """The inverse of `as_image`."""
-    return image_1O1T[0, :, 0].T.contiguous()
-
-
-def conv_stream(x_NC: Tensor, weight_OCK: Tensor, bias_O: Tensor | None, stride: int) -> Tensor:
-    """Strided 1-D convolution of a stream (N, C) -> (T, O); row t sees rows t*stride ... t*stride + K - 1."""
-    kind = torch.get_autocast_dtype(x_NC.device.type) if torch.is_autocast_enabled(x_NC.device.type) else x_NC.dtype
-    with torch.autocast(x_NC.device.type, enabled=False):
-        y_TO = StreamConv.apply(x_NC.to(kind).contiguous(), weight_OCK.to(kind), stride)
-    return y_TO if bias_O is None else y_TO + bias_O.to(kind)
 
 
 class ConvLayer(nn.Module):

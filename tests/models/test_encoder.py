@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from speechssl.models.config import Wav2Vec2Config
-from speechssl.models.encoder import ConvLayer, conv_stream
+from speechssl.models.conv import conv_stream
+from speechssl.models.encoder import ConvLayer
 
 
 @pytest.mark.parametrize("kernel, stride", [(10, 5), (3, 2), (2, 2), (1, 1), (5, 1), (2, 4)])
