@@ -29,6 +29,7 @@ the journey:
   speechssl transcribe runs/ctc clip.wav
   speechssl embed runs/mine all.tsv --out e.parquet && speechssl probe e.parquet --label label --group speaker
   speechssl embed byol-s clip.wav --out e.parquet && speechssl benchmark byol-s --data RAVDESS/ --out bench
+  speechssl bench pretrain --against transformers
   torchrun --nproc_per_node=8 -m speechssl pretrain ...     (several GPUs: the same command, the same numbers)
 """
 
