@@ -7,9 +7,10 @@ frames whose receptive field reaches into the next utterance lie behind that pre
 Shapes: N samples of the stream, S samples of one utterance, T frames, D width.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import accumulate, pairwise
+from typing import Self
 
 import numpy as np
 import torch
@@ -46,7 +47,30 @@ class Geometry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Packed:
+class Movable:
+    """A batch: a dataclass of tensors, other batches and plain values, which moves as one."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on another device; the copy of a pinned one does not wait."""
+        return self.each(lambda x: x.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Self:
+        """The same batch in memory that a GPU reads by itself; torch's loader asks for it."""
+        return self.each(Tensor.pin_memory)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same batch with every tensor changed."""
+        changed = {}
+        for name, value in ((field.name, getattr(self, field.name)) for field in fields(self)):
+            if isinstance(value, Tensor):
+                changed[name] = change(value)
+            elif isinstance(value, Movable):
+                changed[name] = value.each(change)
+        return replace(self, **changed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed(Movable):
     """A batch of B utterances as one stream.
 
     stream_N: float32 samples, N a multiple of the hop. samples, frames: length of each utterance, on the host.
@@ -57,12 +81,6 @@ class Packed:
     samples: tuple[int, ...]
     frames: tuple[int, ...]
     valid_T: Tensor
-
-    def to(self, device: torch.device | str) -> "Packed":
-        """The same batch on another device."""
-        stream_N = self.stream_N.to(device, non_blocking=True)
-        valid_T = self.valid_T.to(device, non_blocking=True)
-        return Packed(stream_N=stream_N, samples=self.samples, frames=self.frames, valid_T=valid_T)
 
 
 def pack(waves: Sequence[np.ndarray | Tensor], geometry: Geometry, *, normalise: bool = False) -> Packed:

@@ -26,6 +26,18 @@ def test_geometry_is_the_paper_s():
     assert [geometry.frames(n) for n in (0, 399, 400, 719, 720, 16_000)] == [0, 0, 1, 1, 2, 49]
 
 
+def test_a_batch_moves_whole(speech):
+    """Every tensor of it, nested ones too; what is not a tensor stays."""
+    objective = Wav2Vec2Objective(Wav2Vec2ForPreTraining(tiny()), Wav2Vec2ObjectiveConfig(), seed=1)
+    batch = objective.collate([Item(id="a", wave_S=speech[:16_000], epoch=0)])
+    moved = batch.to("meta")
+    for here, there in ((batch, moved), (batch.audio, moved.audio)):
+        for name, value in vars(here).items():
+            other = getattr(there, name)
+            assert other.is_meta if isinstance(value, torch.Tensor) else type(other) is type(value)
+    assert (moved.audio.frames, moved.keys, moved.count) == (batch.audio.frames, batch.keys, batch.count)
+
+
 @pytest.mark.parametrize(
     "kernels, strides", [((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)), ((10, 8, 4), (5, 4, 4)), ((7,), (3,))]
 )

@@ -85,7 +85,7 @@ class AudioNTT(nn.Module):
         blocks, layers = 2 if self.concat else 3, []
         for index in range(blocks):
             conv = nn.Conv2d(config.channels if index else 1, config.channels, 3, padding=1)
-            layers += [conv, BatchNorm(config.channels), nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [conv, BatchNorm(config.channels), nn.MaxPool2d(2), nn.ReLU()]  # either order gives the same
         self.features = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # 1.6 to 2.6 times as fast
         flat = config.channels * BANDS // 2**blocks
         hidden = config.width - flat if self.concat else config.width

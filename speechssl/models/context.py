@@ -6,12 +6,14 @@ small class each. Parameter names are transformers'.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
@@ -97,6 +99,26 @@ def attend(q_1HTd: Tensor, k_1HTd: Tensor, v_1HTd: Tensor, dropout: float, bias_
     return weights_1HTT @ v_1HTd
 
 
+class Spans(NamedTuple):
+    """What all layers know of a batch. frames: how many each utterance has. ends_B: int32 (B + 1,), where utterances end, on a
+    GPU only. distance_HTT: WavLM's bias by distance, for the longest utterance."""
+
+    frames: list[int]
+    ends_B: Tensor | None
+    distance_HTT: Tensor | None
+
+
+def ends_of(frames: Sequence[int], device: torch.device) -> Tensor:
+    """Where utterances end, from 0 on: int32 (B + 1,)."""
+    return torch.tensor([0, *accumulate(frames)], dtype=torch.int32).to(device, non_blocking=True)
+
+
+def one_kernel(q_THd: Tensor, dropout: float) -> bool:
+    """Whether the variable-length flash kernel can serve: a GPU since Ampere, 16 bits, no dropout (it has none)."""
+    fits = q_THd.dtype in (torch.bfloat16, torch.float16) and q_THd.shape[2] % 8 == 0 and q_THd.shape[2] <= 256
+    return q_THd.is_cuda and fits and not dropout and torch.cuda.get_device_capability(q_THd.device) >= (8, 0)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention in which every utterance attends to itself only; no mask is ever built."""
 
@@ -109,21 +131,25 @@ class Attention(nn.Module):
         self.q_proj = Linear(config.hidden_size, config.hidden_size)
         self.out_proj = Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x_TD: Tensor, frames: Sequence[int], distance_HTT: Tensor | None) -> Tensor:
-        """(T, D) -> (T, D); `distance_HTT` is WavLM's position bias."""
-        q_HTd, k_HTd, v_HTd = (
-            project(x_TD).unflatten(1, (self.heads, -1)).transpose(0, 1)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        dropout = self.dropout if self.training else 0.0
-        pieces = (x_HTd[None].split(list(frames), dim=2) for x_HTd in (q_HTd, k_HTd, v_HTd))
-        biases = self.biases(x_TD, frames, distance_HTT)
-        mixed = [attend(q, k, v, dropout, bias) for q, k, v, bias in zip(*pieces, biases, strict=True)]
-        return self.out_proj(torch.cat(mixed, dim=2)[0].transpose(0, 1).flatten(1))
+    def forward(self, x_TD: Tensor, spans: Spans) -> Tensor:
+        """(T, D) -> (T, D)."""
+        qkv_THd = [project(x_TD).unflatten(1, (self.heads, -1)) for project in (self.q_proj, self.k_proj, self.v_proj)]
+        return self.out_proj(self.mix(x_TD, *qkv_THd, spans).flatten(1))
 
-    def biases(self, x_TD: Tensor, frames: Sequence[int], distance_HTT: Tensor | None) -> Iterable[Tensor | None]:
+    def mix(self, x_TD: Tensor, q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, spans: Spans) -> Tensor:
+        """Attention of every utterance: (T, H, d)."""
+        dropout, biases = self.dropout if self.training else 0.0, self.biases(x_TD, spans)
+        if biases is None and one_kernel(q_THd, dropout):
+            ends_B, longest = spans.ends_B, max(spans.frames)
+            assert ends_B is not None
+            return varlen_attn(q_THd, k_THd, v_THd, ends_B, ends_B, longest, longest)
+        pieces = (x_THd.transpose(0, 1)[None].split(spans.frames, dim=2) for x_THd in (q_THd, k_THd, v_THd))
+        rows = zip(*pieces, biases or [None] * len(spans.frames), strict=True)
+        return torch.cat([attend(q, k, v, dropout, bias) for q, k, v, bias in rows], dim=2)[0].transpose(0, 1)
+
+    def biases(self, x_TD: Tensor, spans: Spans) -> list[Tensor] | None:
         """What is added to each utterance's scores: nothing."""
-        return [None] * len(frames)
+        return None
 
 
 class GatedAttention(Attention):
@@ -154,13 +180,14 @@ class GatedAttention(Attention):
         wide_TT = exact + (torch.log(far_TT.clamp_min(1).float() / exact) * scale).long()
         return torch.where(far_TT < exact, far_TT, wide_TT.clamp_max(half - 1)) + half * (distance_TT > 0)
 
-    def biases(self, x_TD: Tensor, frames: Sequence[int], distance_HTT: Tensor | None) -> Iterable[Tensor]:
+    def biases(self, x_TD: Tensor, spans: Spans) -> list[Tensor]:
         """Per utterance (1, H, T, T): the bias by distance times the gate of the query's frame."""
+        frames, distance_HTT = spans.frames, spans.distance_HTT
         assert distance_HTT is not None
         gates_HT2 = self.gru_rel_pos_linear(x_TD.unflatten(1, (self.heads, -1))).unflatten(2, (2, 4)).sum(3).sigmoid()
         update_HT1, reset_HT1 = gates_HT2.transpose(0, 1).split(1, dim=2)
         gate_HT1 = update_HT1 * (reset_HT1 * self.gru_rel_pos_const[0] - 1) + 2
-        pieces = gate_HT1.split(list(frames), dim=1)
+        pieces = gate_HT1.split(frames, dim=1)
         return [(piece * distance_HTT[:, :n, :n])[None] for piece, n in zip(pieces, frames, strict=True)]
 
 
@@ -190,18 +217,18 @@ class PostNormLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout)
 
-    def forward(self, x_TD: Tensor, frames: Sequence[int], distance_HTT: Tensor | None) -> Tensor:
+    def forward(self, x_TD: Tensor, spans: Spans) -> Tensor:
         """(T, D) -> (T, D)."""
-        x_TD = self.layer_norm(x_TD + self.dropout(self.attention(x_TD, frames, distance_HTT)))
+        x_TD = self.layer_norm(x_TD + self.dropout(self.attention(x_TD, spans)))
         return self.final_layer_norm(x_TD + self.dropout(self.feed_forward(x_TD)))
 
 
 class PreNormLayer(PostNormLayer):
     """Transformer layer of LARGE: x = x + block(norm(x))."""
 
-    def forward(self, x_TD: Tensor, frames: Sequence[int], distance_HTT: Tensor | None) -> Tensor:
+    def forward(self, x_TD: Tensor, spans: Spans) -> Tensor:
         """(T, D) -> (T, D)."""
-        x_TD = x_TD + self.dropout(self.attention(self.layer_norm(x_TD), frames, distance_HTT))
+        x_TD = x_TD + self.dropout(self.attention(self.layer_norm(x_TD), spans))
         return x_TD + self.dropout(self.feed_forward(self.final_layer_norm(x_TD)))
 
 
@@ -226,9 +253,9 @@ class AdaptedLayer(PreNormLayer):
         super().__init__(config, index)
         self.adapter_layer = Adapter(config)
 
-    def forward(self, x_TD: Tensor, frames: Sequence[int], distance_HTT: Tensor | None) -> Tensor:
+    def forward(self, x_TD: Tensor, spans: Spans) -> Tensor:
         """(T, D) -> (T, D)."""
-        x_TD = super().forward(x_TD, frames, distance_HTT)
+        x_TD = super().forward(x_TD, spans)
         return x_TD + self.adapter_layer(x_TD)
 
 
@@ -265,11 +292,11 @@ class ContextNetwork(nn.Module):
         x_TD = x_TD + self.pos_conv_embed(x_TD, frames)
         x_TD = self.dropout(x_TD if self.pre_norm else self.layer_norm(x_TD))
         states = [x_TD]
-        distance_HTT = self.distances(frames)
+        spans = Spans(list(frames), ends_of(frames, x_TD.device) if x_TD.is_cuda else None, self.distances(frames))
         for index, layer in enumerate(self.layers):
             if not (self.training and index in self.dropped):
                 keep = not (self.training and self.gradient_checkpointing)
-                x_TD = layer(x_TD, frames, distance_HTT) if keep else again(layer, x_TD, frames, distance_HTT)
+                x_TD = layer(x_TD, spans) if keep else again(layer, x_TD, spans)
             states.append(x_TD)
         if self.pre_norm:
             states[-1] = self.layer_norm(x_TD)

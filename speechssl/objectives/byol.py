@@ -7,7 +7,7 @@ features of the clean crop. Batch norms, post-norm and memory bank see the whole
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -24,7 +24,7 @@ from speechssl.models.norm import BatchNorm, standardised
 from speechssl.noise import noise_key
 from speechssl.objectives.protocol import Item, Step
 from speechssl.objectives.views import ViewConfig, draw, view
-from speechssl.packed import Geometry, Packed, pack
+from speechssl.packed import Geometry, Movable, Packed, pack
 
 MEL = Geometry(kernels=(HOP,), strides=(HOP,))
 
@@ -59,7 +59,7 @@ class ByolObjectiveConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ByolBatch:
+class ByolBatch(Movable):
     """audio: crops of one length, end to end. draws_BVK: random numbers of the two views (objectives/views.py).
     targets_BK: handcrafted features, K = 0 without a hybrid target."""
 
@@ -71,11 +71,6 @@ class ByolBatch:
     def count(self) -> int:
         """Crops: what the loss is divided by."""
         return len(self.draws_BVK)
-
-    def to(self, device: torch.device | str) -> "ByolBatch":
-        """The same batch on another device."""
-        draws_BVK, targets_BK = (x.to(device, non_blocking=True) for x in (self.draws_BVK, self.targets_BK))
-        return replace(self, audio=self.audio.to(device), draws_BVK=draws_BVK, targets_BK=targets_BK)
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

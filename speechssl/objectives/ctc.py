@@ -1,7 +1,7 @@
 """CTC fine-tuning of a pretrained encoder (wav2vec 2.0, section 3.3 and appendix B): freezing, time and channel masks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import jiwer
@@ -15,7 +15,7 @@ from speechssl.models.masking import channel_mask, span_mask
 from speechssl.models.wav2vec2 import Wav2Vec2ForCTC
 from speechssl.noise import noise_key
 from speechssl.objectives.protocol import Item, Step
-from speechssl.packed import Packed, pack, segments
+from speechssl.packed import Movable, Packed, pack, segments
 from speechssl.text import CharTokenizer
 
 
@@ -46,7 +46,7 @@ class CTCObjectiveConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CTCBatch:
+class CTCBatch(Movable):
     """audio: packed utterances. mask_T, channel_mask_BD: what is masked in training. targets: characters of all
     utterances end to end; lengths: how many each has. texts: the transcripts. count: utterances."""
 
@@ -61,15 +61,6 @@ class CTCBatch:
     def count(self) -> int:
         """Utterances: what the loss is divided by."""
         return len(self.lengths)
-
-    def to(self, device: torch.device | str) -> "CTCBatch":
-        """The same batch on another device."""
-        mask_T, channel_mask_BD, targets = (
-            x.to(device, non_blocking=True) for x in (self.mask_T, self.channel_mask_BD, self.targets)
-        )
-        return replace(
-            self, audio=self.audio.to(device), mask_T=mask_T, channel_mask_BD=channel_mask_BD, targets=targets
-        )
 
 
 def frames_needed(ids: Sequence[int]) -> int:

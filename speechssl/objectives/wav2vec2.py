@@ -6,7 +6,7 @@ statistics are averaged over ALL micro-batches of ALL ranks (`pool`), not per de
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from speechssl.models.wav2vec2 import Wav2Vec2ForPreTraining
 from speechssl.noise import noise_key
 from speechssl.objectives.protocol import Item, Step
 from speechssl.objectives.utterance import UtteranceLoss
-from speechssl.packed import Packed, pack
+from speechssl.packed import Movable, Packed, pack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class Wav2Vec2ObjectiveConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainBatch:
+class PretrainBatch(Movable):
     """audio: the packed utterances. mask_T: masked frames. masked: how many of each utterance (M). distractors: per
     utterance (M, M), how often each masked frame is a distractor of each other one, flat and end to end, uint8.
     keys: per utterance, the seed of its Gumbel noise. count: masked frames of all utterances."""
@@ -90,11 +90,6 @@ class PretrainBatch:
     def count(self) -> int:
         """Masked frames: what the loss is divided by."""
         return sum(self.masked)
-
-    def to(self, device: torch.device | str) -> "PretrainBatch":
-        """The same batch on another device."""
-        mask_T, distractors = (x.to(device, non_blocking=True) for x in (self.mask_T, self.distractors))
-        return replace(self, audio=self.audio.to(device), mask_T=mask_T, distractors=distractors)
 
 
 def contrastive(context_MD: Tensor, target_MD: Tensor, codes_MG: Tensor, counts_MM: Tensor, temperature: float):
