@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from speechssl.models.products import product, usable
+from speechssl.models.products import precision, product, usable
 
 
 class StreamConv(torch.autograd.Function):
@@ -63,7 +63,7 @@ def image_rows(image_1O1T: Tensor) -> Tensor:
 
 def conv_stream(x_NC: Tensor, weight_OCK: Tensor, bias_O: Tensor | None, stride: int) -> Tensor:
     """Strided 1-D convolution of a stream (N, C) -> (T, O); row t sees rows t*stride ... t*stride + K - 1."""
-    kind = torch.get_autocast_dtype(x_NC.device.type) if torch.is_autocast_enabled(x_NC.device.type) else x_NC.dtype
+    kind = precision(x_NC)
     with torch.autocast(x_NC.device.type, enabled=False):
         y_TO = StreamConv.apply(x_NC.to(kind).contiguous(), weight_OCK.to(kind), stride)
     return y_TO if bias_O is None else y_TO + bias_O.to(kind)
@@ -96,7 +96,7 @@ class GroupedConv(torch.autograd.Function):
 
 def conv_grouped(x_NC: Tensor, weight_OCK: Tensor, bias_O: Tensor | None, groups: int) -> Tensor:
     """1-D convolution of stride 1 in groups, without padding: (N, C) -> (N - K + 1, O); weights (O, C / groups, K)."""
-    kind = torch.get_autocast_dtype(x_NC.device.type) if torch.is_autocast_enabled(x_NC.device.type) else x_NC.dtype
+    kind = precision(x_NC)
     with torch.autocast(x_NC.device.type, enabled=False):
         y_TO = GroupedConv.apply(x_NC.to(kind).contiguous(), weight_OCK.to(kind), groups)
     return y_TO if bias_O is None else y_TO + bias_O.to(kind)

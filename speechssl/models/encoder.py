@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from speechssl.models.config import Wav2Vec2Config
 from speechssl.models.conv import conv_stream
+from speechssl.models.products import precision
 from speechssl.packed import Packed, starts
 
 
@@ -71,12 +72,10 @@ def conv_and_norm(stream_N: Tensor, weight_OK: Tensor, norm: nn.GroupNorm, strid
     weights' quadratic form with their K x K covariance, and the scaling goes into the weights: nothing is normalised.
     """
     kernel = weight_OK.shape[1]
-    kind = torch.get_autocast_dtype(stream_N.device.type) if torch.is_autocast_enabled(stream_N.device.type) else None
+    kind = precision(stream_N)
     with torch.autocast(stream_N.device.type, enabled=False):
         windows_TK = F.pad(stream_N, (0, kernel - stride)).unfold(0, kernel, stride)
-        centred_TK = windows_TK.new_zeros(
-            windows_TK.shape[0], kernel + 1
-        )  # a last column of ones brings the norm's bias
+        centred_TK = windows_TK.new_zeros(len(windows_TK), kernel + 1)  # a last column of ones brings the norm's bias
         covariances = []
         for rows in valid:
             own_TK = windows_TK[rows].double()
@@ -88,7 +87,7 @@ def conv_and_norm(stream_N: Tensor, weight_OK: Tensor, norm: nn.GroupNorm, strid
         scale_BO = norm.weight * (variance_BO + norm.eps).rsqrt().to(norm.weight.dtype)
         scaled_BKO = (weight_OK * scale_BO[..., None]).mT
         all_BKO = torch.cat([scaled_BKO, norm.bias.expand(len(valid), 1, -1)], dim=1)
-        return SegmentedLinear.apply(centred_TK.to(kind or centred_TK.dtype), all_BKO.to(kind or all_BKO.dtype), valid)
+        return SegmentedLinear.apply(centred_TK.to(kind), all_BKO.to(kind), valid)
 
 
 class ConvEncoder(nn.Module):

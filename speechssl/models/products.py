@@ -21,6 +21,12 @@ def usable(x: Tensor) -> bool:
     return ONEDNN and x.device.type == "cpu" and x.numel() > 0 and not torch.compiler.is_compiling()
 
 
+def precision(x: Tensor) -> torch.dtype:
+    """What autocast computes in on the device of `x`; without it, the type of `x`."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
 def product(x_MK: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
     """x W^T + b without gradient; both operands contiguous or transposed, float32 or bf16, on the CPU."""
     return torch.ops.mkldnn._linear_pointwise(x_MK, weight_NK, bias_N, "none", [], "")
@@ -51,7 +57,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., K) -> (..., N)."""
-        kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        kind = precision(x)
         if not usable(x) or kind not in (torch.float32, torch.bfloat16):
             return F.linear(x, self.weight, self.bias)
         if torch.is_inference_mode_enabled():
