@@ -13,18 +13,19 @@ import torch
 
 from speechssl import audio
 from speechssl.api import SpeechModel, load
-from speechssl.data.corpora import CORPORA, detect
+from speechssl.data.corpora import find_rows
 from speechssl.data.cremad import is_pointer, missing
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.stream import BATCH, reason, stream
 from speechssl.errors import InputError
 from speechssl.features import LogMel
-from speechssl.probe.benchmark import Result, run_protocol
-from speechssl.probe.embed import LONGEST, embed_clip, embed_waves, rows_of
+from speechssl.files import output_folder, replacing
+from speechssl.probe.benchmark import Result, run_protocol, splits_of
+from speechssl.probe.embed import LONGEST, embed_clip, embed_waves
 from speechssl.probe.protocols import PROTOCOLS
-from speechssl.report import PALETTE, Page, axes, player, plot_embedding_map
+from speechssl.report import PALETTE, Page, axes, plain, player, plot_embedding_map
 
-TASKS = ("auto", "crema-d", "ravdess", "emodb", "savee", "tess", "nemo", "other")
+TASKS = ("auto", "crema-d", "ravdess", "emodb", "emovo", "nemo", "savee", "shemo", "tess", "other")
 MAP_CLIPS = 800
 
 
@@ -50,44 +51,56 @@ def benchmark(
         raise InputError(f"there is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
     plan = PROTOCOLS[protocol]
     rows, task, notes = read_task(Path(data), task, label, where, plan.leave_out)
+    splits_of(plan, *columns(rows), task)  # before the work: are there speakers and classes enough?
+    if out is not None:
+        output_folder(out)
     loaded = load(model, device=device, precision=precision)
     named, kept, rejected = embed_all(loaded, rows, layer, plan.seconds)
     notes += [f"left out: {path}: {reason}" for path, reason in rejected[:5]]
     if len(rejected) > 5:
         notes.append(f"and {len(rejected) - 5} more clips that cannot be read")
-    ids = [Path(row.path).stem for row in kept]
-    labels, speakers = [row.label for row in kept], [row.speaker for row in kept]
-    result = run_protocol(plan, named, ids, labels, speakers, task=task, model=str(model), notes=notes)
+    result = run_protocol(plan, named, *columns(kept), task=task, model=str(model), notes=notes)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "benchmark.json").write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
-        write_page(result, kept, next(iter(named.values())), out / "benchmark.html")
+        with replacing(out / "benchmark.json") as draft:
+            draft.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
+        shown = [name for name in named if name.partition(",")[0] == "model"][-1]
+        write_page(result, kept, shown, named[shown], out / "benchmark.html")
     return result
 
 
+def columns(rows: Sequence[Utterance]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """What a protocol must know of the clips: names, labels, speakers."""
+    return [Path(row.path).stem for row in rows], np.array([r.label for r in rows]), np.array([r.speaker for r in rows])
+
+
 def read_task(data: Path, task: str, label: str, where: str, leave_out: Sequence[str]) -> tuple[list, str, list[str]]:
-    """(labelled rows, the task's name, what is missing)."""
+    """(labelled rows, the task's name, what is missing or was changed)."""
     if task not in TASKS:
         raise InputError(f"there is no task {task!r}; choose one of {', '.join(TASKS)}")
-    notes: list[str] = []
-    if data.is_dir() and not (data / "wav.scp").exists():
-        task = detect(data) if task == "auto" else task
-        if task == "crema-d":
-            notes = missing(data)
-        rows = list(CORPORA["folder" if task == "other" else task][1](data))
-    else:
-        rows = list(rows_of([data], where))
+    found, corpus = find_rows(data, "folder" if task == "other" else task)
+    notes = missing(data) if corpus == "crema-d" else []
+    rows = list(found.where(where))
     if label != "label":
         rows = [replace(row, label=str(getattr(row, label, row.extra.get(label, "")))) for row in rows]
-    task = "other" if task in ("auto", "folder") else task
-    labelled = [row for row in rows if row.label and Path(row.path).stem not in leave_out and not is_pointer(row.path)]
-    if not labelled:
+    if corpus == "folder" and not any(row.label for row in rows):
+        rows = [replace(row, label=Path(row.path).parent.name, speaker="") for row in rows]
+        notes.append("no file name tells a label: the folders' names are taken, and the speakers are unknown")
+    if corpus not in ("folder", "manifest"):
+        once = {(row.speaker, Path(row.path).stem): row for row in reversed(rows)}
+        if len(once) < len(rows):
+            notes.append(f"{len(rows) - len(once)} clips lie there twice, under the same name; the first copy is used")
+        rows = list(once.values())[::-1]
+    usable = [row for row in rows if row.label and Path(row.path).stem not in leave_out and not is_pointer(row.path)]
+    if not usable:
         raise InputError(
-            f"{data}: none of {len(rows)} clips has a {label}; give a manifest with the columns path, speaker and {label}"
+            f"{data}: none of {len(rows)} clips has a {label}; give a manifest with the columns path, speaker and {label}, "
+            "or name the corpus with --task"
         )
-    if len(labelled) < len(rows):
-        notes.append(f"{len(rows) - len(labelled)} of {len(rows)} clips are not used: no {label}, or as published")
-    return labelled, task, notes
+    if len(usable) < len(rows):
+        notes.append(f"{len(rows) - len(usable)} of {len(rows)} clips are not used: no {label}, or as published")
+    if task == "auto":
+        task = corpus if corpus in TASKS else "other"
+    return usable, task, notes
 
 
 def embed_all(model: SpeechModel, rows: list[Utterance], layer: str, seconds: float):
@@ -138,15 +151,17 @@ def fit(wave_S: np.ndarray, seconds: float) -> np.ndarray:
     return np.pad(wave_S[:size], (0, max(0, size - len(wave_S)))) if size else wave_S
 
 
-def write_page(result: Result, rows: list[Utterance], vectors_ND: np.ndarray, path: Path) -> None:
-    """The result as one page: table, confusion, bars per class and speaker, map, misclassified clips."""
-    best, name = result.scores[0], f"{result.task}/{result.protocol}"
+def write_page(result: Result, rows: list[Utterance], vectors: str, vectors_ND: np.ndarray, path: Path) -> None:
+    """The result as one page: table, then of the embeddings called `vectors` the confusion, bars per class and speaker, a map
+    and misclassified clips."""
+    best = next(score for score in result.scores if score.vectors == vectors)
+    name = f"{result.task}/{result.protocol}"
     page = Page(f"{result.model} on {name}").text(result.summary)
     for flaw in result.flaws:
         page.text(f"Flaw of the published protocol: {flaw}.")
     for note in result.notes:
         page.text(note, note=True)
-    page.code(str(result)).heading("Confusion")
+    page.code(str(result)).heading("Confusion" if vectors == "model" else f"Confusion of {vectors}")
     page.figure(plot_confusion(best.confusion, result.classes), "Share of each true class (row), all seeds")
     page.heading("Classes and speakers")
     page.figure(plot_bars(best.recall, f"recall, {name}", result.chance_uar), "Recall per class; line: chance")
@@ -177,7 +192,7 @@ def clip(row: Utterance, guess: str) -> dict[str, Any]:
         "speaker": row.speaker,
         "is": row.label,
         "taken for": guess,
-        "listen": player(Path(row.path)),
+        "listen": player(row.path, row.start, row.duration),
     }
 
 
@@ -190,8 +205,9 @@ def plot_confusion(confusion: list[list[int]], classes: list[str]):
     for (i, j), share in np.ndenumerate(shares):
         colour = "white" if share > 0.5 else "black"
         ax.text(j, i, f"{100 * share:.0f}", ha="center", va="center", fontsize=9, color=colour)
-    ticks = range(len(classes))
-    ax.set(xticks=ticks, yticks=ticks, xticklabels=classes, yticklabels=classes, xlabel="predicted", ylabel="true")
+    ticks, names = range(len(classes)), [plain(name) for name in classes]
+    ax.set(xticks=ticks, yticks=ticks, xticklabels=names, yticklabels=names, xlabel="predicted", ylabel="true")
+    ax.tick_params(axis="x", rotation=90 if len(names) > 10 else 0)
     ax.grid(False)
     return figure
 
@@ -199,7 +215,7 @@ def plot_confusion(confusion: list[list[int]], classes: list[str]):
 def plot_bars(values: dict[str, float], title: str, line: float):
     """One bar per name, and a line across."""
     figure, (ax,) = axes(height=2.6)
-    ax.bar(list(values), [100 * value for value in values.values()], color=PALETTE[0])
+    ax.bar([plain(name) for name in values], [100 * value for value in values.values()], color=PALETTE[0])
     ax.axhline(100 * line, color=PALETTE[1], linewidth=1)
     ax.set_title(f"{title}, %", fontsize=10, loc="left")
     ax.tick_params(axis="x", rotation=90 if len(values) > 10 else 0, labelsize=8)

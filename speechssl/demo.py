@@ -298,7 +298,7 @@ def show_clips(page: report.Page, model: SpeechModel, test: Path) -> None:
         )
     page.table(
         [
-            {"clip": report.player(Path(row.path)), "speaker": row.speaker, "said": row.text, "heard": transcript.text}
+            {"clip": report.player(row.path), "speaker": row.speaker, "said": row.text, "heard": transcript.text}
             for row, transcript in zip(chosen, found, strict=True)
         ]
     )

@@ -1,4 +1,4 @@
-"""Files that take their place in one step, so that nobody ever reads half of one."""
+"""Files found, and files that take their place in one step, so that nobody ever reads half of one."""
 
 import contextlib
 import os
@@ -6,6 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from speechssl.errors import InputError
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file below; links to folders are followed, but no folder is entered twice."""
+    entered = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        if os.path.realpath(place) in entered:
+            folders.clear()
+            continue
+        entered.add(os.path.realpath(place))
+        yield from (Path(place, name) for name in names)
 
 
 def output_folder(path: Path) -> Path:

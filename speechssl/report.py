@@ -5,10 +5,12 @@ import html
 import io
 import json
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 
 from speechssl import audio
 
@@ -28,6 +30,7 @@ code{background:var(--card);border:1px solid var(--line);border-radius:4px;paddi
 pre{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.8rem;overflow-x:auto;font-size:.88rem}
 """.replace("\n", "")
 PALETTE = ("#2a6fbb", "#d1495b", "#3b8f5a", "#e0a12b", "#7b5ea7", "#4aa3a2", "#8c6d4f", "#c2699f", "#6b7280", "#a3b43a")
+LEGEND = 20  # names; more would be taller than the picture
 
 
 class Page:
@@ -87,11 +90,18 @@ def cell(value: Any) -> str:
     return value if isinstance(value, Html) else html.escape(str(value))
 
 
-def player(path: Path) -> Html:
-    """A control that plays an audio file from inside the page."""
-    kind = {".flac": "flac", ".wav": "wav", ".mp3": "mpeg"}.get(path.suffix, "ogg")
-    data = base64.b64encode(path.read_bytes()).decode()
-    return Html(f'<audio controls preload=none src="data:audio/{kind};base64,{data}"></audio>')
+def player(path: str, start: float = 0.0, duration: float = float("nan")) -> Html:
+    """A control that plays a piece of an audio file (a NaN duration: to its end) from inside the page, at 16 kHz."""
+    buffer = io.BytesIO()
+    wave_S = audio.load(path, start=start, duration=None if duration != duration else duration)
+    soundfile.write(buffer, wave_S, audio.SAMPLE_RATE, format="FLAC")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return Html(f'<audio controls preload=none src="data:audio/flac;base64,{data}"></audio>')
+
+
+def plain(text: str) -> str:
+    """A user's word for a figure: no dollar sign in it begins a formula."""
+    return text.replace("$", r"\$")
 
 
 def axes(columns: int = 1, height: float = 3.2):
@@ -116,7 +126,7 @@ def plot_curves(runs: dict[str, Path], metrics: dict[str, str], split: str = "tr
     """One panel per metric (name -> title), one curve per run."""
     figure, panels = axes(len(metrics))
     for ax, (metric, title) in zip(panels, metrics.items(), strict=True):
-        for (name, run), colour in zip(runs.items(), PALETTE * 9, strict=False):
+        for (name, run), colour in zip(runs.items(), cycle(PALETTE), strict=False):
             lines = [line for line in read_log(run, split) if metric in line]
             ax.plot([line["step"] for line in lines], [line[metric] for line in lines], color=colour, label=name)
         ax.set_title(title, fontsize=10, loc="left")
@@ -162,10 +172,21 @@ def plot_embedding_map(vectors_ND: np.ndarray, colourings: dict[str, Sequence[st
     points = TSNE(perplexity=min(30, len(reduced) / 4), init="pca", random_state=seed).fit_transform(reduced)
     figure, panels = axes(len(colourings), height=4.4)
     for ax, (title, values) in zip(panels, colourings.items(), strict=True):
-        for value, colour in zip(sorted(set(values)), PALETTE * 9, strict=False):
+        names = sorted(set(values))
+        dots = []
+        for value, colour in zip(names, cycle(PALETTE), strict=False):
             mask = np.array(values) == value
-            ax.scatter(points[mask, 0], points[mask, 1], s=11, color=colour, label=value, linewidths=0)
-        ax.set(title=title, xticks=[], yticks=[])
-        ax.legend(frameon=False, fontsize=8, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
+            dots.append(ax.scatter(points[mask, 0], points[mask, 1], s=11, color=colour, linewidths=0))
+        ax.set(title=f"{title} ({len(names)})", xticks=[], yticks=[])
+        if len(names) <= LEGEND:
+            ax.legend(
+                dots,
+                map(plain, names),
+                frameon=False,
+                fontsize=8,
+                markerscale=2,
+                loc="center left",
+                bbox_to_anchor=(1, 0.5),
+            )
     figure.tight_layout()
     return figure

@@ -17,7 +17,8 @@ def prepare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--corpus",
         default="auto",
-        help="auto, librispeech, common-voice, crema-d, ravdess, emodb, fsdd, savee, tess, nemo or folder (default: recognised)",
+        help="auto, librispeech, common-voice, crema-d, ravdess, emodb, emovo, fsdd, nemo, savee, shemo, tess or folder "
+        "(default: recognised)",
     )
     parser.add_argument("--where", default="", help="keep only rows with this value, such as split=train")
     parser.add_argument("--min-seconds", type=float, default=0.1, help="reject shorter clips (default: 0.1)")
@@ -194,7 +195,7 @@ def benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task",
         default="auto",
-        help="crema-d, ravdess, emodb, savee, tess, nemo, or other: any labels (default: recognised)",
+        help="crema-d, ravdess, emodb, emovo, nemo, savee, shemo, tess, or other: any labels (default: recognised)",
     )
     parser.add_argument(
         "--protocol",

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 
 from speechssl import report
-from speechssl.report import Page
+from speechssl.report import Page, player, plot_embedding_map
 from tests.conftest import CLIP
 
 HOSTILE = "<script>alert('x')</script> & \"é\""
@@ -72,3 +72,21 @@ def test_figures_leave_the_callers_matplotlib_alone(speech, tmp_path):
     assert "data:image/png;base64,iVBOR" in page.read_text(encoding="utf-8")
     assert matplotlib.get_backend() == backend and matplotlib.rcParams == before
     assert plt.get_fignums() == []  # pyplot would keep the figure, and a notebook would show it twice
+
+
+def test_a_player_holds_its_piece_only(tmp_path):
+    rate = 44_100
+    soundfile.write(tmp_path / "long.WAV", np.random.default_rng(1).uniform(-1, 1, (30 * rate, 2)), rate)
+    markup = player(str(tmp_path / "long.WAV"), 10.0, 1.5)
+    wave, rate = soundfile.read(io.BytesIO(base64.b64decode(markup.partition("base64,")[2].partition('"')[0])))
+    assert (rate, wave.shape) == (16_000, (24_000,))
+
+
+def test_a_map_of_many_speakers_is_a_picture():
+    rng = np.random.default_rng(1)
+    names = [f"_$x{i}$_" for i in range(90)]
+    figure = plot_embedding_map(rng.normal(size=(180, 8)), {"few": ["_a$b$_", "b"] * 90, "many": names * 2})
+    few, many = figure.axes
+    assert [text.get_text() for text in few.get_legend().get_texts()] == [r"_a\$b\$_", "b"]
+    assert many.get_legend() is None and len(many.collections) == 90
+    figure.savefig(io.BytesIO())

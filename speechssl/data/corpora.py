@@ -1,46 +1,60 @@
-"""Known corpus trees: one reader each, from a folder to utterances whose audio nobody has opened yet.
+"""Known corpus trees: from a folder to utterances whose audio nobody has opened yet. A reader is a generator of Utterance."""
 
-A reader is a generator of Utterance; `CORPORA` says how each tree is recognised.
-"""
-
-import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from speechssl.audio import EXTENSIONS
-from speechssl.data.cremad import read_crema_d
-from speechssl.data.manifest import Utterance
+from speechssl.data.cremad import CREMA_D_NAME, read_crema_d
+from speechssl.data.manifest import Manifest, Utterance, read_manifest
 from speechssl.errors import InputError
+from speechssl.files import files_below
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 RAVDESS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 EMODB = dict(W="anger", L="boredom", E="disgust", A="fear", F="happiness", T="sadness", N="neutral")
 SAVEE = dict(a="anger", d="disgust", f="fear", h="happiness", n="neutral", sa="sadness", su="surprise")
+EMOVO = dict(dis="disgust", gio="joy", neu="neutral", pau="fear", rab="anger", sor="surprise", tri="sadness")
+SHEMO = dict(A="anger", F="fear", H="happiness", N="neutral", S="sadness", W="surprise")
 NEMO = "anger|fear|happiness|neutral|sadness|surprised|surprise"
-PATTERNS = {
-    "ravdess": re.compile(r"\d\d-\d\d-(\d\d)-\d\d-\d\d-\d\d-(\d\d)"),
-    "crema-d": re.compile(r"(\d{4})_[A-Z]{3}_([A-Z]{3})_[A-Z]{2}"),
-    "emodb": re.compile(r"(\d\d)[ab]\d\d([WLEAFTN])[a-z]"),
-    "fsdd": re.compile(r"(\d)_([a-z]+)_\d+"),
-    "savee": re.compile(r"(?:([A-Z]{2})_)?(sa|su|[adfhn])\d\d"),
-    "tess": re.compile(r"([OY]AF)_[A-Za-z]+_(angry|disgust|fear|happy|neutral|ps|sad)"),
-    "nemo": re.compile(rf"([A-Z]+\d*)_({NEMO})_\d+", re.IGNORECASE),
+
+
+class Named(NamedTuple):
+    """A corpus whose file names carry the labels. name: all of it but the ending. tell: (match, path) -> what it says."""
+
+    name: str
+    tell: Callable[[re.Match, Path], dict[str, str]]
+
+
+NAMED = {
+    # 03-01-06-01-02-01-12: second number speech or song (songs get no label), third the emotion, last the actor
+    "ravdess": Named(
+        r"\d\d-(0[12])-(0[1-8])-\d\d-\d\d-\d\d-(\d\d)",
+        lambda m, _: {"label": RAVDESS[int(m[2]) - 1] if m[1] == "01" else "", "speaker": m[3]},
+    ),
+    # 03a01Fa: speaker, sentence, emotion, version
+    "emodb": Named(r"(\d\d)[ab]\d\d([WLEAFTN])[a-z]", lambda m, _: {"label": EMODB[m[2]], "speaker": m[1]}),
+    # 7_theo_12: digit, speaker, number of the recording
+    "fsdd": Named(r"(\d)_([a-z]+)_\d+", lambda m, _: {"label": m[1], "speaker": m[2], "text": DIGITS[int(m[1])]}),
+    # DC_sa03, or sa03 in the folder DC: speaker, emotion, number
+    "savee": Named(
+        r"(?:([A-Z]{2})_)?(sa|su|[adfhn])\d\d",
+        lambda m, path: {"label": SAVEE[m[2]], "speaker": m[1] or path.parent.name},
+    ),
+    # OAF_back_angry: older or younger speaker, word, emotion (ps: pleasant surprise); the corpus has one OA_bite_neutral
+    "tess": Named(
+        r"([OY]A)F?_[A-Za-z]+_(angry|disgust|fear|happy|neutral|ps|sad)",
+        lambda m, _: {"label": "surprise" if m[2] == "ps" else m[2], "speaker": f"{m[1]}F"},
+    ),
+    # AB0_anger_12: speaker, emotion, sentence
+    "nemo": Named(rf"([A-Z]+\d*)_((?i:{NEMO}))_\d+", lambda m, _: {"label": m[2].lower(), "speaker": m[1]}),
+    # neu-m1-b1: emotion, speaker, sentence
+    "emovo": Named(rf"({'|'.join(EMOVO)})-([fm]\d)-\w+", lambda m, _: {"label": EMOVO[m[1]], "speaker": m[2]}),
+    # F01A01: speaker, emotion, number
+    "shemo": Named(r"([FM]\d\d)([ANHSWF])\d\d", lambda m, _: {"label": SHEMO[m[2]], "speaker": m[1]}),
 }
-
-
-def files_below(folder: Path) -> Iterator[Path]:
-    """Every file below; links to folders are followed, but no folder is entered twice."""
-    entered = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()
-        if os.path.realpath(place) in entered:
-            folders.clear()
-            continue
-        entered.add(os.path.realpath(place))
-        yield from (Path(place, name) for name in names)
 
 
 def audio_files(folder: Path) -> list[Path]:
@@ -58,42 +72,11 @@ def identity(path: Path, folder: Path) -> str:
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
-def read_savee(folder: Path) -> Iterator[Utterance]:
-    """DC_sa03.wav, or DC/sa03.wav: speaker, emotion, number."""
-    for row in named(folder, "savee", lambda m: {"label": SAVEE[m[2]], "speaker": m[1] or ""}):
-        yield row if row.speaker else replace(row, speaker=Path(row.path).parent.name)
-
-
-def read_tess(folder: Path) -> Iterator[Utterance]:
-    """OAF_back_angry.wav: older or younger speaker, word, emotion ("ps": pleasant surprise)."""
-    return named(folder, "tess", lambda m: {"label": "surprise" if m[2] == "ps" else m[2], "speaker": m[1]})
-
-
-def read_nemo(folder: Path) -> Iterator[Utterance]:
-    """nEMO's AB0_anger_12.wav: speaker, emotion, sentence."""
-    return named(folder, "nemo", lambda m: {"label": m[2].lower(), "speaker": m[1]})
-
-
-def named(folder: Path, corpus: str, tell: Callable[[re.Match], dict[str, Any]]) -> Iterator[Utterance]:
-    """A corpus whose file names carry the labels; files of other names come without."""
+def read_named(corpus: str, folder: Path) -> Iterator[Utterance]:
+    """A corpus of `NAMED`; files of other names come without labels."""
     for path in audio_files(folder):
-        match = PATTERNS[corpus].fullmatch(path.stem)
-        yield Utterance(id=identity(path, folder), path=str(path), **(tell(match) if match else {}))
-
-
-def read_ravdess(folder: Path) -> Iterator[Utterance]:
-    """03-01-06-01-02-01-12.wav: third number the emotion, last one the actor."""
-    return named(folder, "ravdess", lambda m: {"label": RAVDESS[(int(m[1]) - 1) % 8], "speaker": m[2]})
-
-
-def read_emodb(folder: Path) -> Iterator[Utterance]:
-    """03a01Fa.wav: speaker, sentence, emotion, version."""
-    return named(folder, "emodb", lambda m: {"label": EMODB[m[2]], "speaker": m[1]})
-
-
-def read_fsdd(folder: Path) -> Iterator[Utterance]:
-    """7_theo_12.wav: digit, speaker, number of the recording."""
-    return named(folder, "fsdd", lambda m: {"label": m[1], "speaker": m[2], "text": DIGITS[int(m[1])]})
+        match = re.fullmatch(NAMED[corpus].name, path.stem)
+        yield Utterance(id=identity(path, folder), path=str(path), **(NAMED[corpus].tell(match, path) if match else {}))
 
 
 def read_librispeech(folder: Path) -> Iterator[Utterance]:
@@ -150,30 +133,39 @@ def read_folder(folder: Path) -> Iterator[Utterance]:
         )
 
 
-def looks_named(corpus: str) -> Callable[[Path], bool]:
-    """Whether nearly all audio files of a folder carry a corpus's kind of name."""
-
-    def detect(folder: Path) -> bool:
-        files = audio_files(folder)
-        return len(files) > 2 and sum(bool(PATTERNS[corpus].fullmatch(p.stem)) for p in files) > 0.9 * len(files)
-
-    return detect
-
-
-CORPORA: dict[str, tuple[Callable[[Path], bool], Callable[[Path], Iterator[Utterance]]]] = {
-    "librispeech": (lambda folder: any(p.name.endswith(".trans.txt") for p in files_below(folder)), read_librispeech),
-    "common-voice": (looks_like_common_voice, read_common_voice),
-    "ravdess": (looks_named("ravdess"), read_ravdess),
-    "crema-d": (looks_named("crema-d"), read_crema_d),
-    "emodb": (looks_named("emodb"), read_emodb),
-    "fsdd": (looks_named("fsdd"), read_fsdd),
-    "savee": (looks_named("savee"), read_savee),
-    "tess": (looks_named("tess"), read_tess),
-    "nemo": (looks_named("nemo"), read_nemo),
-    "folder": (lambda folder: True, read_folder),
+CORPORA: dict[str, Callable[[Path], Iterator[Utterance]]] = {
+    "librispeech": read_librispeech,
+    "common-voice": read_common_voice,
+    "crema-d": read_crema_d,
+    **{corpus: partial(read_named, corpus) for corpus in NAMED},
+    "folder": read_folder,
 }
 
 
 def detect(folder: Path) -> str:
-    """The name of the first corpus whose tree this looks like."""
-    return next(name for name, (looks, _) in CORPORA.items() if looks(folder))
+    """The name of the corpus whose tree this looks like; by names if they are those of four files in five."""
+    files = list(files_below(folder))
+    if any(path.name.endswith(".trans.txt") for path in files):
+        return "librispeech"
+    if looks_like_common_voice(folder):
+        return "common-voice"
+    stems = [path.stem for path in files if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")]
+    for corpus, name in {"crema-d": CREMA_D_NAME, **{corpus: known.name for corpus, known in NAMED.items()}}.items():
+        if len(stems) > 2 and sum(bool(re.fullmatch(name, stem)) for stem in stems) > 0.8 * len(stems):
+            return corpus
+    return "folder"
+
+
+def find_rows(source: Path, corpus: str = "auto") -> tuple[Manifest, str]:
+    """The rows of a manifest or a folder, and what it is: "manifest" or the name of a corpus. InputError: nothing there."""
+    if not source.exists():
+        raise InputError(f"{source} does not exist; give a folder of audio or a manifest")
+    if corpus != "auto" and corpus not in CORPORA:
+        raise InputError(f"there is no corpus reader {corpus!r}; choose one of {', '.join(CORPORA)}")
+    if source.is_file() or (source / "wav.scp").exists():
+        return read_manifest(source), "manifest"
+    name = detect(source) if corpus == "auto" else corpus
+    rows = Manifest.of(CORPORA[name](source))
+    if not len(rows):
+        raise InputError(f"{source} holds no audio; looked for files ending in {' '.join(EXTENSIONS)}")
+    return rows, name

@@ -1,17 +1,23 @@
 """CREMA-D as people really have it: git-lfs pointers, the same clip as .wav, .mp3 and .flv, files that others leave out."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from speechssl.data.manifest import Utterance
 from speechssl.errors import InputError
+from speechssl.files import files_below
 
 EMOTIONS = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
 CLIPS, ACTORS = 7_442, range(1001, 1092)
 FORMATS = (".wav", ".flac", ".ogg", ".opus", ".mp3")  # the best copy of a clip first
-LEFT_OUT = ("1006_TIE_NEU_XX", "1013_WSI_DIS_XX", "1017_IWW_FEA_XX", "1040_ITH_SAD_XX")  # by TFDS, SERAB, HEAR and EVAR
+CREMA_D_NAME = rf"(\d{{4}})_([A-Z]{{3}})_({'|'.join(EMOTIONS)})_([A-Z]{{1,2}})"  # actor, sentence, emotion, level
+LEFT_OUT = (  # by TFDS, SERAB, HEAR and EVAR; the last one has two names
+    *("1006_TIE_NEU_XX", "1013_WSI_DIS_XX", "1017_IWW_FEA_XX"),
+    *("1040_ITH_SAD_XX", "1040_ITH_SAD_X"),
+)
 POINTER = b"version https://git-lfs"
 
 
@@ -29,14 +35,8 @@ def is_pointer(path: str | Path) -> bool:
 def copies(folder: Path) -> dict[str, dict[str, Path]]:
     """Clip name -> ending -> file, for every file below with a CREMA-D name, video included."""
     found: dict[str, dict[str, Path]] = {}
-    for path in sorted(folder.rglob("*_*_*_*.*")):
-        parts = path.stem.split("_")
-        if (
-            len(parts) == 4
-            and parts[0].isdigit()
-            and parts[2] in EMOTIONS
-            and path.suffix.lower() in (*FORMATS, ".flv")
-        ):
+    for path in sorted(files_below(folder)):
+        if re.fullmatch(CREMA_D_NAME, path.stem) and path.suffix.lower() in (*FORMATS, ".flv"):
             found.setdefault(path.stem, {}).setdefault(path.suffix.lower(), path)
     return found
 

@@ -17,6 +17,7 @@ from speechssl.files import replacing
 
 COLUMNS = ("id", "path", "start", "duration", "speaker", "label", "text", "split")
 ALIASES = {"dur": "duration", "audio_filepath": "path", "offset": "start", "sentence": "text", "client_id": "speaker"}
+ALIASES |= {"speaker_id": "speaker", "emotion": "label"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,19 +21,17 @@ import soundfile
 from tqdm import tqdm
 
 from speechssl import audio
-from speechssl.data.corpora import CORPORA, detect, files_below
+from speechssl.data.corpora import find_rows
 from speechssl.data.cremad import is_pointer
 from speechssl.data.manifest import (
-    Manifest,
     Utterance,
     fits_a_line,
-    read_manifest,
     rejected_path,
     write_manifest,
     write_rejected,
 )
 from speechssl.errors import InputError
-from speechssl.files import output_file, writing
+from speechssl.files import files_below, output_file, writing
 
 BLOCK = 2**20  # samples of all channels together that are decoded at once
 SILENCE = 1e-4  # a peak below -80 dB of full scale
@@ -87,7 +85,7 @@ def prepare(
     Args:
         src: a folder of audio, a corpus tree, or a manifest of any known kind.
         out: the TSV to write; out.rejected.tsv lists what was left out and why.
-        corpus: auto, or one of librispeech, common-voice, crema-d, ravdess, emodb, fsdd, savee, tess, nemo, folder.
+        corpus: auto, or a name of data/corpora.py's CORPORA, such as librispeech, ravdess or folder.
         where: keep only rows with this value, such as split=train.
         min_seconds: reject shorter clips.
         max_seconds: cut longer clips into rows of at most this many seconds (0: never).
@@ -95,7 +93,7 @@ def prepare(
     """
     src, out = Path(src), output_file(Path(out), "all.tsv")
     rows, name = find_rows(src, corpus)
-    rows = list(Manifest.of(rows).where(where))
+    rows = list(rows.where(where))
     summary = Summary(out=out, corpus=name)
     if name != "manifest":
         summary.ignored = sum(path.suffix.lower() not in audio.EXTENSIONS for path in files_below(src))
@@ -110,21 +108,6 @@ def prepare(
     summary.kept, summary.seconds = len(kept), sum(row.duration for row in kept)
     summary.speakers = len({row.speaker for row in kept} - {""})
     return summary
-
-
-def find_rows(src: Path, corpus: str) -> tuple[list[Utterance], str]:
-    """The candidate rows of a source and what kind of source it is."""
-    if not src.exists():
-        raise InputError(f"{src} does not exist; give a folder of audio or a manifest")
-    if corpus != "auto" and corpus not in CORPORA:
-        raise InputError(f"there is no corpus reader {corpus!r}; choose one of {', '.join(CORPORA)}")
-    if src.is_file() or (src / "wav.scp").exists():
-        return list(read_manifest(src)), "manifest"
-    name = detect(src) if corpus == "auto" else corpus
-    rows = list(CORPORA[name][1](src))
-    if not rows:
-        raise InputError(f"{src} holds no audio; looked for files ending in {' '.join(audio.EXTENSIONS)}")
-    return rows, name
 
 
 def inspect(path: str) -> dict:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from speechssl import audio, dist
-from speechssl.data.corpora import CORPORA, detect
-from speechssl.data.manifest import Manifest, Utterance, escape, read_manifest, rejected_path
+from speechssl.data.corpora import find_rows
+from speechssl.data.manifest import Manifest, Utterance, escape, rejected_path
 from speechssl.data.stream import BATCH, own_rows, stream
 from speechssl.errors import InputError
 from speechssl.files import output_file
@@ -112,17 +112,12 @@ def rows_of(sources: Sequence[Path], where: str = "") -> Manifest:
 
     def found() -> Iterator[Utterance]:
         for source in map(Path, sources):
-            if source.is_dir() and not (source / "wav.scp").exists():
-                yield from CORPORA[detect(source)][1](source)
-            elif source.suffix.lower() in (*audio.EXTENSIONS, *audio.FOREIGN):
+            if source.suffix.lower() in (*audio.EXTENSIONS, *audio.FOREIGN) and not source.is_dir():
                 yield Utterance(id=str(source), path=str(source))
             else:
-                yield from read_manifest(source)
+                yield from find_rows(source)[0]
 
-    rows = Manifest.of(found())
-    if not len(rows):
-        raise InputError(f"no audio found in {', '.join(map(str, sources))}")
-    return rows.where(where)
+    return Manifest.of(found()).where(where)
 
 
 def embed_to_parquet(

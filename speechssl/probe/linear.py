@@ -212,7 +212,7 @@ def score(name: str, vectors: np.ndarray, y: np.ndarray, groups: np.ndarray, spl
     for train, test in splits:
         predicted[test] = fit_predict(vectors[train], y[train], groups[train], vectors[test], seed)
     classes = np.unique(y)
-    confusion = np.array([[int(((y == a) & (predicted == b)).sum()) for b in classes] for a in classes])
+    confusion = matrix(y, predicted, classes)
     accuracy, uar = rates(confusion[None])
     low, high = intervals(y, predicted, groups, classes, seed)
     return ProbeScore(
@@ -240,7 +240,7 @@ def fit_predict(x: np.ndarray, y: np.ndarray, groups: np.ndarray, x_test: np.nda
         recalls = []
         for train, test in inner:
             guess = classifier(c).fit(mix(x[train], weights), y[train]).predict(mix(x[test], weights))
-            recalls.append(np.mean([(guess[y[test] == k] == k).mean() for k in np.unique(y[test])]))
+            recalls.append(recall(y[test], guess))
         if np.mean(recalls) > best_score:
             best, best_score = (c, weights), float(np.mean(recalls))
     c, weights = best
@@ -268,6 +268,18 @@ def classifier(strength: float):
     from sklearn.preprocessing import StandardScaler
 
     return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300, tol=1e-3))
+
+
+def matrix(y: np.ndarray, guess: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Confusion matrix, true class in rows."""
+    counts = np.zeros((len(classes), len(classes)), dtype=int)
+    np.add.at(counts, (np.searchsorted(classes, y), np.searchsorted(classes, guess)), 1)
+    return counts
+
+
+def recall(y: np.ndarray, guess: np.ndarray) -> float:
+    """UAR: the recall of each class, averaged."""
+    return float(np.mean([(guess[y == k] == k).mean() for k in np.unique(y)]))
 
 
 def rates(confusion_RCC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -63,18 +63,35 @@ def known_speakers(speakers: np.ndarray, least: int) -> list[str]:
     names = sorted(set(speakers.tolist()))
     if "" in names:
         raise InputError(
-            f"{int((speakers == '').sum())} clips have no speaker, so a leak cannot be excluded; fill the column `speaker`"
+            f"{int((speakers == '').sum())} clips have no speaker, so a leak cannot be excluded; fill the column `speaker`, or "
+            "take --protocol hear or emobox, which test on speakers that were trained on"
         )
     if len(names) < least:
-        raise InputError(f"{len(names)} speakers are too few for a protocol of unseen speakers; it needs {least}")
+        raise InputError(
+            f"{len(names)} speakers are too few for this protocol of unseen speakers, which needs {least}; take --protocol "
+            f"{'unseen, ' if len(names) == 2 else ''}hear or emobox"
+        )
     return names
 
 
 def speaker_folds(ids, labels, speakers, task, seed) -> list[Split]:
     """Six folds of unseen speakers (fewer with fewer speakers); one more fold of unseen speakers chooses."""
-    names = known_speakers(speakers, 3)
-    np.random.default_rng(seed).shuffle(names)
+    names, rng = known_speakers(speakers, 2), np.random.default_rng(seed)
+    if len(names) == 2:
+        return pair(names, speakers, rng)
+    rng.shuffle(names)
     return rotations([list(fold) for fold in np.array_split(names, min(FOLDS, len(names)))], speakers)
+
+
+def pair(names: list[str], speakers: np.ndarray, rng: np.random.Generator) -> list[Split]:
+    """Each of two speakers tested by a classifier that heard the other one, a random fifth of whose clips chooses."""
+    return [fifth(where(speakers, [a]), where(speakers, [b]), rng) for a, b in (names, names[::-1])]
+
+
+def fifth(known: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
+    """A random fifth of the known clips chooses, the others train."""
+    known, size = rng.permutation(known), len(known) // 5
+    return Split(known[size:], known[:size], test)
 
 
 def rotations(folds: list[list[str]], speakers: np.ndarray) -> list[Split]:
@@ -84,7 +101,9 @@ def rotations(folds: list[list[str]], speakers: np.ndarray) -> list[Split]:
 
 def leave_one_out(ids, labels, speakers, task, seed) -> list[Split]:
     """Every speaker alone is tested; a fifth of the others, drawn by the seed, chooses."""
-    names, rng = known_speakers(speakers, 3), np.random.default_rng(seed)
+    names, rng = known_speakers(speakers, 2), np.random.default_rng(seed)
+    if len(names) == 2:
+        return pair(names, speakers, rng)
     splits = []
     for name in names:
         others = [other for other in names if other != name]
@@ -130,12 +149,7 @@ def emobox(ids, labels, speakers, task, seed) -> list[Split]:
         tests = [rng.permutation(len(ids))[: round(0.25 * len(ids))]]
     else:
         tests = list(np.array_split(rng.permutation(len(ids)), 5))
-    splits = []
-    for test in tests:
-        rest = rng.permutation(np.setdiff1d(np.arange(len(ids)), test))
-        size = len(rest) // 5
-        splits.append(Split(rest[size:], rest[:size], test))
-    return splits
+    return [fifth(np.setdiff1d(np.arange(len(ids)), test), test, rng) for test in tests]
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -209,8 +223,10 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 
 
-def leaks(splits: Sequence[Split], speakers: np.ndarray) -> int:
-    """How many test speakers, over all splits, are also heard in training or choosing."""
+def leaks(splits: Sequence[Split], speakers: np.ndarray) -> int | None:
+    """How many test speakers, over all splits, are also heard in training or choosing; None where speakers are unknown."""
+    if "" in speakers:
+        return None
     return sum(len(set(speakers[s.test]) & set(speakers[np.r_[s.train, s.valid]])) for s in splits)
 
 

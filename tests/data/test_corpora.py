@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from speechssl.data.corpora import CORPORA, audio_files, detect
+from speechssl.data.corpora import CORPORA, audio_files, detect, find_rows
 from speechssl.data.prepare import prepare
 from speechssl.errors import InputError
 from tests.conftest import CLIP
@@ -44,11 +44,22 @@ TREES = {
         "OAF_back_angry.wav": {"speaker": "OAF", "label": "angry"},
         "YAF_dog_ps.wav": {"speaker": "YAF", "label": "surprise"},
         "OAF_home_sad.wav": {"speaker": "OAF", "label": "sad"},
+        "OAF_neutral/OA_bite_neutral.wav": {"speaker": "OAF", "label": "neutral"},
     },
     "nemo": {
         "AB0_anger_1.wav": {"speaker": "AB0", "label": "anger"},
         "AB0_fear_2.wav": {"speaker": "AB0", "label": "fear"},
         "CD1_sadness_3.wav": {"speaker": "CD1", "label": "sadness"},
+    },
+    "emovo": {
+        "f1/gio-f1-b1.wav": {"speaker": "f1", "label": "joy"},
+        "m3/neu-m3-l2.wav": {"speaker": "m3", "label": "neutral"},
+        "m3/rab-m3-n5.wav": {"speaker": "m3", "label": "anger"},
+    },
+    "shemo": {
+        "female/F01A01.wav": {"speaker": "F01", "label": "anger"},
+        "female/F02W12.wav": {"speaker": "F02", "label": "surprise"},
+        "male/M33N05.wav": {"speaker": "M33", "label": "neutral"},
     },
     "fsdd": {
         "7_theo_12.wav": {"speaker": "theo", "label": "7", "text": "seven"},
@@ -87,7 +98,7 @@ def test_a_tree_is_recognised_and_read(corpus, tmp_path):
     assert set(TREES) == set(CORPORA)
     folder = build(tmp_path / "tree", corpus)
     assert detect(folder) == corpus
-    rows = {os.path.relpath(row.path, folder): row for row in CORPORA[corpus][1](folder)}
+    rows = {os.path.relpath(row.path, folder): row for row in CORPORA[corpus](folder)}
     assert set(rows) == set(TREES[corpus])
     assert len({row.id for row in rows.values()}) == len(rows)
     for name, expected in TREES[corpus].items():
@@ -99,6 +110,22 @@ def test_prepare_keeps_every_row_of_a_tree(corpus, tmp_path):
     summary = prepare(build(tmp_path / "tree", corpus), tmp_path / "x.tsv", jobs=1)
     assert (summary.corpus, summary.kept, summary.rejected) == (corpus, len(TREES[corpus]), 0)
     assert summary.ignored == {"librispeech": 1, "common-voice": 2, "folder": 1}.get(corpus, 0)
+
+
+def test_a_few_strangers_do_not_hide_a_corpus(tmp_path):
+    folder = build(tmp_path / "tree", "emodb")
+    for name in ("._03a01Fa.wav", "._16b10Wb.wav", "04a02Ab.wav", "05a02Ab.wav", "readme.wav"):
+        shutil.copy(CLIP, folder / name)
+    rows, corpus = find_rows(folder)
+    assert corpus == "emodb"
+    assert {row.speaker for row in rows} == {"03", "16", "08", "04", "05", ""}
+
+
+def test_songs_of_ravdess_have_no_label(tmp_path):
+    folder = build(tmp_path / "tree", "ravdess")
+    shutil.copy(CLIP, folder / "Actor_01/03-02-03-01-01-01-01.wav")
+    rows, _ = find_rows(folder, "ravdess")
+    assert sorted(row.label for row in rows) == ["", "fearful", "neutral", "surprised"]
 
 
 def test_a_manifest_beside_a_folder_of_clips_is_not_common_voice(tmp_path):

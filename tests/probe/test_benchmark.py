@@ -1,6 +1,7 @@
 """Protocols split as published, tell their leaks, choose without the test clips; CREMA-D is read as people have it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from speechssl.data.corpora import detect
 from speechssl.data.cremad import LEFT_OUT, missing, read_crema_d
 from speechssl.errors import InputError
 from speechssl.probe.benchmark import run_protocol
-from speechssl.probe.heads import HEADS, Parts
+from speechssl.probe.heads import HEADS, Parts, hear_settings
 from speechssl.probe.protocols import PROTOCOLS, leaks
 from tests.conftest import DATA
 from tests.models.byols_reference import SHARED, needs_shared
@@ -61,12 +62,12 @@ def test_who_leaks(name):
             assert not set(ACTORS[split.train]) & set(ACTORS[split.valid])
 
 
-def vectors(seed: int = 0) -> tuple[np.ndarray, list[str], list[str]]:
+def vectors(seed: int = 0, noise: float = 1.0) -> tuple[np.ndarray, list[str], list[str]]:
     """Six speakers of thirty clips: three classes that the vectors tell, and whose speakers differ."""
     rng = np.random.default_rng(seed)
     labels = [c for _ in range(6) for c in "abc" * 10]
     speakers = [f"s{s}" for s in range(6) for _ in range(30)]
-    x = rng.normal(size=(180, 8)) + 2.5 * np.eye(8)[[ord(c) - 97 for c in labels]]
+    x = noise * rng.normal(size=(180, 8)) + 2.5 * np.eye(8)[[ord(c) - 97 for c in labels]]
     return x + rng.normal(size=(6, 8))[[int(s[1]) for s in speakers]], labels, speakers
 
 
@@ -191,7 +192,104 @@ def test_wrong_calls_are_told(tmp_path):
         benchmark("byol-s", tmp_path, protocol="herv")
     with pytest.raises(InputError, match="evar is published for crema-d only"):
         splits("evar", "ravdess")
-    with pytest.raises(InputError, match="2 speakers are too few"):
-        splits("unseen", speakers=np.array(["a", "b"]))
+    with pytest.raises(InputError, match=r"2 speakers are too few .* take --protocol unseen, hear or emobox"):
+        splits("serab", speakers=np.array(["a", "b"]))
+    with pytest.raises(InputError, match=r"1 speakers are too few .* take --protocol hear or emobox"):
+        splits("unseen", speakers=np.array(["a", "a"]))
     with pytest.raises(InputError, match="1 clips have no speaker"):
         splits("loso", speakers=np.array(["a", "b", ""]))
+
+
+def test_clips_that_lie_there_twice_are_heard_once(tmp_path):
+    """Kaggle's RAVDESS holds every clip twice: under another protocol than ours the copy would be tested after training on it."""
+    crema_d(tmp_path)
+    (tmp_path / "again").mkdir()
+    for path in tmp_path.glob("*.wav"):
+        shutil.copy(path, tmp_path / "again")
+    for name in ("03-01-01-01-01-01-01", "03-01-06-01-02-01-12", "03-01-08-02-02-02-24"):
+        for folder in ("a", "b/a"):
+            (tmp_path / "ravdess" / folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "ravdess" / folder / f"{name}.wav").touch()
+    rows, task, notes = read_task(tmp_path / "ravdess", "auto", "label", "", ())
+    assert (task, len(rows)) == ("ravdess", 3)
+    assert "3 clips lie there twice" in notes[0]
+    rows, _, notes = read_task(tmp_path, "crema-d", "label", "", ())
+    assert len({row.id for row in rows}) == len(rows) == 36
+
+
+def test_folders_of_classes_are_labels(tmp_path):
+    for name in ("joy/1.wav", "joy/2.wav", "großer Ärger/1.wav", "großer Ärger/x.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    rows, task, notes = read_task(tmp_path, "auto", "label", "", ())
+    assert task == "other"
+    assert {(row.label, row.speaker) for row in rows} == {("joy", ""), ("großer Ärger", "")}
+    assert "the folders' names are taken" in notes[0]
+    with pytest.raises(InputError, match=r"4 clips have no speaker.* take --protocol hear or emobox"):
+        benchmark("byol-s", tmp_path, out=tmp_path / "out")
+
+
+def test_a_link_to_crema_d_is_followed(tmp_path):
+    (tmp_path / "far").mkdir()
+    crema_d(tmp_path / "far", ("1001", "1002"), clips=1)
+    (tmp_path / "near").mkdir()
+    (tmp_path / "near" / "AudioWAV").symlink_to(tmp_path / "far")
+    (tmp_path / "far" / "1040_ITH_SAD_X.wav").touch()
+    rows, _, _ = read_task(tmp_path / "near", "auto", "label", "", LEFT_OUT)
+    assert len(rows) == 12
+
+
+def test_two_speakers_test_each_other():
+    x, labels, _ = vectors()
+    speakers = ["a"] * 90 + ["b"] * 90
+    for name in ("unseen", "loso"):
+        result = run_protocol(
+            PROTOCOLS[name], {"x": x}, list(map(str, range(180))), labels, speakers, task="tess", model="m"
+        )
+        assert result.leaked == 0
+        assert "two speakers" in result.notes[0]
+        assert result.scores[0].accuracy > 0.6
+
+
+@pytest.mark.parametrize("name", ["unseen", "loso", "hear", "emobox", "serab"])
+def test_one_clip_of_a_class_costs_that_clip_only(name, monkeypatch):
+    from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
+    from sklearn.linear_model import LogisticRegression
+
+    grid = [("QDA", QuadraticDiscriminantAnalysis()), ("LR", LogisticRegression())]  # the first cannot fit one clip
+    monkeypatch.setattr("speechssl.probe.heads.serab_models", lambda: iter(grid))
+    x, labels, speakers = vectors()
+    labels = ["rare", *labels[1:]]
+    result = run_protocol(
+        PROTOCOLS[name], {"x": x}, list(map(str, range(180))), labels, speakers, task="other", model="m"
+    )
+    assert result.scores[0].accuracy > 0.6
+    if name != "serab":  # its one split tests other speakers
+        assert any("class 'rare'" in note for note in result.notes)
+        assert result.scores[0].recall["rare"] == 0
+
+
+def test_unknown_speakers_are_no_certainty():
+    x, labels, _ = vectors(noise=3)
+    result = run_protocol(
+        PROTOCOLS["hear"], {"x": x}, list(map(str, range(180))), labels, [""] * 180, task="other", model="m"
+    )
+    low, high = result.scores[0].uar_interval
+    assert low < high
+    assert result.leaked is None
+    assert "bootstrap over clips" in str(result) and "speaker leak: unknown" in str(result)
+
+
+def test_hear_draws_the_published_settings():
+    """Depth, normal or uniform, learning rate: what the public script prints with its seed."""
+    drawn = [(len(s.hidden), s.xavier_normal, s.lr) for s in hear_settings()]
+    assert drawn == [
+        (1, True, 1e-4),
+        (2, False, 1e-3),
+        (1, True, 1e-3),
+        (1, True, 3.2e-4),
+        (2, True, 3.2e-4),
+        (2, False, 3.2e-4),
+        (2, True, 3.2e-3),
+        (2, False, 3.2e-3),
+    ]
