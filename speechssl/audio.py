@@ -1,6 +1,8 @@
 """Decode, mix to mono, resample: any file that libsndfile reads becomes float32 at 16 kHz, whole or a segment of it."""
 
 import math
+import os
+import shlex
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -15,6 +17,8 @@ from speechssl.errors import InputError
 SAMPLE_RATE = 16_000
 EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".sph")
 FOREIGN = (".m4a", ".aac", ".mp4", ".wma", ".amr", ".webm", ".flv", ".mka")
+LOUDEST = 64.0  # samples lie within ±1, a careless gain aside; what goes beyond is counted in other units
+CHANNELS = 8  # of an array, at most: more rows are utterances
 LOWEST_RATE = 2_000  # Hz; below it a header is wrong
 MARGIN = 0.05  # seconds of context around a segment, so that its resampled ends equal those of the whole file's
 
@@ -54,6 +58,10 @@ def load(
         raise InputError(f"{name} holds no audio{f' at {start} s' if start else ''}; leave it out")
     if not np.isfinite(wave_S).all():
         raise InputError(f"{name} holds NaN or infinite samples; it is damaged, leave it out or convert it again")
+    if (peak := float(np.abs(wave_S).max())) > LOUDEST:
+        raise InputError(
+            f"{name} holds samples up to {peak:.3g}, but audio lies within ±1; divide 16-bit values by 32768"
+        )
     return wave_S
 
 
@@ -61,16 +69,29 @@ def opened(source: Any) -> soundfile.SoundFile:
     """The file, open for reading; InputError in one sentence otherwise."""
     if isinstance(source, (str, PathLike)):
         path = Path(source)
-        if path.is_dir():
+        try:
+            size, folder = path.stat().st_size, path.is_dir()
+        except (FileNotFoundError, NotADirectoryError):
+            raise InputError(
+                f"{path} is missing; is the name right? If a manifest says it, run `speechssl prepare` again"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read ({getattr(error, 'strerror', error)}); leave it out") from None
+        if folder:
             raise InputError(f"{path} is a folder; name the audio files in it")
         if not path.is_file():
-            raise InputError(f"{path} is missing; was it moved since `speechssl prepare`? Run that again")
-        if path.stat().st_size == 0:
+            raise InputError(f"{path} is no file with audio; leave it out")
+        if not os.access(path, os.R_OK):
+            raise InputError(f"{path} cannot be read (Permission denied); give yourself the right to, or leave it out")
+        if size == 0:
             raise InputError(f"{path} is an empty file; copy it again or leave it out")
         if path.suffix.lower() in FOREIGN:
             raise InputError(
-                f"{path}: {path.suffix} cannot be decoded; convert it: ffmpeg -i {path.name} {path.stem}.wav"
+                f"{path}: {path.suffix} cannot be decoded; convert it: ffmpeg -i {shlex.quote(path.name)} "
+                f"{shlex.quote(path.stem + '.wav')}"
             )
+    elif hasattr(source, "seek"):
+        source.seek(0)
     try:
         file = soundfile.SoundFile(source)
     except UnicodeEncodeError:
@@ -115,11 +136,21 @@ def mono(wave_SC: np.ndarray) -> np.ndarray:
 
 def from_array(source: Any, start: float, duration: float | None, rate: int) -> np.ndarray:
     """An array or tensor as mono 16 kHz."""
-    array = source.detach().cpu().numpy() if hasattr(source, "detach") else np.asarray(source)
-    if array.ndim not in (1, 2) or array.dtype.kind not in "fiu":
+    if hasattr(source, "detach"):
+        source = source.detach().cpu()
+        source = source.float() if source.is_floating_point() else source
+    try:
+        array = np.asarray(source)
+    except ValueError:
+        raise InputError(
+            "audio is one array of numbers; give a pair (wave, rate) as load(wave, sample_rate=rate)"
+        ) from None
+    if array.ndim not in (1, 2) or array.dtype.kind not in "fiu" or (array.ndim == 2 and min(array.shape) > CHANNELS):
         raise InputError(
             f"an array of shape {array.shape} and type {array.dtype} is not audio; give (samples,) numbers"
         )
+    if array.dtype.kind != "f" and array.dtype.itemsize == 8:
+        raise InputError("whole numbers of 64 bits do not tell how loud they can be; give float32 within ±1, or int16")
     if rate < LOWEST_RATE:
         raise InputError(f"sample_rate = {rate} is not the rate of an array of speech; give it in Hz, such as 16000")
     if array.dtype.kind != "f":  # unsigned samples have their zero in the middle, as in 8-bit wav files

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from speechssl.config import explain, load_recipe, read_toml, split_overrides
 from speechssl.errors import InputError
-from speechssl.memory import keep_freed_memory
+from speechssl.memory import forget_shapes, keep_freed_memory
 from speechssl.verbs import VERBS
 
 RECIPES = ("pretrain", "finetune")
@@ -126,7 +126,8 @@ def main(argv: list[str] | None = None) -> None:
         try:
             dispatch(argv)
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed by whoever started this
+                sys.stdout.flush()
     except InputError as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -157,6 +158,7 @@ def dispatch(argv: list[str]) -> None:
         )
     args = parse(argv[0], argv[1:])
     keep_freed_memory()
+    forget_shapes()
     VERBS[argv[0]][1](args)
 
 

@@ -52,6 +52,8 @@ def demo(out: Path, minutes: float = 3.0) -> Path:
     began = time.perf_counter()
     if not (ROOT / "data" / "fsdd.tsv").exists():
         raise InputError(f"the demo needs the clips in {ROOT / 'data'}; run it from a checkout of the repository")
+    if out.is_dir() and any(out.iterdir()) and not (out / "manifests" / "unlabeled.tsv").exists():
+        raise InputError(f"{out} holds something else than an earlier demo; choose an empty --out")
     for old in (out / "pretrained", out / "finetuned"):  # of an earlier demo
         shutil.rmtree(old, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)

@@ -116,6 +116,11 @@ def standardise(wave_S: np.ndarray) -> np.ndarray:
     return (wave_S - wave_S.mean(dtype=np.float64)) / np.sqrt(wave_S.var(dtype=np.float64) + 1e-7)
 
 
+def on_device(values: Sequence[int], device: torch.device, dtype: torch.dtype = torch.long) -> Tensor:
+    """A few host numbers as a tensor, without waiting for the device."""
+    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
+
+
 def starts(lengths: Sequence[int]) -> list[int]:
     """Where each segment of a stream starts."""
     return [0, *accumulate(lengths)][:-1]

@@ -75,7 +75,8 @@ def run(verb: Callable, args: argparse.Namespace) -> None:
     stopped = state.step < recipe.train.steps
     if os.environ.get("RANK", "0") == "0":  # under torchrun the first process speaks for all
         heard = f"{state.step} updates, {state.seconds_heard / 3600:.2f} h of audio heard"
-        hint = "stopped; continue with the same command and --resume" if stopped else f"best model: {args.out}/best"
+        hint = f"best model: {args.out}/best" if (args.out / "best").exists() else f"model: {args.out}/last"
+        hint = "stopped; continue with the same command and --resume" if stopped else hint
         print(f"{args.out}: {heard}; {hint}", file=sys.stderr)
     if stopped:
         sys.exit(130)
@@ -83,7 +84,7 @@ def run(verb: Callable, args: argparse.Namespace) -> None:
 
 def machine_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of every verb that runs a model."""
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: a GPU where there is one)")
     parser.add_argument(
         "--precision", default="float32", choices=("float32", "bf16"), help="bf16: faster, equal but for rounding"
     )
@@ -92,9 +93,7 @@ def machine_arguments(parser: argparse.ArgumentParser) -> None:
 def loaded(args: argparse.Namespace) -> Any:
     """The model of a verb that streams clips through it."""
     from speechssl import load
-    from speechssl.memory import forget_shapes
 
-    forget_shapes()
     return load(args.model, device=args.device, precision=args.precision)
 
 

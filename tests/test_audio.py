@@ -99,8 +99,26 @@ def test_tensors_pass(sentence):
         (DATA / "gone.wav", None, r"gone\.wav is missing.*speechssl prepare"),
         (DATA / "LICENSES.md", None, r"LICENSES\.md cannot be decoded"),
         (io.BytesIO(b"nothing"), None, "cannot be decoded"),
+        ((np.zeros(100), 16_000), None, "load\\(wave, sample_rate=rate\\)"),
+        (np.zeros((9, 100)), None, "shape"),
+        (np.zeros(100, np.int64), None, "64 bits"),
+        (np.full(100, 3e4), None, "up to 3e\\+04, but audio lies within"),
     ],
-    ids=["3-D", "text", "empty", "NaN", "rate", "folder", "gone", "document", "file"],
+    ids=[
+        "3-D",
+        "text",
+        "empty",
+        "NaN",
+        "rate",
+        "folder",
+        "gone",
+        "document",
+        "file",
+        "pair",
+        "utterances",
+        "int64",
+        "loud",
+    ],
 )
 def test_what_is_no_audio_is_refused(source, rate, complaint):
     with pytest.raises(InputError, match=complaint):
@@ -108,9 +126,19 @@ def test_what_is_no_audio_is_refused(source, rate, complaint):
 
 
 def test_a_file_that_cannot_be_decoded_names_the_remedy(tmp_path):
-    (tmp_path / "x.m4a").write_bytes(b"ftyp")
-    with pytest.raises(InputError, match=r"ffmpeg -i x\.m4a x\.wav"):
-        audio.load(tmp_path / "x.m4a")
+    (tmp_path / "my call.m4a").write_bytes(b"ftyp")
+    with pytest.raises(InputError, match=r"ffmpeg -i 'my call\.m4a' 'my call\.wav'"):
+        audio.load(tmp_path / "my call.m4a")
+
+
+def test_a_file_object_can_be_read_twice(sentence):
+    file = io.BytesIO(CLIP.read_bytes())
+    assert np.array_equal(audio.load(file), audio.load(file))
+
+
+def test_a_path_that_the_system_refuses_is_told():
+    with pytest.raises(InputError, match=r"cannot be read \(File name too long\)"):
+        audio.load("x" * 300)
 
 
 def test_headers_that_cannot_be_right(sentence, tmp_path):

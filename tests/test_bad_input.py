@@ -46,10 +46,17 @@ def nan(path: Path) -> None:
 
 
 FILES = {
-    "gone.wav": (lambda path: None, "is missing; was it moved since `speechssl prepare`? Run that again"),
+    "gone.wav": (
+        lambda path: None,
+        "is missing; is the name right? If a manifest says it, run `speechssl prepare` again",
+    ),
     "empty.wav": (lambda path: path.write_bytes(b""), "is an empty file; copy it again or leave it out"),
     "text.wav": (lambda path: path.write_text("I am a text"), "cannot be decoded (Format not recognised); is it audio"),
     "cut.flac": (lambda path: path.write_bytes(CLIP.read_bytes()[:3000]), "breaks off while decoding"),
+    "loud.wav": (
+        lambda path: soundfile.write(path, 9000 * soundfile.read(CLIP)[0], 16_000, subtype="FLOAT"),
+        "but audio lies within ±1; divide 16-bit values by 32768",
+    ),
     "nan.wav": (nan, "holds NaN or infinite samples; it is damaged, leave it out"),
     "none.wav": (lambda path: soundfile.write(path, np.zeros(0), 16_000), "holds no audio; leave it out"),
 }
@@ -204,11 +211,26 @@ def test_outputs_that_would_destroy_or_cannot_be_made(desk, ctc_folder, capsys):
             ["transcribe", ctc_folder, CLIP, "--out", "good.tsv"],
             ["evaluate", ctc_folder, "good.tsv", "--out", "good.tsv"],
         ],
+        "would be a .parquet file; name it so, such as keep.parquet": [
+            ["embed", ctc_folder, CLIP, "--out", "keep.flac"],
+        ],
+        "would be a .tsv file": [["prepare", CLIP.parent, "--out", "x.jsonl"]],
+        "--where would leave only some rows of good.tsv": [
+            ["prepare", "good.tsv", "--out", "good.tsv", "--where", "label=1"]
+        ],
+        "2 files one after the other are no srt; name a folder": [
+            ["transcribe", ctc_folder, CLIP, CLIP, "--format", "srt"]
+        ],
+        "holds something else than an earlier demo": [["demo", "--out", desk]],
+        "x.json exists; choose another name, nothing is overwritten": [
+            ["convert", ctc_folder, "x.pth", "--to", "torchaudio"],
+        ],
         "is neither a run nor an empty folder; choose another --out": [
             ["pretrain", "pretrain.toml", "--train", "good.tsv", "--out", "good.tsv"],
             ["pretrain", "pretrain.toml", "--train", "good.tsv", "--out", desk, "--resume"],
         ],
     }
+    Path("x.json").write_text("mine")
     before = Path("good.tsv").read_bytes()
     for complaint, group in calls.items():
         for call in group:

@@ -1,6 +1,7 @@
 """Transcribe audio of any length in constant memory: overlapping windows, of which only the middles are kept."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -61,6 +62,8 @@ def transcribe_files(model: Any, sources: Sequence[Path], *, style: str = "txt",
     with dist.sharing():
         if out is None and dist.world() > 1:
             raise InputError("several processes cannot print in order; name a folder for the transcripts with --out")
+        if out is None and style != "txt" and len(rows) > 1:
+            raise InputError(f"{len(rows)} files one after the other are no {style}; name a folder for them with --out")
         mine = own_rows(len(rows), dist.rank(), dist.world())
         waiting = mine if out is None else unwritten(model, rows, mine, output_folder(out), style)
         for result in transcribe_rows(model, rows, waiting, 30.0, BATCH[model.device.type], "transcribe"):
@@ -80,14 +83,18 @@ def transcribe_files(model: Any, sources: Sequence[Path], *, style: str = "txt",
 
 
 def files_of(sources: Sequence[Path]) -> Manifest:
-    """Audio files, and those below folders, each with the name of its transcript as its id."""
+    """Audio files, and those below folders, each with the name of its transcript as its id: its own without the ending, unless
+    another file of the folder has that name too."""
 
     def found() -> Iterator[Utterance]:
         for source in sources:
             if not source.is_dir():
                 yield Utterance(id=source.stem, path=str(source))
-            for file in audio_files(source) if source.is_dir() else ():
-                yield Utterance(id=identity(file, source), path=str(file))
+            inside = audio_files(source) if source.is_dir() else []
+            names = Counter(identity(file, source) for file in inside)
+            for file in inside:
+                name = identity(file, source)
+                yield Utterance(id=name if names[name] == 1 else name + file.suffix, path=str(file))
 
     rows = Manifest.of(found())
     if not len(rows):

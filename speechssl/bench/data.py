@@ -20,6 +20,7 @@ from speechssl.data.loader import Micro
 from speechssl.data.manifest import Manifest, Utterance, read_manifest
 from speechssl.data.sampler import MicroBatch, Position, Updates
 from speechssl.errors import InputError
+from speechssl.memory import resident
 from speechssl.models.config import Wav2Vec2Config
 from speechssl.packed import pack
 
@@ -113,10 +114,3 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     began = time.process_time()
     value = work()
     return value, time.process_time() - began
-
-
-def resident(name: str) -> float:
-    """Memory of this process in MiB: VmRSS now, VmHWM at most so far. Linux only; nan elsewhere."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(name)), float("nan"))

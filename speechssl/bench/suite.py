@@ -5,6 +5,7 @@ machine's peak.
 """
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -39,7 +40,7 @@ class System:
     facts: dict[str, Any] = field(default_factory=dict)
     batch: int | None = None
     seconds: list[float] = field(default_factory=list)
-    peak: int = 0
+    peak: float = 0.0
 
     def answer(self) -> dict[str, Any]:
         """The next line of the process; InputError when it cannot do the task."""
@@ -61,7 +62,7 @@ class System:
         self.process.stdin.flush()
         found = self.answer()
         self.seconds += found["seconds"]
-        self.peak = max(self.peak, found["peak"])
+        self.peak, self.batch = max(self.peak, found["peak"]), found["batch"]
 
 
 def lengths(low: float, high: float, total: float, seed: int) -> tuple[float, ...]:
@@ -81,14 +82,15 @@ def start(name: str, spec: Spec) -> System:
         command, text=True, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
     )
     system = System(name=name, process=process, errors=errors)
-    first = system.answer()
-    system.facts, system.batch = first["facts"], first["batch"]
+    system.facts = system.answer()["facts"]
     return system
 
 
 def bench(spec: Spec, against: Sequence[str], rounds: int, steps: int, out: Path | None) -> str:
     """The table of one task; what lies in `out` afterwards is the same as JSON, every single time included."""
     torch.set_num_threads(spec.threads)
+    if spec.device.startswith("cuda"):
+        torch.cuda.set_device(spec.device)
     seconds = list(spec.seconds) or [audio.info(path).duration for path in files(spec)]
     peaks, systems = [], []
     try:
@@ -113,7 +115,7 @@ def bench(spec: Spec, against: Sequence[str], rounds: int, steps: int, out: Path
 def keep(result: dict[str, Any], out: Path | None) -> dict[str, Any]:
     """The result itself, written to `out` as JSON."""
     if out is not None:
-        with replacing(output_file(out, "bench.json")) as draft:
+        with replacing(out) as draft:
             draft.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     return result
 
@@ -194,6 +196,8 @@ def data_table(result: dict[str, Any]) -> str:
 
 def run(args: Any) -> str:
     """What the command line asks for."""
+    if args.out is not None:
+        output_file(args.out, "bench.json")
     if args.task == "data":
         from speechssl.bench.data import measure
 
@@ -201,8 +205,10 @@ def run(args: Any) -> str:
     if args.folder and args.task not in ("embed", "transcribe"):
         raise InputError(f"--folder goes with embed and transcribe, not with {args.task}")
     low, high = args.range
-    if not 0.1 <= low <= high or not args.total > 0 or min(args.rounds, args.steps) < 1 or args.threads < 0:
-        raise InputError("--range wants 0.1 or more and rising, --total, --rounds and --steps more than 0")
+    if not 0.1 <= low <= high < math.inf or not 0 < args.total < math.inf:
+        raise InputError("--range wants two rising numbers of 0.1 or more, --total a number more than 0")
+    if min(args.rounds, args.steps) < 1 or args.threads < 0 or args.seed < 0:
+        raise InputError("--rounds and --steps must be at least 1, --threads and --seed not negative")
     clips = Path(__file__).parents[2] / "data" / "librispeech_test.tsv"
     data = args.folder or args.data or str(clips)
     if not Path(data).exists():
@@ -217,4 +223,6 @@ def run(args: Any) -> str:
         data=data,
         seconds=() if args.folder else lengths(low, high, args.total, args.seed),
     )
-    return bench(spec, args.against, args.rounds, args.steps, args.out)
+    if args.folder and not files(spec):
+        raise InputError(f"{data} holds no audio; looked for files ending in {' '.join(audio.EXTENSIONS)}")
+    return bench(spec, list(dict.fromkeys(args.against)), args.rounds, args.steps, args.out)

@@ -14,6 +14,7 @@ from speechssl.api import SpeechModel
 from speechssl.asr.decode import best_path_text
 from speechssl.asr.transcribe import transcribe_files
 from speechssl.data.manifest import read_manifest
+from speechssl.data.stream import BATCH
 from speechssl.models.config import Wav2Vec2Config
 from speechssl.models.wav2vec2 import Headless, Wav2Vec2ForCTC, Wav2Vec2ForPreTraining
 from speechssl.objectives.ctc import CTCObjective, CTCObjectiveConfig
@@ -123,7 +124,7 @@ def ours(spec: Spec) -> tuple[Callable[[], Any], dict[str, Any]]:
 
 
 def training(spec: Spec) -> tuple[Callable[[], Any], dict[str, Any]]:
-    """Forward, backward, AdamW; as the training loop does it."""
+    """Forward, backward, AdamW: what the training loop does but for its norm of the gradients and its log."""
     objective = pretraining(spec) if spec.task == "pretrain" else finetuning(spec)
     objective.to(spec.device).train()
     optimizer = build_optimizer(objective, [], OptimConfig())
@@ -135,7 +136,7 @@ def training(spec: Spec) -> tuple[Callable[[], Any], dict[str, Any]]:
     def step() -> None:
         with spec.autocast:
             result = objective(batch)
-            (result.loss / batch.count).backward()
+        (result.loss / batch.count).backward()
         optimizer.step()
         optimizer.zero_grad()
         objective.after_step()
@@ -171,9 +172,9 @@ def inference(spec: Spec) -> tuple[Callable[[], Any], dict[str, Any]]:
     return step, {"vocab": len(LETTERS)}
 
 
-def answers(model: SpeechModel, waves: Sequence[np.ndarray], embeds: bool, batch_seconds: float = 30.0) -> list:
-    """What users get for arrays, packed in batches of about `batch_seconds`, in the order of the waves."""
-    found, group, total = [], [], 0
+def answers(model: SpeechModel, waves: Sequence[np.ndarray], embeds: bool) -> list:
+    """What users get for arrays, packed in batches as the commands do it, in the order of the waves."""
+    found, group, total, batch_seconds = [], [], 0, BATCH[model.device.type]
     for index, wave_S in enumerate(waves):
         group, total = [*group, wave_S], total + len(wave_S)
         if index + 1 < len(waves) and total + len(waves[index + 1]) <= batch_seconds * audio.SAMPLE_RATE:

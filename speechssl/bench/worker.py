@@ -2,9 +2,9 @@
 
 import json
 import os
-import resource
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -12,55 +12,61 @@ import torch
 
 from speechssl.bench.work import Spec, ours
 from speechssl.errors import InputError
-from speechssl.memory import forget_shapes, keep_freed_memory
+from speechssl.memory import forget_shapes, keep_freed_memory, resident
 
 
-def peak_bytes(device: str) -> int:
+def peak_bytes(device: str) -> float:
     """Most memory that this process (or, on a GPU, its tensors) ever held."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return torch.cuda.max_memory_allocated() if device.startswith("cuda") else resident("VmHWM") * 2**20
 
 
-def timed(step: Any, device: str) -> float:
-    """Seconds of one step."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+def timed(step: Callable[[], Any], device: str) -> tuple[float, Any]:
+    """Seconds of one step, and what it gave."""
+    wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    wait()
     began = time.perf_counter()
-    step()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
+    value = step()
+    wait()
+    return time.perf_counter() - began, value
 
 
-def say(**values: Any) -> None:
-    """One line to the parent."""
-    print(json.dumps(values), flush=True)
+def work(system: str, spec: Spec, say: Callable[..., None]) -> None:
+    """Build, warm up, and time as many steps as each line of stdin says."""
+    if system == "speechssl":
+        keep_freed_memory()  # both as the command line does
+        forget_shapes()
+        step, facts = ours(spec)
+    else:
+        from speechssl.bench.peers import build
+
+        step, facts = build(system, spec), {}
+    if spec.seconds:  # a folder is long enough to be its own warm-up
+        step()
+    say(facts=facts)
+    for line in sys.stdin:
+        seconds, values = zip(*(timed(step, spec.device) for _ in range(int(line))), strict=True)
+        say(seconds=seconds, batch=values[-1], peak=peak_bytes(spec.device))
 
 
 def main() -> None:
-    """Arguments: the system, and the Spec as JSON. Every line on stdin is a number of steps to time."""
+    """Arguments: the system, and the Spec as JSON. What libraries print goes to stderr: stdout is for the answers."""
+    wire = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def say(**values: Any) -> None:
+        print(json.dumps(values), file=wire, flush=True)
+
     system, given = sys.argv[1], json.loads(sys.argv[2])
     spec = Spec(**{field.name: given[field.name] for field in fields(Spec)})
     torch.set_num_threads(spec.threads)
+    if spec.device.startswith("cuda"):
+        torch.cuda.set_device(spec.device)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: spec.threads])
     try:
-        if system == "speechssl":
-            keep_freed_memory()  # both as the command line does
-            forget_shapes()
-            step, facts = ours(spec)
-        else:
-            from speechssl.bench.peers import build
-
-            step, facts = build(system, spec), {}
-        batch = step() if spec.seconds else None  # a folder is long enough to be its own warm-up
-        say(facts=facts, batch=batch)
+        work(system, spec, say)
     except (InputError, ImportError) as error:
         say(error=str(error))
-        return
-    for line in sys.stdin:
-        say(seconds=[timed(step, spec.device) for _ in range(int(line))], peak=peak_bytes(spec.device))
 
 
 if __name__ == "__main__":

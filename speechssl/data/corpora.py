@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from speechssl.audio import EXTENSIONS
+from speechssl.audio import EXTENSIONS, FOREIGN
 from speechssl.data.cremad import CREMA_D_NAME, read_crema_d
 from speechssl.data.manifest import Manifest, Utterance, read_manifest
 from speechssl.errors import InputError
@@ -58,8 +58,8 @@ NAMED = {
 
 
 def audio_files(folder: Path) -> list[Path]:
-    """Every file below with an audio ending, sorted; broken links too, so that they are told."""
-    return sorted(path for path in files_below(folder) if path.suffix.lower() in EXTENSIONS)
+    """Every file below with an audio ending, sorted; broken links and formats that cannot be decoded too: they are told."""
+    return sorted(path for path in files_below(folder) if path.suffix.lower() in (*EXTENSIONS, *FOREIGN))
 
 
 def read_text(path: Path) -> str:

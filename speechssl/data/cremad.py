@@ -48,7 +48,7 @@ def read_crema_d(folder: Path) -> Iterator[Utterance]:
         if heard:
             path = next((path for path in heard if not is_pointer(path)), heard[0])
             speaker, sentence, emotion, level = stem.split("_")
-            extra = {"sentence": sentence, "level": level}
+            extra = {"prompt": sentence, "level": level}
             yield Utterance(id=stem, path=str(path), speaker=speaker, label=EMOTIONS[emotion], extra=extra)
 
 

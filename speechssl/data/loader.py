@@ -1,5 +1,6 @@
 """From manifest rows to micro-batches, in worker processes that read only the segment needed."""
 
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -66,12 +67,15 @@ def ignore_signals(_worker: int) -> None:
 
 
 def stream(dataset: Micro, micros: Iterable[MicroBatch], workers: int) -> Iterator[Any]:
-    """Micro-batches in order, prepared ahead by `workers` processes (0: in this one)."""
+    """Micro-batches in order, prepared ahead by `workers` processes (0: in this one, as where processes cannot be forked:
+    others would need a copy of everything)."""
+    workers = workers if "fork" in multiprocessing.get_all_start_methods() else 0
     loader = DataLoader(
         dataset,
         batch_size=None,
         sampler=micros,  # type: ignore[arg-type]
         num_workers=workers,
+        multiprocessing_context="fork" if workers else None,
         prefetch_factor=4 if workers else None,
         worker_init_fn=ignore_signals,
         pin_memory=torch.cuda.is_available(),

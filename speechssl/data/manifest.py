@@ -17,7 +17,7 @@ from speechssl.files import replacing
 
 COLUMNS = ("id", "path", "start", "duration", "speaker", "label", "text", "split")
 ALIASES = {"dur": "duration", "audio_filepath": "path", "offset": "start", "sentence": "text", "client_id": "speaker"}
-ALIASES |= {"speaker_id": "speaker", "emotion": "label"}
+ALIASES |= {"speaker_id": "speaker"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +218,16 @@ def make_row(values: dict[str, str], folder: str, where: str) -> Utterance:
     )
 
 
+def known_names(names: list[str]) -> list[str]:
+    """Names of columns with other people's replaced by ours, unless ours is there too, or taken by an earlier one."""
+    taken, found = set(names), []
+    for name in names:
+        ours = ALIASES.get(name, name)
+        found.append(name if ours in taken else ours)
+        taken.add(found[-1])
+    return found
+
+
 def seconds(values: dict[str, str], name: str, default: float, where: str) -> float:
     """A time in seconds; `default` where it is empty or NaN."""
     try:
@@ -236,7 +246,7 @@ def read_table(path: Path) -> Iterator[Utterance]:
     if "\t" not in first and Path(first).is_absolute():
         yield from read_fairseq(path, first, list(lines))
         return
-    names = [ALIASES.get(name.strip(), name.strip()) for name in first.split("\t")]
+    names = known_names([name.strip() for name in first.split("\t")])
     if "path" not in names:
         shown = ", ".join(names)[:200]
         raise InputError(
@@ -283,7 +293,7 @@ def read_jsonl(path: Path) -> Iterator[Utterance]:
             raise InputError(f"{path} line {number} is not a JSON object") from None
         if not {"audio_filepath", "path"} & set(values):
             raise InputError(f"{path} line {number} has no `audio_filepath`; it has {', '.join(values)}")
-        values = {ALIASES.get(name, name): value for name, value in values.items()}
+        values = dict(zip(known_names(list(values)), values.values(), strict=True))
         yield make_row(values, str(path.parent), f"{path} line {number}")
 
 

@@ -94,9 +94,13 @@ def prepare(
     src, out = Path(src), output_file(Path(out), "all.tsv")
     rows, name = find_rows(src, corpus)
     rows = list(rows.where(where))
+    if where and src.is_file() and out.exists() and out.samefile(src):
+        raise InputError(f"--where would leave only some rows of {out} in it; choose another --out")
     summary = Summary(out=out, corpus=name)
     if name != "manifest":
-        summary.ignored = sum(path.suffix.lower() not in audio.EXTENSIONS for path in files_below(src))
+        summary.ignored = sum(
+            path.suffix.lower() not in (*audio.EXTENSIONS, *audio.FOREIGN) for path in files_below(src)
+        )
     findings = inspect_all(sorted({row.path for row in rows}), out, jobs, summary)
     kept, rejected = sort_out(rows, findings, min_seconds, max_seconds)
     write_rejected(rejected, out)
@@ -119,7 +123,7 @@ def inspect(path: str) -> dict:
             return {"reason": "git-lfs pointer, not audio (run `git lfs pull`)"}
         with audio.opened(path) as file:
             read, peak, finite = 0, 0.0, True
-            for block in file.blocks(BLOCK // file.channels, dtype="float32", always_2d=True):
+            while len(block := file.read(BLOCK // file.channels, dtype="float32", always_2d=True)):
                 read += len(block)
                 finite &= bool(np.isfinite(block).all())
                 peak = max(peak, float(np.abs(audio.mono(block)).max(initial=0.0)))
@@ -134,6 +138,8 @@ def inspect(path: str) -> dict:
         return {"reason": f"truncated ({read} of {declared} samples)"}
     if not finite:
         return {"reason": "NaN or infinite samples"}
+    if peak > audio.LOUDEST:
+        return {"reason": f"samples beyond ±1 (up to {peak:.3g}: divide by 32768?)"}
     if peak < SILENCE:
         return {"reason": f"silent (peak {peak:.1e})"}
     return {"seconds": read / rate}
@@ -161,7 +167,7 @@ def inspect_all(paths: list[str], out: Path, jobs: int, summary: Summary) -> dic
     """What is known of every file: from the cache beside `out` where it did not change, else by decoding it."""
     cache = out.with_name(out.name + ".cache.jsonl")
     findings = {}
-    for line in cache.read_text(encoding="utf-8").splitlines() if cache.exists() else ():
+    for line in cache.read_text(encoding="utf-8", errors="replace").splitlines() if cache.exists() else ():
         try:
             entry = json.loads(line)
             findings[entry["path"]] = entry

@@ -1,6 +1,7 @@
 """BYOL-S model folders (config.json + model.safetensors), and the published weights as they were published (.pth)."""
 
 import json
+import shutil
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -29,6 +30,7 @@ def write(folder: Path, checkpoint: Checkpoint, *, half: bool = False) -> None:
     for key, value in checkpoint.state.items():
         state[key] = (value.half() if half and key.endswith((".weight", ".bias")) else value).contiguous()
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # the library would let nobody else read them
 
 
 def read(folder: Path) -> Checkpoint:

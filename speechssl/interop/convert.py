@@ -6,7 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from speechssl.errors import InputError
+from speechssl.files import output_folder, writing
 from speechssl.interop import fairseq, huggingface, torchaudio
 from speechssl.interop.checkpoint import Checkpoint, require_wav2vec2
 from speechssl.interop.source import locate, read
@@ -28,15 +31,18 @@ def convert(source: str | Path, target: Path, to: str) -> str:
     """
     if target.exists():
         raise InputError(f"{target} exists; choose another name, nothing is overwritten")
+    if to == "torchaudio" and torchaudio.sidecar(target).exists():
+        raise InputError(f"{torchaudio.sidecar(target)} exists; choose another name, nothing is overwritten")
     checkpoint = read(source)
     require_wav2vec2(checkpoint.config, str(source), "convert")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    output_folder(target.parent)
     draft = target.with_name(f".draft-{target.name}")
     try:
-        left_out = WRITERS[to](draft, checkpoint) or []
-        if to == "torchaudio":
-            torchaudio.sidecar(draft).rename(torchaudio.sidecar(target))
-        draft.rename(target)
+        with writing(target, RuntimeError, SafetensorError):
+            left_out = WRITERS[to](draft, checkpoint) or []
+            if to == "torchaudio":
+                torchaudio.sidecar(draft).rename(torchaudio.sidecar(target))
+            draft.rename(target)
     finally:
         if draft.is_dir():
             shutil.rmtree(draft)

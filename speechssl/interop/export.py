@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from speechssl.errors import InputError
+from speechssl.files import output_folder, writing
 from speechssl.interop.checkpoint import require_wav2vec2
 from speechssl.packed import pack
 
@@ -76,7 +77,7 @@ def export(model: Any, out: Path, to: str, *, int8: bool = False, encoder: bool 
         raise InputError(f"{out} exists; choose another name, nothing is overwritten")
     head = hasattr(model.model, "lm_head") and not encoder
     single = Single(model.model, head)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    output_folder(out.parent)
     time = torch.export.Dim("samples", min=2 * model.config.geometry.receptive_field, max=LONGEST)
     with torch.inference_mode(False), torch.no_grad():
         program = torch.export.export(
@@ -86,7 +87,8 @@ def export(model: Any, out: Path, to: str, *, int8: bool = False, encoder: bool 
             prefer_deferred_runtime_asserts_over_guards=True,  # the solver cannot prove that two frames are not one
         )
     if to == "torch":
-        torch.export.save(program, out)
+        with writing(out, RuntimeError):
+            torch.export.save(program, out)
         run = torch.export.load(out).module()
         gap = disagreement(model, head, lambda wave_BS: run(torch.from_numpy(wave_BS)).detach().numpy())
     else:

@@ -6,6 +6,7 @@ weight norm are mended on reading. Weights may also lie in several files with an
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -60,6 +61,7 @@ def write(folder: Path, checkpoint: Checkpoint, *, half: bool = False) -> None:
     for name, content in ((CONFIG, describe(checkpoint, state)), (PREPROCESSOR, preprocessor)):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # the library would let nobody else read them
 
 
 def class_name(checkpoint: Checkpoint) -> str:

@@ -21,6 +21,7 @@ from speechssl.models.config import Wav2Vec2Config
 from speechssl.models.conv import conv_grouped
 from speechssl.models.dropout import Dropout, keep_mask
 from speechssl.models.products import Linear
+from speechssl.packed import on_device
 
 
 def conv_same(x_TD: Tensor, conv: Any, reach: int, frames: Sequence[int]) -> Tensor:
@@ -85,10 +86,14 @@ class StackedPositionalConv(nn.Module):
         return x_TD
 
 
+LONG = 1500  # frames, half a minute
+
+
 def attend(q_1HTd: Tensor, k_1HTd: Tensor, v_1HTd: Tensor, dropout: float, bias_1HTT: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias) v. On the CPU spelled out where torch's fused kernel is 2.5 to 4 times slower (bf16) or
-    draws its mask slowly (dropout)."""
-    if q_1HTd.device.type != "cpu" or (q_1HTd.dtype != torch.bfloat16 and not dropout):
+    """softmax(q k^T / sqrt(d) + bias) v. On the CPU spelled out where torch's fused kernel is slower: for dropout, whose mask it
+    draws slowly, and in bf16 unless an utterance is so long that its T x T scores would fill the memory."""
+    spelled = dropout or (q_1HTd.dtype == torch.bfloat16 and (torch.is_grad_enabled() or q_1HTd.shape[2] <= LONG))
+    if q_1HTd.device.type != "cpu" or not spelled:
         return F.scaled_dot_product_attention(q_1HTd, k_1HTd, v_1HTd, attn_mask=bias_1HTT, dropout_p=dropout)
     scores_1HTT = (q_1HTd * q_1HTd.shape[-1] ** -0.5) @ k_1HTd.transpose(2, 3)
     if bias_1HTT is not None:
@@ -106,11 +111,6 @@ class Spans(NamedTuple):
     frames: list[int]
     ends_B: Tensor | None
     distance_HTT: Tensor | None
-
-
-def ends_of(frames: Sequence[int], device: torch.device) -> Tensor:
-    """Where utterances end, from 0 on: int32 (B + 1,)."""
-    return torch.tensor([0, *accumulate(frames)], dtype=torch.int32).to(device, non_blocking=True)
 
 
 def one_kernel(q_THd: Tensor, dropout: float) -> bool:
@@ -292,7 +292,8 @@ class ContextNetwork(nn.Module):
         x_TD = x_TD + self.pos_conv_embed(x_TD, frames)
         x_TD = self.dropout(x_TD if self.pre_norm else self.layer_norm(x_TD))
         states = [x_TD]
-        spans = Spans(list(frames), ends_of(frames, x_TD.device) if x_TD.is_cuda else None, self.distances(frames))
+        ends_B = on_device([0, *accumulate(frames)], x_TD.device, torch.int32) if x_TD.is_cuda else None
+        spans = Spans(list(frames), ends_B, self.distances(frames))
         for index, layer in enumerate(self.layers):
             if not (self.training and index in self.dropped):
                 keep = not (self.training and self.gradient_checkpointing)

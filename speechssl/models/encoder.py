@@ -38,7 +38,9 @@ class ConvLayer(nn.Module):
             weight_OK = self.conv.weight[:, 0]  # a bias would vanish in the norm
             return F.gelu(conv_and_norm(x_NC[:, 0], weight_OK, self.layer_norm, self.conv.stride[0], valid))
         x_TO = conv_stream(x_NC, self.conv.weight, self.conv.bias, self.conv.stride[0])
-        return F.gelu(x_TO if self.layer_norm is None else self.layer_norm(x_TO))
+        return F.gelu(
+            x_TO if self.layer_norm is None else self.layer_norm(x_TO).to(x_TO.dtype)
+        )  # autocast would widen it
 
 
 class SegmentedLinear(torch.autograd.Function):
@@ -108,4 +110,4 @@ class ConvEncoder(nn.Module):
             counts = [self.geometry.frames(samples, depth) for samples in batch.samples]
             valid = [slice(a // stride, a // stride + n) for a, n in zip(starts(spans), counts, strict=True)]
             x_NC = layer(x_NC, valid)
-        return x_NC[batch.valid_T]
+        return x_NC.index_select(0, batch.valid_T)

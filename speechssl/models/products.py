@@ -73,7 +73,8 @@ class Linear(nn.Linear):
         weight = self.weight
         if weight.is_inference():  # such tensors do not count their changes
             return weight.to(kind)
-        state = weight._version, weight.data_ptr(), kind
+        some = weight.detach().flatten()[:: weight.numel() // 16 + 1].tolist()  # writes through .data are not counted
+        state = weight._version, weight.data_ptr(), kind, some
         known = PACKED.get(self)
         if known is None or known[0]() is not weight or known[1] != state:
             known = ref(weight), state, torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(kind), None)

@@ -17,7 +17,7 @@ from speechssl.models.dropout import Dropout
 from speechssl.models.encoder import ConvEncoder
 from speechssl.models.products import Linear
 from speechssl.models.quantizer import GumbelQuantizer
-from speechssl.packed import Packed
+from speechssl.packed import Packed, on_device
 
 
 class FeatureProjection(nn.Module):
@@ -82,7 +82,7 @@ class Wav2Vec2Model(nn.Module):
 
 def expand(values_BD: Tensor, frames: Sequence[int]) -> Tensor:
     """One row per utterance -> one row per frame: (B, D) -> (T, D)."""
-    counts_B = torch.tensor(frames, device=values_BD.device)
+    counts_B = on_device(frames, values_BD.device)
     return values_BD.repeat_interleave(counts_B, dim=0, output_size=sum(frames))
 
 

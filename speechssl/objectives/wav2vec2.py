@@ -21,7 +21,7 @@ from speechssl.models.wav2vec2 import Wav2Vec2ForPreTraining
 from speechssl.noise import noise_key
 from speechssl.objectives.protocol import Item, Step
 from speechssl.objectives.utterance import UtteranceLoss
-from speechssl.packed import Movable, Packed, pack
+from speechssl.packed import Movable, Packed, on_device, pack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +76,13 @@ class Wav2Vec2ObjectiveConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainBatch(Movable):
-    """audio: the packed utterances. mask_T: masked frames. masked: how many of each utterance (M). distractors: per
-    utterance (M, M), how often each masked frame is a distractor of each other one, flat and end to end, uint8.
-    keys: per utterance, the seed of its Gumbel noise. count: masked frames of all utterances."""
+    """audio: the packed utterances. mask_T: whether a frame is masked; masked_M: the numbers of those. masked: how many of each
+    utterance (M). distractors: per utterance (M, M), how often each masked frame is a distractor of each other one, flat
+    and end to end, uint8. keys: per utterance, the seed of its Gumbel noise. count: masked frames of all utterances."""
 
     audio: Packed
     mask_T: Tensor
+    masked_M: Tensor
     masked: tuple[int, ...]
     distractors: Tensor
     keys: tuple[int, ...]
@@ -155,6 +156,7 @@ class Wav2Vec2Objective(nn.Module):
         return PretrainBatch(
             audio=audio,
             mask_T=torch.from_numpy(np.concatenate(masks)),
+            masked_M=torch.from_numpy(np.flatnonzero(np.concatenate(masks))),
             masked=tuple(int(mask_T.sum()) for mask_T in masks),
             distractors=torch.from_numpy(np.concatenate(tables)),
             keys=tuple(self.key("gumbel", item) for item in items),
@@ -193,14 +195,13 @@ class Wav2Vec2Objective(nn.Module):
         encoder, projection = self.model.wav2vec2.feature_extractor, self.model.wav2vec2.feature_projection
         total_GV = None
         for batch in batches:
-            normed_MC = projection.layer_norm(encoder(batch.audio))[batch.mask_T]
+            normed_MC = projection.layer_norm(encoder(batch.audio)).index_select(0, batch.masked_M)
             with torch.autocast(normed_MC.device.type, enabled=False):
                 logits_MGV = self.model.quantizer.logits(self.dropped(full(normed_MC), batch))
             sum_GV = logits_MGV.softmax(dim=-1).sum(dim=0)
             total_GV = sum_GV if total_GV is None else total_GV + sum_GV
         assert total_GV is not None
-        masked = dist.all_sum(torch.tensor(float(sum(batch.count for batch in batches)), device=total_GV.device))
-        self.pooled = dist.all_sum(total_GV), float(masked)
+        self.pooled = dist.all_sum(total_GV), dist.all_sum_float(sum(batch.count for batch in batches))
 
     def after_step(self) -> None:
         """The auxiliary path's target network follows."""
@@ -211,8 +212,8 @@ class Wav2Vec2Objective(nn.Module):
         """Sum of the loss over the micro-batch's masked frames, with the metrics that show whether it learns."""
         encoded = self.model.wav2vec2(batch.audio, batch.mask_T, feature_grad=self.config.feature_grad)
         with torch.autocast(encoded.normed_TC.device.type, enabled=False):
-            quantised = self.quantise(full(encoded.normed_TC[batch.mask_T]), batch)
-            context_MD = self.model.project_hid(full(encoded.states[-1][batch.mask_T]))
+            quantised = self.quantise(full(encoded.normed_TC.index_select(0, batch.masked_M)), batch)
+            context_MD = self.model.project_hid(full(encoded.states[-1].index_select(0, batch.masked_M)))
             target_MD = self.model.project_q(quantised.q_MD)
             loss, correct = self.contrast(context_MD, target_MD, quantised.codes_MG, batch)
             penalty = self.penalty(encoded.features_TC, batch)
@@ -220,7 +221,7 @@ class Wav2Vec2Objective(nn.Module):
         total = loss + self.config.penalty_weight * penalty + self.config.diversity_weight * diversity
         sums = self.metrics(batch, loss, correct, penalty, value, quantised, target_MD)
         if self.utterance is not None:
-            weights_B = torch.tensor(batch.masked, device=total.device)
+            weights_B = on_device(batch.masked, total.device)
             utterance = (self.utterance(encoded.states[-1], batch.audio) * weights_B).sum()
             total = total + self.config.utterance_weight * utterance
             sums["utterance"] = (utterance.detach(), batch.count)
@@ -254,7 +255,7 @@ class Wav2Vec2Objective(nn.Module):
     def penalty(self, features_TC: Tensor, batch: PretrainBatch) -> Tensor:
         """Each utterance's mean squared feature times its masked frames, summed."""
         means = [full(piece).square().mean() for piece in features_TC.split(batch.audio.frames)]
-        weights_B = torch.tensor(batch.masked, device=features_TC.device)
+        weights_B = on_device(batch.masked, features_TC.device)
         return (torch.stack(means) * weights_B).sum()
 
     def diversity(self, probs_GV: Tensor, count: int) -> tuple[Tensor, Tensor]:

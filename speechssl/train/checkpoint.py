@@ -6,6 +6,7 @@ disk, a killed process - the previous one stays whole.
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -90,10 +91,10 @@ class RunFolder:
         draft.replace(self.path / name)
 
     def prune(self) -> None:
-        """Remove the checkpoints that neither `last` nor `best` points at."""
+        """Remove the checkpoints that neither `last` nor `best` points at, and drafts; not what a user put there."""
         needed = {(self.path / name).resolve() for name in ("last", "best")}
         for folder in self.checkpoints.iterdir():
-            if folder.resolve() not in needed:
+            if folder.resolve() not in needed and re.fullmatch(r"step-\d+(\.tmp)?", folder.name):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def load_state(self, checkpoint: Path) -> dict[str, Any]:

@@ -62,8 +62,8 @@ class Meter:
 def not_finite(name: str) -> str:
     """What to do about NaN."""
     return (
-        f"{name} is not finite: the run has diverged; continue from the last checkpoint with a lower optim.lr, "
-        "optim.clip_norm = 1, or train.precision = float32"
+        f"{name} is not finite: the run has diverged; continue from the last checkpoint (or start anew if there is none) with a "
+        "lower optim.lr, optim.clip_norm = 1, or train.precision = float32"
     )
 
 

@@ -121,11 +121,12 @@ class Trainer:
         for number, micro in enumerate(micros):
             torch.manual_seed(noise_key("dropout", seed, step, dist.rank() + dist.world() * number))
             last = number + 1 == len(micros)
-            with self.autocast(), contextlib.nullcontext() if last or dist.world() == 1 else self.parallel.no_sync():  # type: ignore[operator]
-                result: Step = self.parallel(micro)
+            with contextlib.nullcontext() if last or dist.world() == 1 else self.parallel.no_sync():  # type: ignore[operator]
+                with self.autocast():  # not the backward pass: what was computed in float32 gets its gradient so
+                    result: Step = self.parallel(micro)
                 (result.loss * (dist.world() / total)).backward()  # DDP averages over ranks; we want the sum
             self.meter.add({"loss": (result.loss.detach(), micro.count)} | result.sums)
-        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), self.optim_config.clip_norm or float("inf"))
+        norm = gradient_norm(list(self.objective.parameters()), self.optim_config.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.objective.after_step()
@@ -215,3 +216,10 @@ class Trainer:
         self.state = State(**{**values, "position": Position(**values["position"])})
         if dist.rank() == 0:
             self.run.rewind_log(self.state.step)
+
+
+def gradient_norm(parameters: list[nn.Parameter], limit: float) -> torch.Tensor:
+    """The norm of all gradients together, which are scaled down to `limit` if that is more than 0."""
+    if limit:
+        return nn.utils.clip_grad_norm_(parameters, limit)
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

@@ -9,6 +9,7 @@ import soundfile
 import soxr
 
 import speechssl
+from speechssl import audio
 from speechssl.asr.decode import write
 from speechssl.asr.transcribe import transcribe, transcribe_files
 from speechssl.errors import InputError
@@ -79,6 +80,14 @@ def test_two_files_never_become_one_transcript(model, tmp_path):
     twin = tmp_path / f"{CLIP.stem}.wav"
     with pytest.raises(InputError, match=rf"{CLIP.stem}\.flac and .*\.wav would both become {CLIP.stem}\.srt"):
         transcribe_files(model, [CLIP, twin], style="srt", out=tmp_path / "out")
+
+
+def test_files_of_one_name_in_a_folder_keep_their_endings(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.flac", "a.wav", "b.flac"):
+        soundfile.write(tmp_path / "in" / name, audio.load(CLIP), 16_000)
+    assert transcribe_files(model, [tmp_path / "in"], out=tmp_path / "out") == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.txt")) == ["a.flac.txt", "a.wav.txt", "b.txt"]
 
 
 def test_a_model_without_letters_is_told_before_any_file(pretrained_folder, tmp_path):

@@ -203,3 +203,13 @@ def test_a_large_manifest_takes_little_more_memory_than_its_file(tmp_path):
     size = (tmp_path / "x.tsv").stat().st_size
     assert kept < 3 * size and peak < 4 * size, (kept / size, peak / size)  # Python strings: 3.8 and 7.7
     assert rows[39_999].text.endswith("39999")
+
+
+def test_other_people_s_names_never_hide_ours(tmp_path):
+    (tmp_path / "a.tsv").write_text("path\ttext\tsentence\tspeaker_id\na.wav\tHELLO\tDFA\tanna\n")
+    (tmp_path / "a.jsonl").write_text(
+        '{"audio_filepath": "a.wav", "sentence": "", "text": "HELLO", "client_id": "anna"}\n'
+    )
+    for name in ("a.tsv", "a.jsonl"):
+        row = read_manifest(tmp_path / name)[0]
+        assert (row.text, row.speaker) == ("HELLO", "anna")

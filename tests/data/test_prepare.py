@@ -50,6 +50,14 @@ GOOD = {
     "привет 你好 नमस्ते.wav": lambda x, p: soundfile.write(p, x, 16_000),
     "e\u0301.wav": lambda x, p: soundfile.write(p, x, 16_000),
 }
+
+
+def half_an_mp3(wave_S, path) -> None:
+    """Its header promises the whole."""
+    soundfile.write(path, np.tile(wave_S, 10), 16_000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
 BAD = {
     "empty.wav": ("empty file", lambda x, p: p.write_bytes(b"")),
     "text.wav": ("cannot be used", lambda x, p: p.write_text("I am a text")),
@@ -65,6 +73,12 @@ BAD = {
         "NaN or infinite samples",
         lambda x, p: soundfile.write(p, np.append(x, np.nan), 16_000, subtype="FLOAT"),
     ),
+    "half.mp3": ("truncated", half_an_mp3),
+    "loud.wav": (
+        "samples beyond ±1",
+        lambda x, p: soundfile.write(p, 9000 * x, 16_000, subtype="FLOAT"),
+    ),
+    "call.m4a": ("cannot be used", lambda x, p: p.write_bytes(b"ftypM4A ")),
     "slow.wav": ("cannot be used", lambda x, p: rated(x, p, 1)),
     "dead link.wav": ("missing", lambda x, p: p.symlink_to("nowhere.wav")),
     "loop.wav": ("missing", lambda x, p: p.symlink_to("loop.wav")),

@@ -173,3 +173,9 @@ def test_finetune_and_pretrain_start_from_every_family(family, tmp_path, capsys)
     cli.main(["pretrain", recipe, *tail, "--out", str(tmp_path / "pre")])
     assert type(transformers.AutoModel.from_pretrained(tmp_path / "pre" / "last")).__name__ == name + "Model"
     assert speechssl.load(tmp_path / "pre").config.model_type == family
+
+
+def test_weights_may_be_read_by_whom_the_config_may(ctc_folder, tmp_path):
+    convert(ctc_folder, tmp_path / "m", "transformers")
+    modes = {(tmp_path / "m" / name).stat().st_mode for name in ("config.json", "model.safetensors")}
+    assert len(modes) == 1

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from speechssl.models import context
-from speechssl.models.context import Attention, Spans, attend, ends_of
+from speechssl.models.context import Attention, Spans, attend
 from speechssl.models.wav2vec2 import Wav2Vec2Model
-from speechssl.packed import pack
+from speechssl.packed import on_device, pack
 from tests.conftest import tiny
 
 
@@ -35,9 +35,9 @@ def by_ends(q_THd, k_THd, v_THd, ends_q, ends_k, most_q, most_k):
 
 def test_the_gpu_kernel_is_asked_for_the_same_attention(monkeypatch):
     """Without a GPU: its layout against the kernel spelled out, its shapes against torch's description."""
-    frames, device = [5, 1, 30], torch.device("cpu")
+    frames = [5, 1, 30]
     attention, x_TD = Attention(tiny(hidden_size=64, num_attention_heads=4)).eval(), torch.randn(36, 64)
-    spans = Spans(frames, ends_of(frames, device), None)
+    spans = Spans(frames, on_device([0, 5, 6, 36], torch.device("cpu"), torch.int32), None)
     expected = attention(x_TD, spans)
     monkeypatch.setattr(context, "one_kernel", lambda *_: True)
     q_THd, k_THd, v_THd = (

@@ -44,7 +44,7 @@ def test_bf16_is_float32_rounded():
         assert (y.float() - plain(layer, x)).norm() < 0.01 * plain(layer, x).norm()
 
 
-@pytest.mark.parametrize("change", ["in place", "data", "parameter", "load"])
+@pytest.mark.parametrize("change", ["in place", "data", "in place of data", "parameter", "load"])
 def test_inference_sees_new_weights(change):
     layer, x = Linear(8, 4), torch.randn(3, 8)
     with torch.inference_mode():
@@ -55,6 +55,8 @@ def test_inference_sees_new_weights(change):
             layer.weight.copy_(fresh)
     elif change == "data":
         layer.weight.data = fresh
+    elif change == "in place of data":
+        layer.weight.data.copy_(fresh)
     elif change == "parameter":
         layer.weight = torch.nn.Parameter(fresh)
     else:

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
@@ -163,6 +164,14 @@ def test_only_the_best_and_the_last_are_kept(tmp_path):
         run.save(step, lambda folder: None, {"step": step}, best)
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step-00000003", "step-00000005"]
     assert (run.path / "best").resolve().name == "step-00000003"
+
+
+def test_what_a_user_put_there_is_kept(tmp_path):
+    run = RunFolder(path=tmp_path)
+    run.save(1, lambda folder: None, {"step": 1}, best=False)
+    shutil.copytree(run.checkpoints / "step-00000001", run.checkpoints / "step-00000001-mine")
+    run.save(2, lambda folder: None, {"step": 2}, best=False)
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step-00000001-mine", "step-00000002"]
 
 
 def test_a_damaged_state_is_told(tmp_path):
