@@ -11,9 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import recall_score
-from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 import speechssl
@@ -21,8 +18,8 @@ from speechssl import audio
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.features import LogMel
 from speechssl.probe.embed import embed_waves
-
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+from speechssl.probe.heads import Parts, logistic
+from speechssl.probe.linear import recall
 
 
 def six_folds(x_ND: np.ndarray, rows: Manifest) -> float:
@@ -33,15 +30,9 @@ def six_folds(x_ND: np.ndarray, rows: Manifest) -> float:
     for fold in range(6):
         test, valid = fold_N == fold, fold_N == (fold + 1) % 6
         train = ~test & ~valid
-
-        def guess(fit: np.ndarray, on: np.ndarray, strength: float) -> np.ndarray:
-            scaler = StandardScaler().fit(x_ND[fit])
-            classifier = LogisticRegression(C=strength, max_iter=300, tol=1e-3)
-            return classifier.fit(scaler.transform(x_ND[fit]), labels[fit]).predict(scaler.transform(x_ND[on]))
-
-        scores = [recall_score(labels[valid], guess(train, valid, c), average="macro") for c in STRENGTHS]
-        guessed[test] = guess(~test, test, STRENGTHS[int(np.argmax(scores))])
-    return 100 * float(recall_score(labels, guessed, average="macro"))
+        parts = Parts(x_ND[train], x_ND[valid], x_ND[test], labels[train], labels[valid])
+        guessed[test] = logistic(parts, seed=1)[""]
+    return 100 * recall(labels, guessed)
 
 
 def log_mel_statistics(waves: Sequence[np.ndarray]) -> np.ndarray:

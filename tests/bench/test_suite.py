@@ -1,6 +1,7 @@
 """`speechssl bench` end to end at its smallest, and the answers that are timed are the right ones."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -39,10 +40,13 @@ def test_times_systems_in_turn(task, tmp_path, capsys):
     assert (result["systems"]["transformers"]["batch"] is not None) == (task in ("embed", "transcribe"))
 
 
-def test_a_folder_is_decoded_too(tmp_path, capsys):
+def test_a_folder_is_decoded_too_and_libraries_may_talk(capsys, monkeypatch):
+    monkeypatch.setenv("ONEDNN_VERBOSE", "1")  # a line on stdout for every product
     folder = DATA / "librispeech_test"
     main(["bench", "embed", "--size", "tiny", "--folder", str(folder), "--rounds", "1", "--against", "torchaudio"])
-    assert "decoding included" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "decoding included" in shown
+    assert re.search(r"torchaudio x\d+ ", shown), "the batch size that it found fastest"
 
 
 @pytest.mark.parametrize("dtype, limit", [("float32", 1e-5), ("bf16", 0.02)])
@@ -80,6 +84,11 @@ def test_the_rivals_compute_the_same_network():
         (["pretrain", "--folder", "x"], "--folder goes with embed and transcribe"),
         (["embed", "--data", "nowhere.tsv"], "nowhere.tsv does not exist"),
         (["embed", "--range", "5", "2"], "--range wants"),
+        (["embed", "--range", "1", "inf"], "--range wants"),
+        (["embed", "--total", "inf"], "--total a number"),
+        (["embed", "--seed", "-1"], "--seed not negative"),
+        (["embed", "--out", "."], "is a folder; name the file"),
+        (["embed", "--folder", "tests/bench"], "holds no audio"),
         (["embed", "--size", "huge"], "invalid choice"),
     ],
 )
