@@ -34,7 +34,6 @@ import speechssl
 from speechssl import audio
 from speechssl.config import load_recipe
 from speechssl.data.manifest import read_manifest
-from speechssl.demo import randomised
 from speechssl.models.masking import span_mask
 from speechssl.models.quantizer import perplexity
 from speechssl.noise import noise_key
@@ -388,7 +387,7 @@ def measure(network) -> dict[str, float]:
 
 offered_MM = distractor_MM | np.eye(hidden.count, dtype=bool)
 chance = np.mean([1 / len(answer.codes_MG[row].unique(dim=0)) for row in torch.from_numpy(offered_MM)])
-learned, blank = measure(network), measure(randomised(model).model)
+learned, blank = measure(network), measure(model.untrained().model)
 
 print(f"{'':18s} {'accuracy':>9s} {'contrastive loss':>17s}")
 print(f"{'chance':18s} {chance:9.1%} {np.log(settings.num_negatives + 1):12.2f} nats")
@@ -434,7 +433,7 @@ plt.show()
 
 # %%
 lags = np.arange(int(0.6 * model.frame_rate))
-blank_TT = self_similarity(randomised(model).hidden_states([wave_S])[0])[-1]
+blank_TT = self_similarity(model.untrained().hidden_states([wave_S])[0])[-1]
 figure, ax = plt.subplots(figsize=(9.5, 3.2))
 shades = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(states_LTD)))
 for layer, (similarity_TT, shade) in enumerate(zip(similarity_LTT, shades, strict=True)):

@@ -34,7 +34,7 @@ from IPython.display import Audio, display
 import speechssl
 from speechssl import audio, cli, report
 from speechssl.data.manifest import read_manifest
-from speechssl.demo import log_mel_statistics, randomised
+from speechssl.demo import log_mel_statistics
 from speechssl.probe.linear import probe_vectors
 
 # %matplotlib inline
@@ -67,7 +67,7 @@ print("never heard by the model:", ", ".join(name for name in names if not heard
 
 # %%
 model = speechssl.load("small")
-blank = randomised(model)
+blank = model.untrained()
 
 vectors_NLD = np.stack([model.embed(clip.path, layer="all", pool="mean+max") for clip in clips])
 blank_ND = np.stack([blank.embed(clip.path, pool="mean+max") for clip in clips])

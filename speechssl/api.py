@@ -14,7 +14,12 @@ from speechssl.errors import InputError
 from speechssl.interop.checkpoint import build, checkpoint_of, extra_tensors
 from speechssl.interop.source import read, write
 from speechssl.models.byols import ByolsModel
-from speechssl.models.wav2vec2 import Headless, Wav2Vec2ForCTC, Wav2Vec2ForSequenceClassification
+from speechssl.models.wav2vec2 import (
+    Headless,
+    Wav2Vec2ForCTC,
+    Wav2Vec2ForPreTraining,
+    Wav2Vec2ForSequenceClassification,
+)
 from speechssl.packed import Packed, pack, segments
 from speechssl.text import CharTokenizer
 
@@ -71,10 +76,11 @@ class SpeechModel:
 
     def untrained(self, seed: int = 1) -> "SpeechModel":
         """The same network with random weights (and the same input normalisation): the baseline of every score."""
+        kind = type(self.model) if isinstance(self.model, (ByolsModel, Wav2Vec2ForPreTraining)) else Headless
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            fresh = ByolsModel(self.config) if isinstance(self.model, ByolsModel) else Headless(self.config)
-        if isinstance(fresh, ByolsModel):
+            fresh: Any = kind(self.config)
+        if isinstance(self.model, ByolsModel):
             fresh.mel_stats.copy_(self.model.mel_stats)
         source = f"{self.source}, random weights"
         return SpeechModel(fresh.to(self.device).eval(), None, {}, source, precision=self.precision)

@@ -196,7 +196,7 @@ def probe_all(out: Path, arms: Sequence[Arm], digits: Path) -> dict[str, ProbeRe
     statistics = np.stack([log_mel_statistics(audio.load(row.path)) for row in rows])
     results = {"log-mel statistics": probe_vectors({"vector": statistics}, labels, speakers, label="label", folds=6)}
     for arm in arms:
-        model = randomised(load(arm.init)) if arm.scratch else load(arm.init)
+        model = load(arm.init).untrained(SEEDS[0]) if arm.scratch else load(arm.init)
         table = out / f"embeddings-{arm.name.replace(' ', '-')}.parquet"
         embed_to_parquet(model, [digits], table, pool="mean+max")
         results[arm.name] = probe(table, folds=6)
@@ -213,14 +213,6 @@ def log_mel_statistics(wave_S: np.ndarray) -> np.ndarray:
     mel_FT = librosa.feature.melspectrogram(y=wave_S, sr=audio.SAMPLE_RATE, n_fft=400, hop_length=320, n_mels=64)
     log_FT = np.log(mel_FT + 1e-6)
     return np.concatenate([log_FT.mean(axis=1), log_FT.max(axis=1)])
-
-
-def randomised(model: SpeechModel) -> SpeechModel:
-    """The same architecture with fresh weights."""
-    import torch
-
-    torch.manual_seed(SEEDS[0])
-    return SpeechModel(type(model.model)(model.config).eval(), None, {}, "random weights")
 
 
 def write_page(out: Path, arms, scores, probes, tables: dict[str, Path], seconds: float) -> Path:

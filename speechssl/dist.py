@@ -37,6 +37,13 @@ def usable(device: str) -> str:
     return device
 
 
+def honest(device: str) -> str:
+    """`device`, on which float32 convolutions are float32 from now on: torch lets a GPU round their inputs to 10 bits (TF32)."""
+    if device.startswith("cuda"):
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    return device
+
+
 def start(device: str) -> None:
     """Join the other processes when torchrun started several."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not td.is_initialized():

@@ -92,9 +92,9 @@ def machine_arguments(parser: argparse.ArgumentParser) -> None:
 
 def loaded(args: argparse.Namespace) -> Any:
     """The model of a verb that streams clips through it."""
-    from speechssl import load
+    from speechssl import dist, load
 
-    return load(args.model, device=args.device, precision=args.precision)
+    return load(args.model, device=dist.honest(dist.usable(args.device)), precision=args.precision)
 
 
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -210,9 +210,10 @@ def benchmark_arguments(parser: argparse.ArgumentParser) -> None:
 
 def benchmark(args: argparse.Namespace) -> None:
     """Score a model on an emotion corpus under a named protocol, beside chance and random weights."""
+    from speechssl import dist
     from speechssl.benchmark import benchmark
 
-    values = vars(args)
+    values = vars(args) | {"device": dist.honest(dist.usable(args.device))}
     print(benchmark(values.pop("model"), values.pop("data"), **values))
 
 

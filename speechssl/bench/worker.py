@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from speechssl import dist
 from speechssl.bench.work import Spec, ours
 from speechssl.errors import InputError
 from speechssl.memory import forget_shapes, keep_freed_memory, resident
@@ -60,7 +61,7 @@ def main() -> None:
     spec = Spec(**{field.name: given[field.name] for field in fields(Spec)})
     torch.set_num_threads(spec.threads)
     if spec.device.startswith("cuda"):
-        torch.cuda.set_device(spec.device)
+        torch.cuda.set_device(dist.honest(spec.device))
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: spec.threads])
     try:

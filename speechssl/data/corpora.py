@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from speechssl.audio import EXTENSIONS, FOREIGN
 from speechssl.data.cremad import CREMA_D_NAME, read_crema_d
@@ -25,7 +25,7 @@ class Named(NamedTuple):
     """A corpus whose file names carry the labels. name: all of it but the ending. tell: (match, path) -> what it says."""
 
     name: str
-    tell: Callable[[re.Match, Path], dict[str, str]]
+    tell: Callable[[re.Match, Path], dict[str, Any]]
 
 
 NAMED = {

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from speechssl.audio import SAMPLE_RATE as RATE
 from speechssl.errors import InputError
 
-RATE = 16_000
 STATISTICS = ("mean", "std", "p10", "p90")
 SHAPES = ("energy", "f0", "voicing", "centroid", "bandwidth", "rolloff", "flatness", "zcr", "flux")
 CURVES = (*(f"mfcc{i:02d}" for i in range(20)), *SHAPES)

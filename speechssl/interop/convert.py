@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from speechssl.audio import SAMPLE_RATE
 from speechssl.errors import InputError
 from speechssl.files import output_folder, writing
 from speechssl.interop import fairseq, huggingface, torchaudio
@@ -15,7 +16,6 @@ from speechssl.interop.checkpoint import Checkpoint, require_wav2vec2
 from speechssl.interop.source import locate, read
 from speechssl.models.byols import ByolsConfig
 
-SAMPLE_RATE = 16_000
 WRITERS: dict[str, Callable[[Path, Checkpoint], list[str] | None]] = {
     "transformers": huggingface.write,
     "fairseq": fairseq.write,

@@ -133,8 +133,10 @@ class Attention(nn.Module):
 
     def forward(self, x_TD: Tensor, spans: Spans) -> Tensor:
         """(T, D) -> (T, D)."""
-        qkv_THd = [project(x_TD).unflatten(1, (self.heads, -1)) for project in (self.q_proj, self.k_proj, self.v_proj)]
-        return self.out_proj(self.mix(x_TD, *qkv_THd, spans).flatten(1))
+        q_THd, k_THd, v_THd = (
+            project(x_TD).unflatten(1, (self.heads, -1)) for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        return self.out_proj(self.mix(x_TD, q_THd, k_THd, v_THd, spans).flatten(1))
 
     def mix(self, x_TD: Tensor, q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, spans: Spans) -> Tensor:
         """Attention of every utterance: (T, H, d)."""
@@ -142,7 +144,9 @@ class Attention(nn.Module):
         if biases is None and one_kernel(q_THd, dropout):
             ends_B, longest = spans.ends_B, max(spans.frames)
             assert ends_B is not None
-            return varlen_attn(q_THd, k_THd, v_THd, ends_B, ends_B, longest, longest)
+            return varlen_attn(  # type: ignore[return-value]
+                q_THd, k_THd, v_THd, ends_B, ends_B, longest, longest
+            )
         pieces = (x_THd.transpose(0, 1)[None].split(spans.frames, dim=2) for x_THd in (q_THd, k_THd, v_THd))
         rows = zip(*pieces, biases or [None] * len(spans.frames), strict=True)
         return torch.cat([attend(q, k, v, dropout, bias) for q, k, v, bias in rows], dim=2)[0].transpose(0, 1)

@@ -73,8 +73,8 @@ def run_protocol(
     protocol: Protocol,
     named: dict[str, np.ndarray],
     ids: Sequence[str],
-    labels: Sequence[str],
-    speakers: Sequence[str],
+    y: np.ndarray,
+    groups: np.ndarray,
     *,
     task: str,
     model: str,
@@ -83,7 +83,6 @@ def run_protocol(
     """Score every matrix (N, D) of `named` under a protocol; InputError as of `splits_of`."""
     from threadpoolctl import threadpool_limits
 
-    y, groups = np.array(labels), np.array(speakers)
     splits, notes = splits_of(protocol, ids, y, groups, task), list(notes)
     for label in np.unique(y).tolist():
         lost = sum(label in y[split.test] and label not in y[split.train] for split in splits[0])

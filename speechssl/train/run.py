@@ -141,7 +141,7 @@ def finetune(recipe: FinetuneRecipe, paths: Paths) -> State:
 @contextlib.contextmanager
 def processes(recipe: Recipe) -> Iterator[Recipe]:
     """Join the other processes of torchrun and settle on a device; gives the recipe with the device filled in."""
-    device = dist.usable(recipe.train.device)
+    device = dist.honest(dist.usable(recipe.train.device))
     if device != "cpu":
         torch.cuda.set_device(device)
     dist.start(device)

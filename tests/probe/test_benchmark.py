@@ -62,6 +62,12 @@ def test_who_leaks(name):
             assert not set(ACTORS[split.train]) & set(ACTORS[split.valid])
 
 
+def scored(name: str, named: dict[str, np.ndarray], labels: list[str], speakers: list[str]):
+    """What a protocol gives for some matrices."""
+    ids, y, groups = list(map(str, range(len(labels)))), np.array(labels), np.array(speakers)
+    return run_protocol(PROTOCOLS[name], named, ids, y, groups, task="other", model="m")
+
+
 def vectors(seed: int = 0, noise: float = 1.0) -> tuple[np.ndarray, list[str], list[str]]:
     """Six speakers of thirty clips: three classes that the vectors tell, and whose speakers differ."""
     rng = np.random.default_rng(seed)
@@ -75,15 +81,7 @@ def vectors(seed: int = 0, noise: float = 1.0) -> tuple[np.ndarray, list[str], l
 def test_a_score_tells_signal_from_noise(name):
     x, labels, speakers = vectors()
     noise = np.random.default_rng(5).normal(size=x.shape)
-    result = run_protocol(
-        PROTOCOLS[name],
-        {"good": x, "noise": noise},
-        list(map(str, range(180))),
-        labels,
-        speakers,
-        task="other",
-        model="m",
-    )
+    result = scored(name, {"good": x, "noise": noise}, labels, speakers)
     good, bad = result.scores
     assert good.uar_interval[0] <= good.uar <= good.uar_interval[1]
     assert good.uar > 0.6 > 0.5 > bad.uar
@@ -110,9 +108,7 @@ def test_serab_shows_both_choices(monkeypatch):
     grid = [("LR", LogisticRegression()), ("NB", GaussianNB())]
     monkeypatch.setattr("speechssl.probe.heads.serab_models", lambda: iter(grid))
     x, labels, speakers = vectors()
-    result = run_protocol(
-        PROTOCOLS["serab"], {"x": x}, list(map(str, range(180))), labels, speakers, task="other", model="m"
-    )
+    result = scored("serab", {"x": x}, labels, speakers)
     chosen, published = result.scores
     assert "chosen on TEST as published" in published.vectors
     assert published.accuracy >= chosen.accuracy
@@ -243,9 +239,7 @@ def test_two_speakers_test_each_other():
     x, labels, _ = vectors()
     speakers = ["a"] * 90 + ["b"] * 90
     for name in ("unseen", "loso"):
-        result = run_protocol(
-            PROTOCOLS[name], {"x": x}, list(map(str, range(180))), labels, speakers, task="tess", model="m"
-        )
+        result = scored(name, {"x": x}, labels, speakers)
         assert result.leaked == 0
         assert "two speakers" in result.notes[0]
         assert result.scores[0].accuracy > 0.6
@@ -260,9 +254,7 @@ def test_one_clip_of_a_class_costs_that_clip_only(name, monkeypatch):
     monkeypatch.setattr("speechssl.probe.heads.serab_models", lambda: iter(grid))
     x, labels, speakers = vectors()
     labels = ["rare", *labels[1:]]
-    result = run_protocol(
-        PROTOCOLS[name], {"x": x}, list(map(str, range(180))), labels, speakers, task="other", model="m"
-    )
+    result = scored(name, {"x": x}, labels, speakers)
     assert result.scores[0].accuracy > 0.6
     if name != "serab":  # its one split tests other speakers
         assert any("class 'rare'" in note for note in result.notes)
@@ -271,9 +263,7 @@ def test_one_clip_of_a_class_costs_that_clip_only(name, monkeypatch):
 
 def test_unknown_speakers_are_no_certainty():
     x, labels, _ = vectors(noise=3)
-    result = run_protocol(
-        PROTOCOLS["hear"], {"x": x}, list(map(str, range(180))), labels, [""] * 180, task="other", model="m"
-    )
+    result = scored("hear", {"x": x}, labels, [""] * 180)
     low, high = result.scores[0].uar_interval
     assert low < high
     assert result.leaked is None
