@@ -213,7 +213,8 @@ def benchmark(args: argparse.Namespace) -> None:
     from speechssl import dist
     from speechssl.benchmark import benchmark
 
-    values = vars(args) | {"device": dist.honest(dist.usable(args.device))}
+    values = vars(args)
+    values["device"] = dist.honest(dist.usable(args.device))
     print(benchmark(values.pop("model"), values.pop("data"), **values))
 
 
