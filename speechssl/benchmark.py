@@ -86,10 +86,12 @@ def read_task(data: Path, task: str, label: str, where: str, leave_out: Sequence
         rows = [replace(row, label=Path(row.path).parent.name, speaker="") for row in rows]
         notes.append("no file name tells a label: the folders' names are taken, and the speakers are unknown")
     if corpus not in ("folder", "manifest"):
-        once = {(row.speaker, Path(row.path).stem): row for row in reversed(rows)}
+        once: dict[tuple[str, str], Utterance] = {}
+        for row in sorted(rows, key=lambda row: Path(row.path).suffix.lower() in audio.FOREIGN):  # sound before video
+            once.setdefault((row.speaker, Path(row.path).stem), row)
         if len(once) < len(rows):
-            notes.append(f"{len(rows) - len(once)} clips lie there twice, under the same name; the first copy is used")
-        rows = list(once.values())[::-1]
+            notes.append(f"{len(rows) - len(once)} clips lie there twice, under the same name; one copy is used")
+        rows = list(once.values())
     usable = [row for row in rows if row.label and Path(row.path).stem not in leave_out and not is_pointer(row.path)]
     if not usable:
         raise InputError(

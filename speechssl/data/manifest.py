@@ -16,8 +16,10 @@ from speechssl.errors import InputError
 from speechssl.files import replacing
 
 COLUMNS = ("id", "path", "start", "duration", "speaker", "label", "text", "split")
-ALIASES = {"dur": "duration", "audio_filepath": "path", "offset": "start", "sentence": "text", "client_id": "speaker"}
-ALIASES |= {"speaker_id": "speaker"}
+ALIASES = {
+    **{"dur": "duration", "offset": "start", "audio_filepath": "path"},
+    **{"sentence": "text", "client_id": "speaker", "speaker_id": "speaker"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,9 +38,9 @@ class ConvLayer(nn.Module):
             weight_OK = self.conv.weight[:, 0]  # a bias would vanish in the norm
             return F.gelu(conv_and_norm(x_NC[:, 0], weight_OK, self.layer_norm, self.conv.stride[0], valid))
         x_TO = conv_stream(x_NC, self.conv.weight, self.conv.bias, self.conv.stride[0])
-        return F.gelu(
-            x_TO if self.layer_norm is None else self.layer_norm(x_TO).to(x_TO.dtype)
-        )  # autocast would widen it
+        if self.layer_norm is not None:
+            x_TO = self.layer_norm(x_TO).to(x_TO.dtype)  # autocast would widen it
+        return F.gelu(x_TO)
 
 
 class SegmentedLinear(torch.autograd.Function):

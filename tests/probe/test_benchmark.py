@@ -206,9 +206,11 @@ def test_clips_that_lie_there_twice_are_heard_once(tmp_path):
         for folder in ("a", "b/a"):
             (tmp_path / "ravdess" / folder).mkdir(parents=True, exist_ok=True)
             (tmp_path / "ravdess" / folder / f"{name}.wav").touch()
+    (tmp_path / "ravdess/a/03-01-01-01-01-01-01.mp4").touch()
     rows, task, notes = read_task(tmp_path / "ravdess", "auto", "label", "", ())
     assert (task, len(rows)) == ("ravdess", 3)
-    assert "3 clips lie there twice" in notes[0]
+    assert {Path(row.path).suffix for row in rows} == {".wav"}
+    assert "4 clips lie there twice" in notes[0]
     rows, _, notes = read_task(tmp_path, "crema-d", "label", "", ())
     assert len({row.id for row in rows}) == len(rows) == 36
 
