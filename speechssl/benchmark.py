@@ -13,9 +13,9 @@ import torch
 
 from speechssl import audio
 from speechssl.api import SpeechModel, load
-from speechssl.data.corpora import find_rows
+from speechssl.data.corpora import class_level, find_rows
 from speechssl.data.cremad import is_pointer, missing
-from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.manifest import Manifest, Utterance, escape
 from speechssl.data.stream import BATCH, reason, stream
 from speechssl.errors import InputError
 from speechssl.features import LogMel
@@ -27,6 +27,7 @@ from speechssl.report import PALETTE, Page, axes, plain, player, plot_embedding_
 
 TASKS = ("auto", "crema-d", "ravdess", "emodb", "emovo", "nemo", "savee", "shemo", "tess", "other")
 MAP_CLIPS = 800
+BARS = 100
 
 
 def benchmark(
@@ -36,6 +37,7 @@ def benchmark(
     task: str = "auto",
     protocol: str = "unseen",
     label: str = "label",
+    pattern: str = "",
     layer: str = "last",
     where: str = "",
     out: Path | None = None,
@@ -44,19 +46,20 @@ def benchmark(
 ) -> Result:
     """Embed the clips of `data`, score them, write out/benchmark.json and out/benchmark.html.
 
-    data: a corpus folder or a manifest with `label` and `speaker`. layer: last, a number, or all (a line each). InputError:
+    data: a corpus folder or a manifest with `label` and `speaker`. pattern: what the names of other folders tell, see
+    data/corpora.py. layer: last, a number, or all (a line each). InputError:
     unknown names, missing labels or speakers, nothing to hear.
     """
     if protocol not in PROTOCOLS:
         raise InputError(f"there is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
     plan = PROTOCOLS[protocol]
-    rows, task, notes = read_task(Path(data), task, label, where, plan.leave_out)
+    rows, task, notes = read_task(Path(data), task, label, where, plan.leave_out, pattern)
     splits_of(plan, *columns(rows), task)  # before the work: are there speakers and classes enough?
     if out is not None:
         output_folder(out)
     loaded = load(model, device=device, precision=precision)
     named, kept, rejected = embed_all(loaded, rows, layer, plan.seconds)
-    notes += [f"left out: {path}: {reason}" for path, reason in rejected[:5]]
+    notes += [f"left out: {escape(path)}: {reason}" for path, reason in rejected[:5]]
     if len(rejected) > 5:
         notes.append(f"and {len(rejected) - 5} more clips that cannot be read")
     result = run_protocol(plan, named, *columns(kept), task=task, model=str(model), notes=notes)
@@ -73,19 +76,28 @@ def columns(rows: Sequence[Utterance]) -> tuple[list[str], np.ndarray, np.ndarra
     return [Path(row.path).stem for row in rows], np.array([r.label for r in rows]), np.array([r.speaker for r in rows])
 
 
-def read_task(data: Path, task: str, label: str, where: str, leave_out: Sequence[str]) -> tuple[list, str, list[str]]:
+def read_task(
+    data: Path, task: str, label: str, where: str, leave_out: Sequence[str], pattern: str = ""
+) -> tuple[list, str, list[str]]:
     """(labelled rows, the task's name, what is missing or was changed)."""
     if task not in TASKS:
         raise InputError(f"there is no task {task!r}; choose one of {', '.join(TASKS)}")
-    found, corpus = find_rows(data, "folder" if task == "other" else task)
+    found, corpus = find_rows(data, "folder" if task == "other" else task, pattern)
     notes = missing(data) if corpus == "crema-d" else []
     rows = list(found.where(where))
     if label != "label":
         rows = [replace(row, label=str(getattr(row, label, row.extra.get(label, "")))) for row in rows]
     if corpus == "folder" and not any(row.label for row in rows):
-        rows = [replace(row, label=Path(row.path).parent.name, speaker="") for row in rows]
-        notes.append("no file name tells a label: the folders' names are taken, and the speakers are unknown")
-    if corpus not in ("folder", "manifest"):
+        level, size = class_level([Path(row.path) for row in rows], data), len(data.parts)
+        if level is not None:
+            parts = [(*Path(row.path).parts[size:-1], *[""] * (level + 1)) for row in rows]
+            rows = [replace(row, label=own[level], speaker="") for row, own in zip(rows, parts, strict=True)]
+            names = sorted({row.label for row in rows} - {""})
+            shown = ", ".join(names[:12]) + " ..." * (len(names) > 12)
+            notes.append(
+                f"no file name tells a label: the folders' names are taken ({shown}), and the speakers are unknown"
+            )
+    if corpus not in ("folder", "manifest", "pattern"):
         once: dict[tuple[str, str], Utterance] = {}
         for row in sorted(rows, key=lambda row: Path(row.path).suffix.lower() in audio.FOREIGN):  # sound before video
             once.setdefault((row.speaker, Path(row.path).stem), row)
@@ -96,7 +108,7 @@ def read_task(data: Path, task: str, label: str, where: str, leave_out: Sequence
     if not usable:
         raise InputError(
             f"{data}: none of {len(rows)} clips has a {label}; give a manifest with the columns path, speaker and {label}, "
-            "or name the corpus with --task"
+            "name the corpus with --task, or say with --pattern what its names mean"
         )
     if len(usable) < len(rows):
         notes.append(f"{len(rows) - len(usable)} of {len(rows)} clips are not used: no {label}, or as published")
@@ -167,10 +179,13 @@ def write_page(result: Result, rows: list[Utterance], vectors: str, vectors_ND: 
     page.figure(plot_confusion(best.confusion, result.classes), "Share of each true class (row), all seeds")
     page.heading("Classes and speakers")
     page.figure(plot_bars(best.recall, f"recall, {name}", result.chance_uar), "Recall per class; line: chance")
-    page.figure(
-        plot_bars(dict(sorted(best.speakers.items(), key=lambda item: item[1])), f"accuracy, {name}", best.accuracy),
-        "Accuracy per test speaker; line: mean",
+    order = sorted(best.speakers, key=lambda speaker: best.speakers[speaker])
+    if len(order) > BARS:
+        order = [order[i] for i in np.linspace(0, len(order) - 1, BARS).round().astype(int)]
+    caption = (
+        f"Accuracy per test speaker ({len(order)} of {len(best.speakers)}, from the worst to the best); line: mean"
     )
+    page.figure(plot_bars({who: best.speakers[who] for who in order}, f"accuracy, {name}", best.accuracy), caption)
     page.heading("Map")
     some = np.random.default_rng(1).permutation(len(rows))[:MAP_CLIPS]
     colours: dict[str, Sequence[str]] = {

@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 
 from speechssl import audio
+from speechssl.files import replacing
 
 STYLE = """
 :root{--ink:#1c2430;--soft:#5b6675;--line:#dfe4ea;--ground:#fbfcfd;--card:#fff;--accent:#2a6fbb}
@@ -77,7 +78,8 @@ class Page:
         head = f'<meta charset=utf-8><meta name=viewport content="width=device-width"><title>{html.escape(self.title)}</title>'
         body = "\n".join(self.parts)
         page = f"<!doctype html><html lang=en><head>{head}<style>{STYLE}</style></head><body><main>{body}</main></body></html>"
-        path.write_text(page, encoding="utf-8")
+        with replacing(path) as draft:  # a file name may hold bytes that are no UTF-8
+            draft.write_text(page, encoding="utf-8", errors="backslashreplace")
         return path
 
 

@@ -9,6 +9,11 @@ from typing import Any
 
 MODEL = "a run, a folder of transformers', a file of fairseq's, torchaudio's or BYOL-S's, a shipped name or a hub id"
 
+PATTERN = (
+    "for a folder of another corpus: a regular expression, searched for in each path below it, whose groups tell the speaker and "
+    r"the label, such as '(?P<speaker>[FM]_\d+)_.*_(?P<label>[A-Z]+)_\d+$'"
+)
+
 
 def prepare_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `prepare`."""
@@ -20,6 +25,7 @@ def prepare_arguments(parser: argparse.ArgumentParser) -> None:
         help="auto, librispeech, common-voice, crema-d, ravdess, emodb, emovo, fsdd, nemo, savee, shemo, tess or folder "
         "(default: recognised)",
     )
+    parser.add_argument("--pattern", default="", help=PATTERN)
     parser.add_argument("--where", default="", help="keep only rows with this value, such as split=train")
     parser.add_argument("--min-seconds", type=float, default=0.1, help="reject shorter clips (default: 0.1)")
     parser.add_argument("--max-seconds", type=float, default=0.0, help="cut longer clips into equal rows (0: never)")
@@ -36,10 +42,9 @@ def prepare(args: argparse.Namespace) -> None:
 def run_arguments(parser: argparse.ArgumentParser, finetune: bool) -> None:
     """Arguments that pretrain and finetune share."""
     parser.add_argument("recipe", type=Path, help="a TOML file; recipes/ holds some. Any value of it can be overridden")
-    parser.add_argument("--train", type=Path, nargs="+", required=True, help="manifest(s) of the training audio")
-    parser.add_argument(
-        "--valid", type=Path, nargs="+", default=[], help="manifest(s) that chooses the best checkpoint"
-    )
+    kind = "manifest(s)" if finetune else "manifest(s) or folder(s)"
+    parser.add_argument("--train", type=Path, nargs="+", required=True, help=f"{kind} of the training audio")
+    parser.add_argument("--valid", type=Path, nargs="+", default=[], help=f"{kind} that choose the best checkpoint")
     parser.add_argument("--out", type=Path, required=True, help="run folder to create")
     parser.add_argument("--init", type=Path, required=finetune, help=f"where to start from: {MODEL}")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out where it stopped")
@@ -53,8 +58,11 @@ def run_arguments(parser: argparse.ArgumentParser, finetune: bool) -> None:
 
 def pretrain(args: argparse.Namespace) -> None:
     """Pretrain wav2vec 2.0 or BYOL-S on unlabeled audio."""
+    from speechssl.data.prepare import listed
     from speechssl.train.run import pretrain
 
+    for name in ("train", "valid"):
+        setattr(args, name, listed(getattr(args, name), args.out, name, args.resume))
     run(pretrain, args)
 
 
@@ -144,7 +152,9 @@ def embed_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `embed`."""
     parser.add_argument("model", help=MODEL)
     parser.add_argument("sources", type=Path, nargs="+", help="a manifest, a folder, or audio files")
-    parser.add_argument("--out", type=Path, required=True, help="the Parquet file to write")
+    parser.add_argument(
+        "--out", type=Path, help="the Parquet file to write (default: named after the first source, here)"
+    )
     parser.add_argument("--where", default="", help="only rows with this value, such as split=test")
     parser.add_argument(
         "--layer",
@@ -162,10 +172,10 @@ def embed_arguments(parser: argparse.ArgumentParser) -> None:
 
 def embed(args: argparse.Namespace) -> None:
     """Turn clips into vectors, one row of a Parquet file each."""
-    from speechssl.probe.embed import embed_to_parquet
+    from speechssl.probe.embed import default_out, embed_to_parquet
 
-    model = loaded(args)
-    done = embed_to_parquet(model, args.sources, args.out, layer=args.layer, pool=args.pool, where=args.where)
+    out = args.out or default_out(args.sources)
+    done = embed_to_parquet(loaded(args), args.sources, out, layer=args.layer, pool=args.pool, where=args.where)
     if done:  # under torchrun the first process speaks for all
         print(done)
 
@@ -202,6 +212,7 @@ def benchmark_arguments(parser: argparse.ArgumentParser) -> None:
         help="unseen (default: speakers nobody trained or chose on), loso, or as published: serab, hear, evar, emobox",
     )
     parser.add_argument("--label", default="label", help="column to predict (default: label)")
+    parser.add_argument("--pattern", default="", help=PATTERN)
     parser.add_argument("--layer", default="last", help="last, a number, or all: a line for each")
     parser.add_argument("--where", default="", help="only manifest rows with this value, such as split=test")
     parser.add_argument("--out", type=Path, help="folder for benchmark.json and benchmark.html")

@@ -79,6 +79,44 @@ def read_named(corpus: str, folder: Path) -> Iterator[Utterance]:
         yield Utterance(id=identity(path, folder), path=str(path), **(NAMED[corpus].tell(match, path) if match else {}))
 
 
+def read_pattern(pattern: str, folder: Path) -> Iterator[Utterance]:
+    """Any folder: the named groups of a regular expression, searched for in the path below it without its ending, are columns.
+    InputError for an expression that is none, or that names no column of ours."""
+    try:
+        known = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"--pattern {pattern!r} is not a regular expression ({error})") from None
+    columns = {"label", "speaker", "text", "split"}
+    if not known.groupindex or known.groupindex.keys() - columns:
+        raise InputError(
+            f"--pattern {pattern!r} must name groups, of {', '.join(sorted(columns))}: for F_01_ANGRY_3.wav it would be "
+            r"'(?P<speaker>[FM]_\d+)_(?P<label>[A-Z]+)_\d+'"
+        )
+    for path in audio_files(folder):
+        name = identity(path, folder)
+        match = known.search(name)
+        told: dict[str, Any] = match.groupdict("") if match else {}
+        yield Utterance(id=name + path.suffix, path=str(path), **told)
+
+
+def class_level(paths: list[Path], folder: Path) -> int | None:
+    """Which level of folders below `folder` tells the class: the one that differs. None if none does; InputError if several do,
+    since nothing says which is the class."""
+    parts = [path.relative_to(folder).parts[:-1] for path in paths]
+    depth = max(map(len, parts), default=0)
+    levels = [sorted({(*own, *[""] * depth)[level] for own in parts}) for level in range(depth)]
+    telling = [level for level, names in enumerate(levels) if len(names) > 1]
+    if len(telling) > 1:
+        shown = "; ".join(
+            f"level {level + 1}: {', '.join(name or '-' for name in levels[level][:4])} ..." for level in telling
+        )
+        raise InputError(
+            f"{folder} has folders in folders ({shown}), and no file name tells which is the class; say it: --pattern "
+            "'(?P<speaker>[^/]+)/(?P<label>[^/]+)/' takes the first level for speakers and the second for labels"
+        )
+    return telling[0] if telling else None
+
+
 def read_librispeech(folder: Path) -> Iterator[Utterance]:
     """speaker/chapter/speaker-chapter-number.flac with one .trans.txt a chapter; the split is the folder above."""
     texts: dict[str, str] = {}
@@ -156,16 +194,20 @@ def detect(folder: Path) -> str:
     return "folder"
 
 
-def find_rows(source: Path, corpus: str = "auto") -> tuple[Manifest, str]:
-    """The rows of a manifest or a folder, and what it is: "manifest" or the name of a corpus. InputError: nothing there."""
+def find_rows(source: Path, corpus: str = "auto", pattern: str = "") -> tuple[Manifest, str]:
+    """The rows of a manifest or a folder, and what it is: "manifest", "pattern" or the name of a corpus. InputError: nothing
+    there."""
     if not source.exists():
         raise InputError(f"{source} does not exist; give a folder of audio or a manifest")
     if corpus != "auto" and corpus not in CORPORA:
         raise InputError(f"there is no corpus reader {corpus!r}; choose one of {', '.join(CORPORA)}")
     if source.is_file() or (source / "wav.scp").exists():
         return read_manifest(source), "manifest"
-    name = detect(source) if corpus == "auto" else corpus
-    rows = Manifest.of(CORPORA[name](source))
+    if pattern:
+        rows, name = Manifest.of(read_pattern(pattern, source)), "pattern"
+    else:
+        name = detect(source) if corpus == "auto" else corpus
+        rows = Manifest.of(CORPORA[name](source))
     if not len(rows):
         raise InputError(f"{source} holds no audio; looked for files ending in {' '.join(EXTENSIONS)}")
     return rows, name

@@ -33,11 +33,13 @@ def is_pointer(path: str | Path) -> bool:
 
 
 def copies(folder: Path) -> dict[str, dict[str, Path]]:
-    """Clip name -> ending -> file, for every file below with a CREMA-D name, video included."""
+    """Clip name -> ending -> file, for every file below with a CREMA-D name, video included; of several files a real one."""
     found: dict[str, dict[str, Path]] = {}
     for path in sorted(files_below(folder)):
         if re.fullmatch(CREMA_D_NAME, path.stem) and path.suffix.lower() in (*FORMATS, ".flv"):
-            found.setdefault(path.stem, {}).setdefault(path.suffix.lower(), path)
+            known = found.setdefault(path.stem, {})
+            if path.suffix.lower() not in known or is_pointer(known[path.suffix.lower()]):
+                known[path.suffix.lower()] = path
     return found
 
 
@@ -77,7 +79,7 @@ def missing(folder: Path) -> list[str]:
         notes.append(f"{CLIPS - usable} of CREMA-D's {CLIPS} clips are missing{shown}")
     kept = [stem for stem in LEFT_OUT if stem in found]
     if kept:
-        notes.append(f"used here, left out by TFDS, SERAB, HEAR and EVAR: {', '.join(kept)}")
+        notes.append(f"there, though TFDS, SERAB, HEAR and EVAR leave them out: {', '.join(kept)}")
     several = Counter(len(paths) > 1 for paths in heard.values())[True]
     if several:
         notes.append(f"{several} clips exist in several formats; the first of {' '.join(FORMATS)} is used")

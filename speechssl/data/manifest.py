@@ -301,7 +301,7 @@ def read_jsonl(path: Path) -> Iterator[Utterance]:
 
 def read_kaldi(folder: Path) -> Iterator[Utterance]:
     """Kaldi: wav.scp, and if present text, utt2spk, segments, spk2gender and spk2age. As in Kaldi, relative paths start from
-    the working folder."""
+    the working folder; where they lead nowhere, from this folder or, as in speechocean762, from the one above."""
 
     def table(name: str) -> dict[str, str]:
         file = folder / name
@@ -315,6 +315,8 @@ def read_kaldi(folder: Path) -> Iterator[Utterance]:
             raise InputError(
                 f"{folder / 'wav.scp'}: {key} is a shell pipe; write its output to a file, pipes are not run"
             )
+    places = (Path("."), folder, folder.parent)
+    root = next((str(place) for place in places if any((place / path).exists() for path in [*waves.values()][:1])), ".")
     for key in segments or waves:
         recording, start, end = (
             kaldi_segment(segments[key], f"{folder / 'segments'}: {key}") if segments else (key, 0, 0)
@@ -324,7 +326,7 @@ def read_kaldi(folder: Path) -> Iterator[Utterance]:
         values = {"id": key, "path": waves[recording], "start": str(start), "duration": str(end - start) if end else ""}
         values |= {"text": texts.get(key, ""), "speaker": speakers.get(key, "")}
         values |= {name: of.get(values["speaker"], "") for name, of in traits.items()}
-        yield make_row(values, ".", f"{folder} {key}")
+        yield make_row(values, root, f"{folder} {key}")
 
 
 def kaldi_segment(line: str, where: str) -> tuple[str, float, float]:

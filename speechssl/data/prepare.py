@@ -8,9 +8,10 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -75,6 +76,7 @@ def prepare(
     out: Path,
     *,
     corpus: str = "auto",
+    pattern: str = "",
     where: str = "",
     min_seconds: float = 0.1,
     max_seconds: float = 0.0,
@@ -86,13 +88,14 @@ def prepare(
         src: a folder of audio, a corpus tree, or a manifest of any known kind.
         out: the TSV to write; out.rejected.tsv lists what was left out and why.
         corpus: auto, or a name of data/corpora.py's CORPORA, such as librispeech, ravdess or folder.
+        pattern: what the names of a folder tell, instead: a regular expression with groups, see data/corpora.py.
         where: keep only rows with this value, such as split=train.
         min_seconds: reject shorter clips.
         max_seconds: cut longer clips into rows of at most this many seconds (0: never).
         jobs: processes (0: one per core).
     """
     src, out = Path(src), output_file(Path(out), "all.tsv")
-    rows, name = find_rows(src, corpus)
+    rows, name = find_rows(src, corpus, pattern)
     rows = list(rows.where(where))
     if where and src.is_file() and out.exists() and out.samefile(src):
         raise InputError(f"--where would leave only some rows of {out} in it; choose another --out")
@@ -112,6 +115,24 @@ def prepare(
     summary.kept, summary.seconds = len(kept), sum(row.duration for row in kept)
     summary.speakers = len({row.speaker for row in kept} - {""})
     return summary
+
+
+def listed(sources: Sequence[Path], run: Path, name: str, resume: bool) -> list[Path]:
+    """Manifests as they are; a folder of audio is listed in RUN.name.tsv first, long recordings in rows of 30 s, unless the
+    run that is resumed did so. InputError under torchrun, where every process would."""
+    found = []
+    for number, source in enumerate(map(Path, sources), 1):
+        if source.is_dir() and not (source / "wav.scp").exists():
+            out = run.with_name(f"{run.name}.{name}{number if number > 1 else ''}.tsv")
+            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                raise InputError(
+                    f"{source} is a folder; list it for all processes: `speechssl prepare {source} --out {out}`"
+                )
+            if not (resume and out.exists()):
+                print(prepare(source, out, max_seconds=30.0), file=sys.stderr)
+            source = out
+        found.append(source)
+    return found
 
 
 def inspect(path: str) -> dict:

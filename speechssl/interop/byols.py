@@ -1,6 +1,7 @@
 """BYOL-S model folders (config.json + model.safetensors), and the published weights as they were published (.pth)."""
 
 import json
+import re
 import shutil
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -12,12 +13,18 @@ from torch import Tensor
 
 from speechssl.config import coerce
 from speechssl.errors import InputError
+from speechssl.features import FlavourName
 from speechssl.interop.checkpoint import Checkpoint
 from speechssl.interop.huggingface import CONFIG, WEIGHTS, read_json, read_tensors, weight_files
 from speechssl.models.byols import ByolsConfig
 
 MODEL_TYPE = "byol-s"
 CREMA_D_STATS = (-4.99372816, 3.13660264)  # SERAB's, the only ones published with these weights
+SLANEY_STATS = (
+    -8.32,
+    3.08,
+)  # those, moved as one utterance of each of 84 LibriSpeech speakers moves (by -3.33; times 0.982)
+BYOL_A_BATCHES = 1_534_402  # that the batch norms of BYOL-A's files count
 MARKS = ("layers.0.0.weight", "layer1.0.conv1.weight", "fc.3.weight")  # of a published CvT, ResNetish, AudioNTT
 
 
@@ -52,32 +59,47 @@ def recognised(named: dict[str, Any]) -> bool:
     return any(isinstance(named.get(mark), Tensor) for mark in MARKS)
 
 
-def read_published(
-    path: Path, named: dict[str, Any], frontend: str = "byol-s", stats: tuple[float, float] = CREMA_D_STATS
-) -> Checkpoint:
-    """A state dict as the authors of BYOL-S or BYOL-A published it; its sizes are read off its shapes.
+def read_published(path: Path, named: dict[str, Any]) -> Checkpoint:
+    """A state dict as the authors of BYOL-S or BYOL-A published it: sizes by its shapes, log-mel flavour by its origin.
 
-    frontend: the log-mel flavour it was trained on ("librosa" for BYOL-A's). stats: mean and standard deviation of the
-    log-mels, which no published file holds; the default are SERAB's for CREMA-D.
+    No published file holds the mean and standard deviation of its log-mels: BYOL-S's get SERAB's for CREMA-D, BYOL-A's
+    the same moved to their mel scale.
     """
     tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
     state = {f"encoder.{key}": value for key, value in tensors.items()}
+    frontend = published_frontend(path.name, tensors)
+    stats = CREMA_D_STATS if frontend == "byol-s" else SLANEY_STATS
     try:
-        config = ByolsConfig(frontend=frontend, **published_sizes(tensors))  # type: ignore[arg-type]
+        config = ByolsConfig(frontend=frontend, **published_sizes(path.name, tensors))
     except (KeyError, TypeError, IndexError, InputError) as error:
         raise InputError(
             f"{path} is not a published BYOL-S state dict ({error}); give a model folder instead"
         ) from None
-    origin = f"{path.name} as its authors published it, with the log-mel statistics {stats[0]:.4f}, {stats[1]:.4f}"
+    heard = f"front-end {frontend}, log-mel statistics {stats[0]:.4f}, {stats[1]:.4f}"
+    origin = f"{path.name} as its authors published it; {heard}"
     state |= {"mel_stats": torch.tensor(stats)}
     return Checkpoint(config=config, state=state, raw={"speechssl": {"origin": origin}}, source=str(path))
 
 
-def published_sizes(state: dict[str, Tensor]) -> dict[str, Any]:
-    """The architecture that a published state dict belongs to."""
+def published_frontend(name: str, state: dict[str, Tensor]) -> FlavourName:
+    """BYOL-A's second version was trained on nnAudio's log-mels, its first on librosa's, BYOL-S on torchaudio's."""
+    if "features.0.weight" in state and "features.8.weight" not in state:
+        return "nnaudio"
+    heard = state.get("features.1.num_batches_tracked")
+    first = re.search("BYOLA-", name) or (heard is not None and int(heard) == BYOL_A_BATCHES)
+    return "librosa" if first else "byol-s"
+
+
+def published_sizes(name: str, state: dict[str, Tensor]) -> dict[str, Any]:
+    """The architecture that a published state dict belongs to. Only the names tell the two CvT of 64-256-512 apart: that
+    trained in batches of 512 takes the mean over time."""
     if "layers.0.0.weight" in state:
         dims = tuple(len(state[f"layers.{i}.0.weight"]) for i in range(3))
-        return {"encoder": "cvt", "dims": dims, "pool": "mean+max" if dims == (64, 256, 512) else "mean"}
+        return {
+            "encoder": "cvt",
+            "dims": dims,
+            "pool": "mean+max" if dims == (64, 256, 512) and "bs512" not in name else "mean",
+        }
     if "layer1.0.conv1.weight" in state:
         return {"encoder": "resnetish34"}
     width, channels = len(state["fc.3.weight"]), len(state["features.0.weight"])

@@ -15,8 +15,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         """Any (B, C, ...) will do."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C, ...) -> (B, C, ...), normalised per channel."""
-        if not self.training or dist.world() == 1:
+        """(B, C, ...) -> (B, C, ...), normalised per channel; a channel of one value, which torch refuses, becomes its bias."""
+        if not self.training or (dist.world() == 1 and input.numel() > input.shape[1]):
             return super().forward(input)
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         rest = [0, *range(2, input.dim())]
@@ -34,9 +34,11 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         return (y * self.weight.view(shape) + self.bias.view(shape)).to(input.dtype)
 
 
-def standardised(x: Tensor) -> Tensor:
-    """Zero mean and unit variance (unbiased) over every value of every process: BYOL-A's "post-norm". No gradient."""
-    n = dist.all_sum_float(x.numel())
-    mean = dist.all_sum(x.sum()) / n
-    std = (dist.all_sum((x - mean).square().sum()) / max(n - 1, 1)).sqrt()
+def standardised(x: Tensor, alone: bool = False) -> Tensor:
+    """Zero mean and unit variance (unbiased) over every value of every process, or of this one: BYOL-A's "post-norm". No
+    gradient."""
+    n = x.numel() if alone else dist.all_sum_float(x.numel())
+    mean = (x.sum() if alone else dist.all_sum(x.sum())) / n
+    power = (x - mean).square().sum()
+    std = ((power if alone else dist.all_sum(power)) / max(n - 1, 1)).sqrt()
     return (x - mean) / std.clamp_min(1e-5)

@@ -83,12 +83,12 @@ def regression(predicted_BD: Tensor, target_BD: Tensor) -> Tensor:
     return 2 - 2 * F.cosine_similarity(predicted_BD.float(), target_BD.float(), dim=1)
 
 
-def spread(x_BD: Tensor) -> Tensor:
-    """Standard deviation of unit vectors over the clips of all processes, times sqrt(D): 1 when they fill their space, 0 when
-    they have collapsed."""
+def spread(x_BD: Tensor, alone: bool = False) -> Tensor:
+    """Standard deviation of unit vectors over the clips of all processes, or of this one, times sqrt(D): 1 when they fill
+    their space, 0 when they have collapsed."""
     unit_BD = F.normalize(x_BD.float(), dim=1)
-    n = dist.all_sum_float(len(unit_BD))
-    mean_D, power_D = dist.all_sum(torch.stack([unit_BD.sum(dim=0), unit_BD.square().sum(dim=0)])) / n
+    sums_2D, n = torch.stack([unit_BD.sum(dim=0), unit_BD.square().sum(dim=0)]), float(len(unit_BD))
+    mean_D, power_D = sums_2D / n if alone else dist.all_sum(sums_2D) / dist.all_sum_float(n)
     return (power_D - mean_D.square()).clamp_min(0).sqrt().mean() * x_BD.shape[1] ** 0.5
 
 
@@ -136,12 +136,12 @@ class ByolObjective(nn.Module):
     @torch.no_grad()
     def initialise(self, batch: ByolBatch, fresh: bool = True) -> None:
         """Fix the normalisation of hybrid targets and, unless the model has learned with its own, of log-mels: the statistics
-        of a first batch."""
+        of a first batch. Log-mels of speech spread over 3 to 5 nats: a spread below 1 is that of silence."""
         if fresh:
             mel_BFT = self.model.frontend(self.waves(batch))
             heard = mel_BFT > mel_BFT.amin() + 1e-3  # digital silence says nothing of speech
             chosen = mel_BFT[heard] if bool(heard.any()) else mel_BFT
-            self.model.mel_stats.copy_(torch.stack([chosen.mean(), chosen.std().clamp_min(1e-3)]))
+            self.model.mel_stats.copy_(torch.stack([chosen.mean(), chosen.std().clamp_min(1.0)]))
         if self.hybrid is not None:
             self.hybrid_stats_2K[0] = batch.targets_BK.mean(dim=0)
             self.hybrid_stats_2K[1] = batch.targets_BK.std(dim=0, correction=0).clamp_min(1e-3)
@@ -168,11 +168,14 @@ class ByolObjective(nn.Module):
         filled = self.bank_seen.clamp_max(len(self.bank_MFT))
         both = [view(mel_BFT, self.bank_MFT, filled, draws_BK, canvas) for draws_BK in batch.draws_BVK.unbind(1)]
         both_BFT = torch.cat(both)
-        one_BFT, two_BFT = (standardised(both_BFT) if self.config.post_norm else both_BFT).chunk(2)
+        one_BFT, two_BFT = (
+            standardised(both_BFT, alone=not self.training) if self.config.post_norm else both_BFT
+        ).chunk(2)
         return mel_BFT, one_BFT, two_BFT
 
     def forward(self, batch: ByolBatch) -> Step:
-        """Sum over the crops of both directions' regression, and of the hybrid loss."""
+        """Sum over the crops of both directions' regression, and of the hybrid loss. Only in training do processes have to
+        call it together."""
         with torch.no_grad():
             mel_BFT, *pair = self.views(batch)
             targets = [self.target[1](self.model.pool(self.target[0](view_BFT))) for view_BFT in pair]
@@ -183,7 +186,7 @@ class ByolObjective(nn.Module):
         if self.training:
             self.heard = mel_BFT, batch.draws_BVK
         sums: dict[str, tuple[Tensor | float, Tensor | float]] = {"byol": (byol.detach(), batch.count)}
-        sums["spread"] = (spread(targets[0]) * batch.count, batch.count)
+        sums["spread"] = (spread(targets[0], alone=not self.training) * batch.count, batch.count)
         if self.hybrid is not None:
             sums["hybrid"] = (hybrid.detach(), batch.count)
         return Step(loss=byol + self.config.hybrid_weight * hybrid, sums=sums)

@@ -65,9 +65,10 @@ def view(mel_BFT: Tensor, bank_MFT: Tensor, filled: Tensor, draws_BK: Tensor, ca
 
 
 def log_mixup_exp(x_BFT: Tensor, other_BFT: Tensor, share_B: Tensor) -> Tensor:
-    """Mix as if the normalised log-mels were logarithms of powers."""
-    share = share_B.to(x_BFT.dtype)[:, None, None]
-    return ((1 - share) * x_BFT.exp() + share * other_BFT.exp() + EPS).log()
+    """Mix as if the normalised log-mels were logarithms of powers; the largest is taken out, so that nothing overflows."""
+    share, top = share_B.to(x_BFT.dtype)[:, None, None], torch.maximum(x_BFT, other_BFT).clamp_min(0)
+    mixed = (1 - share) * (x_BFT - top).exp() + share * (other_BFT - top).exp() + EPS * (-top).exp()
+    return top + mixed.log()
 
 
 def resize_crop(x_BFT: Tensor, box_B4: Tensor, canvas: int) -> Tensor:

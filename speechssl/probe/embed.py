@@ -120,6 +120,14 @@ def rows_of(sources: Sequence[Path], where: str = "") -> Manifest:
     return Manifest.of(found()).where(where)
 
 
+def default_out(sources: Sequence[Path]) -> Path:
+    """clip.wav -> clip.parquet, in the working folder. InputError if that exists: whoever wants it replaced says so."""
+    out = Path(f"{sources[0].resolve().stem}.parquet")
+    if out.exists():
+        raise InputError(f"{out} exists; name the file to write with --out ({out} too: it is then replaced)")
+    return out
+
+
 def embed_to_parquet(
     model: Any,
     sources: Sequence[Path],

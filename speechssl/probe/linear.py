@@ -296,6 +296,10 @@ def intervals(y: np.ndarray, predicted: np.ndarray, groups: np.ndarray, classes:
     per_group = np.zeros((len(names), len(classes), len(classes)))
     for g, a, b in zip(np.searchsorted(names, groups), y, predicted, strict=True):
         per_group[g, index[a], index[b]] += 1
-    picks = np.random.default_rng(seed).integers(0, len(names), size=(1000, len(names)))
-    accuracy, uar = rates(per_group[picks].sum(axis=1))
+    rng = np.random.default_rng(seed)
+    confusions = np.zeros((1000, len(classes), len(classes)))
+    for confusion in confusions:  # counts, not copies of the rows: groups may be many
+        times = np.bincount(rng.integers(0, len(names), size=len(names)), minlength=len(names))
+        confusion[:] = np.tensordot(times, per_group, 1)
+    accuracy, uar = rates(confusions)
     return np.percentile([accuracy, uar], [2.5, 97.5], axis=1)

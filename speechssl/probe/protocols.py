@@ -63,8 +63,8 @@ def known_speakers(speakers: np.ndarray, least: int) -> list[str]:
     names = sorted(set(speakers.tolist()))
     if "" in names:
         raise InputError(
-            f"{int((speakers == '').sum())} clips have no speaker, so a leak cannot be excluded; fill the column `speaker`, or "
-            "take --protocol hear or emobox, which test on speakers that were trained on"
+            f"{int((speakers == '').sum())} clips have no speaker, so a leak cannot be excluded; fill the column `speaker`, say "
+            "with --pattern how names tell it, or take --protocol hear or emobox, which test on speakers that were trained on"
         )
     if len(names) < least:
         raise InputError(
@@ -146,7 +146,7 @@ def emobox(ids, labels, speakers, task, seed) -> list[Split]:
     elif task == "savee":
         tests = [where(speakers, [name]) for name in known_speakers(speakers, 2)]
     elif task == "crema-d":
-        tests = [rng.permutation(len(ids))[: round(0.25 * len(ids))]]
+        tests = [rng.permutation(len(ids))[: round(len(ids) * 1856 / 7442)]]
     else:
         tests = list(np.array_split(rng.permutation(len(ids)), 5))
     return [fifth(np.setdiff1d(np.arange(len(ids)), test), test, rng) for test in tests]
@@ -176,6 +176,7 @@ PROTOCOLS: dict[str, Protocol] = {
                 "chosen on validation",
                 "standardising per speaker uses all unlabeled clips of the test speakers",
                 "one split, no repetition",
+                "published with the log-mels normalised by statistics of the corpus, here by those of the model",
             ),
             splits=serab,
             seeds=(1,),
@@ -199,7 +200,10 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol(
             name="evar",
             summary="EVAR: one split of unseen CREMA-D speakers, clips of 2.5 s, one linear layer, three seeds",
-            flaws=("one split; clips are cut to 2.5 s",),
+            flaws=(
+                "one split; clips are cut to 2.5 s, at their beginning here, where EVAR's script cuts those of training and "
+                "validation anywhere",
+            ),
             splits=evar,
             seeds=(42, 43, 44),
             seconds=2.5,
@@ -212,7 +216,7 @@ PROTOCOLS: dict[str, Protocol] = {
             flaws=(
                 "validation clips come from training speakers",
                 "except for RAVDESS and SAVEE the test speakers are heard in training, which inflates the score; EmoBox's file "
-                "lists are re-drawn here by the seed",
+                "lists are not reproduced: four actors after the other for RAVDESS, clips drawn by the seed for the others",
                 "features are pooled per clip before the first layer, not after it",
             ),
             splits=emobox,

@@ -35,6 +35,7 @@ from speechssl.train.recipe import ByolRecipe, FinetuneRecipe, PretrainRecipe
 PRETRAIN_BAR = {"loss": ".3f", "accuracy": ".3f", "code_perplexity": ".1f", "grad_norm": ".2f"}
 FINETUNE_BAR = {"loss": ".2f", "blank": ".2f", "grad_norm": ".2f"}
 BYOL_BAR = {"loss": ".3f", "spread": ".2f", "hybrid": ".2f", "grad_norm": ".2f"}
+CUT = "cut long recordings into many rows: `speechssl prepare SRC --out x.tsv --max-seconds 10`"
 Recipe = TypeVar("Recipe", PretrainRecipe, ByolRecipe, FinetuneRecipe)
 
 
@@ -71,9 +72,18 @@ def pretrain_byol(recipe: ByolRecipe, paths: Paths) -> State:
             start = replace(start, config=replace(start.config, dropout=recipe.model.dropout))
             recipe = replace(recipe, model=start.config)
             model = ByolsModel(recipe.model) if paths.scratch else build(start)
+        if recipe.objective.hybrid in ("egemaps", "compare"):
+            tell(
+                "openSMILE's licence forbids commercial use, also of what this run learns; objective.hybrid = librosa is free"
+            )
         samples = round(recipe.data.crop_seconds * SAMPLE_RATE)
         objective = ByolObjective(model, recipe.objective, recipe.train.seed, samples)
         train = long_enough(read_manifest(*paths.train), recipe.data.min_seconds, "training data")
+        crops = int(recipe.data.batch_seconds / recipe.data.crop_seconds)
+        if len(train) < 2:
+            raise InputError(f"training data: BYOL compares clips, and there is one only; {CUT}")
+        if len(train) < crops:
+            tell(f"training data: an update hears {len(train)} crops, one of each row, not {crops}; {CUT}")
         valid = long_enough(read_manifest(*paths.valid), 0.0, "validation data") if paths.valid else None
         fresh = paths.init is None or paths.scratch
         if not paths.checkpoint() and (fresh or objective.hybrid):
@@ -231,7 +241,8 @@ def dataset_of(manifest: Manifest, recipe: Any, objective: Any) -> Micro:
 def valid_stream(valid: Manifest, recipe: Any, objective: Any):
     """A function that goes through this rank's share of the validation set once."""
     dataset = dataset_of(valid, recipe, objective)
-    micros = valid_micros(heard_seconds(valid, recipe), recipe.data.micro_seconds)
+    most = min(recipe.data.micro_seconds, recipe.data.batch_seconds)
+    micros = valid_micros(heard_seconds(valid, recipe), most)
     own = micros[dist.rank() :: dist.world()] if len(micros) >= dist.world() else micros
     return lambda: stream(dataset, own, recipe.data.workers)
 
@@ -242,6 +253,8 @@ def facts(recipe: Any, paths: Paths) -> dict[str, Any]:
         "train": [path.name for path in paths.train],
         "init": str(paths.init.name) if paths.init and not paths.scratch else None,
     }
+    if isinstance(recipe, ByolRecipe):
+        origin["hybrid"] = recipe.objective.hybrid
     return origin | {
         "objective": type(recipe.objective).__name__,
         "seed": recipe.train.seed,

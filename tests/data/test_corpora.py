@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from speechssl.data.corpora import CORPORA, audio_files, detect, find_rows
+from speechssl.data.manifest import read_manifest
 from speechssl.data.prepare import prepare
 from speechssl.errors import InputError
 from tests.conftest import CLIP
@@ -156,3 +157,20 @@ def test_a_transcript_that_is_not_utf8_is_counted(tmp_path):
     summary = prepare(tmp_path, tmp_path / "x.tsv", jobs=1)
     assert summary.reasons == {"transcript is not UTF-8": 1}
     assert "iconv" in (tmp_path / "x.rejected.tsv").read_text()
+
+
+@pytest.mark.parametrize(
+    "pattern, complaint", [("(?P<label>", "not a regular"), (r"(\w+)", "must name"), ("(?P<mood>x)", "label, s")]
+)
+def test_patterns_that_cannot_be_used(pattern, complaint, tmp_path):
+    shutil.copy(CLIP, tmp_path)
+    with pytest.raises(InputError, match=complaint):
+        find_rows(tmp_path, pattern=pattern)
+
+
+def test_prepare_takes_a_pattern(tmp_path):
+    (tmp_path / "in").mkdir()
+    shutil.copy(CLIP, tmp_path / "in" / "F_01_OISHI_ANGRY_1.flac")
+    prepare(tmp_path / "in", tmp_path / "x.tsv", pattern=r"(?P<speaker>[FM]_\d+)_.*_(?P<label>[A-Z]+)_\d+$")
+    (row,) = read_manifest(tmp_path / "x.tsv")
+    assert (row.speaker, row.label) == ("F_01", "ANGRY")

@@ -213,3 +213,12 @@ def test_other_people_s_names_never_hide_ours(tmp_path):
     for name in ("a.tsv", "a.jsonl"):
         row = read_manifest(tmp_path / name)[0]
         assert (row.text, row.speaker) == ("HELLO", "anna")
+
+
+def test_kaldi_paths_may_start_above_the_folder(tmp_path):
+    """As in speechocean762, opened from anywhere."""
+    (tmp_path / "train").mkdir()
+    (tmp_path / "WAVE").mkdir()
+    (tmp_path / "WAVE" / "1.wav").touch()
+    kaldi(tmp_path / "train", wav_scp="1 WAVE/1.wav\n", utt2spk="1 s\n")
+    assert [row.path for row in read_manifest(tmp_path / "train")] == [str(tmp_path / "WAVE" / "1.wav")]

@@ -8,7 +8,7 @@ import speechssl
 from speechssl import cli
 from speechssl.api import SpeechModel
 from speechssl.errors import InputError
-from speechssl.interop.byols import CREMA_D_STATS
+from speechssl.interop.byols import CREMA_D_STATS, SLANEY_STATS
 from speechssl.interop.checkpoint import build
 from speechssl.interop.source import read, save_model
 from speechssl.models.byols import ByolsConfig, ByolsModel
@@ -57,6 +57,29 @@ def test_the_published_file_opens_as_it_is():
     published, shipped = build(read(path)), speechssl.load("byol-s").model
     np.testing.assert_allclose(published.mel_stats, CREMA_D_STATS)
     assert all(value.equal(published.state_dict()[key]) for key, value in shipped.state_dict().items())
+
+
+FILES = {
+    "AudioNTT2020-BYOLA-64x96d512.pth": ("audiontt2020", "librosa", "mean+max"),
+    "default512_BYOLAs64x96-2107281850-e100-bs256-lr0003-rs42.pth": ("audiontt2020", "byol-s", "mean+max"),
+    "AudioNTT2022-BYOLA-64x96d3072.pth": ("audiontt2022", "nnaudio", "mean+max"),
+    "cvt_s1-d1-e64_s2-d1-e256_s3-d1-e512_BYOLAs64x96-2107301623-e100-bs256-lr0003-rs42.pth": (
+        "cvt",
+        "byol-s",
+        "mean+max",
+    ),
+    "cvt_s1-d1-e64_s2-d1-e256_s3-d1-e512_BYOLAs64x96-2107021643-e100-bs512-lr0003-rs42.pth": ("cvt", "byol-s", "mean"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_published_file_gets_the_front_end_that_it_was_trained_on(name, tmp_path):
+    encoder, frontend, pool = FILES[name]
+    width = 3072 if encoder == "audiontt2022" else 512
+    torch.save(ByolsModel(ByolsConfig(encoder=encoder, width=width)).encoder.state_dict(), tmp_path / name)
+    opened = read(tmp_path / name)
+    assert (opened.config.frontend, opened.config.pool) == (frontend, pool)
+    assert (float(opened.state["mel_stats"][0]) < -8) == (frontend != "byol-s")
 
 
 def tiny(kind: str) -> SpeechModel:
@@ -152,10 +175,10 @@ def test_what_is_wrong_is_said(tmp_path):
 
 def test_a_file_as_published_opens(tmp_path, speech):
     """Of every encoder, its sizes read off its tensors; and it is saved as speechssl's own folder."""
-    for kind in ("audiontt2020", "audiontt2022"):
-        model = tiny(kind).model
+    for kind, stats in {"audiontt2020": CREMA_D_STATS, "audiontt2022": SLANEY_STATS}.items():
+        model = ByolsModel(ByolsConfig(**TINY[kind], frontend="nnaudio" if kind == "audiontt2022" else "byol-s")).eval()
         torch.save(model.encoder.state_dict(), tmp_path / f"{kind}.pth")
-        model.mel_stats.copy_(torch.tensor(CREMA_D_STATS))
+        model.mel_stats.copy_(torch.tensor(stats))
         opened = speechssl.load(tmp_path / f"{kind}.pth")
         assert opened.config == model.config
         wave_S = speech[:20_000]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from speechssl.data.functionals import librosa_functionals, librosa_names
+from speechssl.data.functionals import TARGETS, librosa_functionals, librosa_names
 from speechssl.errors import InputError
 from speechssl.models.byols import ByolsConfig, ByolsModel
 from speechssl.models.norm import BatchNorm, standardised
@@ -192,3 +192,31 @@ def test_functionals_hear_pitch_and_level():
     assert low["f0_mean"] == pytest.approx(1.0, abs=0.05), "120 Hz is one octave over 60 Hz"
     assert high["f0_mean"] == pytest.approx(2.0, abs=0.05)
     assert low["energy_mean"] - soft["energy_mean"] == pytest.approx(np.log(100), abs=0.05)
+
+
+def test_a_silent_first_update_does_not_ruin_the_rest():
+    """Its statistics are those of silence; loud clips come later, and their views stay finite."""
+    learner = objective(hybrid="librosa")
+    learner.initialise(learner.collate(items(np.zeros(4 * 4800, np.float32), 4)))
+    rng = np.random.default_rng(0)
+    for _ in range(2):  # the second one mixes with what the first one left in the memory bank
+        result = learner(learner.collate(items(rng.normal(0, 0.3, 4 * 4800).astype(np.float32), 4)))
+        learner.after_step()
+        assert torch.isfinite(result.loss)
+    mixed = log_mixup_exp(torch.full((1, 2, 2), 200.0), torch.zeros(1, 2, 2), torch.tensor([0.5]))
+    torch.testing.assert_close(mixed, torch.full((1, 2, 2), 200.0 + np.log(0.5)))
+
+
+def test_an_update_of_one_crop_learns():
+    learner = objective()
+    learner(learner.collate(items(np.random.default_rng(0).normal(0, 0.1, 4800).astype(np.float32), 1))).loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in learner.parameters() if p.grad is not None)
+
+
+@needs_shared
+@pytest.mark.parametrize("kind, name", [("egemaps", "egemapsv02"), ("compare", "compare2016")])
+def test_opensmile_targets_are_its_own(kind, name):
+    pytest.importorskip("opensmile")
+    known, wave_S = np.load(SHARED / "opensmile.npz"), np.load(SHARED / "signals.npz")["a"]
+    assert TARGETS[kind].names() == known[f"{name}_names"].tolist()
+    np.testing.assert_allclose(TARGETS[kind].compute(wave_S), np.nan_to_num(known[f"{name}_a"]), rtol=1e-4, atol=1e-4)

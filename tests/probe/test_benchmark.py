@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from speechssl import cli
 from speechssl.benchmark import benchmark, read_task
 from speechssl.data.corpora import detect
 from speechssl.data.cremad import LEFT_OUT, missing, read_crema_d
@@ -285,3 +286,40 @@ def test_hear_draws_the_published_settings():
         (2, True, 3.2e-3),
         (2, False, 3.2e-3),
     ]
+
+
+def test_folders_in_folders_are_not_guessed(tmp_path):
+    """As in ESD (speaker/emotion/clip) and CaFE (emotion/intensity/clip): nothing says which level is the class."""
+    for speaker in ("0001", "0002"):
+        for emotion in ("Angry", "Sad"):
+            (tmp_path / "all" / speaker / emotion).mkdir(parents=True)
+            (tmp_path / "all" / speaker / emotion / f"{speaker}_1.wav").touch()
+    with pytest.raises(InputError, match=r"level 2: 0001, 0002 \.\.\.; level 3: Angry, Sad \.\.\..* --pattern"):
+        read_task(tmp_path, "other", "label", "", ())
+    rows, task, _ = read_task(tmp_path, "auto", "label", "", (), r"(?P<speaker>\d+)/(?P<label>[^/]+)/")
+    assert task == "other"
+    told = {(row.speaker, row.label) for row in rows}
+    assert told == {(speaker, emotion) for speaker in ("0001", "0002") for emotion in ("Angry", "Sad")}
+
+
+def test_a_corpus_told_by_a_pattern_is_scored(tmp_path, capsys):
+    """Flat names as in SUBESCO; one name is not UTF-8, one is not of the corpus."""
+    clips = sorted((DATA / "fsdd").glob("*.flac"))
+    for number in range(24):
+        name = f"{'FM'[number % 2]}_{number % 4:02d}_X_{('ANGRY', 'SAD', 'NEUTRAL')[number % 3]}_{number}.flac"
+        shutil.copy(clips[40 * number], tmp_path / name)
+    shutil.copy(clips[0], tmp_path / "F_01_X_SAD_99\udced.flac")
+    shutil.copy(clips[0], tmp_path / "readme.flac")
+    pattern = r"(?P<speaker>[FM]_\d+)_.*_(?P<label>[A-Z]+)_\d+"
+    cli.main(["benchmark", "byol-s", "--data", str(tmp_path), "--pattern", pattern, "--out", str(tmp_path / "out")])
+    told = capsys.readouterr().out
+    assert "24 clips, 3 classes, 4 speakers" in told
+    assert r"left out: " in told and r"F_01_X_SAD_99\udced.flac" in told
+    assert r"F_01_X_SAD_99\udced.flac" in (tmp_path / "out/benchmark.html").read_text()
+
+
+def test_a_real_file_is_preferred_to_a_pointer_of_the_same_name(tmp_path):
+    for folder, content in (("AudioWAV", b"version https://git-lfs.github.com/spec/v1\n"), ("archive", b"RIFF")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1001_DFA_ANG_XX.wav").write_bytes(content)
+    assert [Path(row.path).parent.name for row in read_crema_d(tmp_path)] == ["archive"]

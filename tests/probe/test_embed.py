@@ -1,6 +1,7 @@
 """Embeddings against the hidden states themselves; long clips in windows; what the Parquet file holds."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import soundfile
 import torch
 
 import speechssl
+from speechssl import cli
 from speechssl.data import stream
 from speechssl.errors import InputError
 from speechssl.probe import embed, parts
@@ -207,3 +209,13 @@ def test_only_the_same_call_takes_up_what_was_left(change, expected, model, tmp_
     embed_to_parquet(model, [source], out, pool="mean+max" if change == "option" else "model")
     assert sum(counted) == expected
     assert not list(tmp_path.glob("*.parts"))
+
+
+def test_embed_needs_no_name_for_its_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(CLIP, "hello.flac")
+    cli.main(["embed", "byol-s", "hello.flac"])
+    assert "hello.parquet: 1 rows of 512 numbers" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["embed", "byol-s", "hello.flac"])
+    assert "hello.parquet exists" in capsys.readouterr().err

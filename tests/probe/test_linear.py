@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_m
 import speechssl
 from speechssl.errors import InputError
 from speechssl.probe.embed import embed_to_parquet
-from speechssl.probe.linear import group_folds, probe, probe_vectors, rates
+from speechssl.probe.linear import group_folds, intervals, probe, probe_vectors, rates, recall
 from tests.conftest import digits, write_table
 
 
@@ -172,3 +172,15 @@ def test_json_holds_the_predictions(voices, tmp_path):
     pq.write_table(pa.table({"label": y, "speaker": speakers, "vector": list(vectors)}), tmp_path / "e.parquet")
     probe(tmp_path / "e.parquet", out=tmp_path / "e.json")
     assert len(json.loads((tmp_path / "e.json").read_text())["scores"][0]["predicted"]) == len(y)
+
+
+def test_intervals_are_those_of_resampled_groups():
+    rng = np.random.default_rng(0)
+    y = rng.choice(["a", "b", "c"], 300)
+    guess, groups = np.where(rng.random(300) < 0.6, y, "a"), rng.integers(0, 20, 300)
+    found = []
+    for picks in np.random.default_rng(1).integers(0, 20, size=(1000, 20)):
+        rows = np.concatenate([np.flatnonzero(groups == group) for group in picks])
+        found.append(((y[rows] == guess[rows]).mean(), recall(y[rows], guess[rows])))
+    expected = np.percentile(found, [2.5, 97.5], axis=0)
+    np.testing.assert_allclose(intervals(y, guess, groups, np.unique(y), 1), expected)

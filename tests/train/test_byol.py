@@ -6,14 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 
+from speechssl import audio, cli
 from speechssl.config import load_recipe
+from speechssl.data.manifest import read_manifest
+from speechssl.errors import InputError
 from speechssl.train.recipe import ByolRecipe
 from speechssl.train.run import Paths, pretrain
-from tests.conftest import DATA
+from tests.conftest import CLIP, DATA
 
 RECIPE = """
 kind = "byol-s"
@@ -47,9 +52,9 @@ def lines(run: Path) -> list[dict]:
 
 
 def test_resumed_equals_uninterrupted(tmp_path):
-    """Weights, target network, memory bank, statistics and optimiser; with dropout."""
+    """Weights, target network, memory bank, statistics, hybrid head and optimiser; with dropout."""
     path = tmp_path / "recipe.toml"
-    path.write_text(RECIPE.replace("dropout = 0.0", "dropout = 0.3"))
+    path.write_text(RECIPE.replace("dropout = 0.0", "dropout = 0.3").replace('"none"', '"librosa"'))
     train = [DATA / "fsdd.tsv"]
     recipe, half = (load_recipe(ByolRecipe, path, ["--train.steps", steps]) for steps in ("6", "3"))
     pretrain(recipe, Paths(train=train, out=tmp_path / "whole"))
@@ -74,6 +79,12 @@ def test_two_processes_equal_one(tmp_path):
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"] if count > 1 else []
         command = [sys.executable, *launcher, "-m", "speechssl", "pretrain", str(path)]
         command += ["--train", str(DATA / "librispeech.tsv"), "--out", str(tmp_path / str(count))]
+        command += [
+            "--valid",
+            str(DATA / "kerstin.tsv"),
+            "--train.valid_every",
+            "3",
+        ]  # its micro-batches: an odd number
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(DATA.parent)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
         assert done.returncode == 0, done.stderr
@@ -104,3 +115,35 @@ def test_continuing_keeps_the_normalisation_that_the_weights_know(tmp_path):
         for run in ("fresh", "more")
     ]
     assert not targets[0].equal(targets[1])
+
+
+def test_a_folder_is_listed_first(tmp_path):
+    """Long recordings in rows of 30 s; a resumed run takes the list that it began with."""
+    (tmp_path / "calls").mkdir()
+    for number in range(2):
+        soundfile.write(tmp_path / "calls" / f"{number}.wav", np.resize(audio.load(CLIP), 50 * 16000), 16000)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    command = [
+        "pretrain",
+        str(tmp_path / "recipe.toml"),
+        "--train",
+        str(tmp_path / "calls"),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    cli.main([*command, "--train.steps", "2"])
+    listed = read_manifest(tmp_path / "run.train.tsv")
+    assert [round(float(seconds)) for seconds in listed.durations] == [25, 25, 25, 25]
+    (tmp_path / "calls" / "1.wav").unlink()
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--train.steps", "3", "--resume"])
+    assert len(read_manifest(tmp_path / "run.train.tsv")) == 4
+
+
+def test_one_clip_is_too_few(tmp_path):
+    (tmp_path / "one.tsv").write_text(f"path\tduration\n{CLIP}\t2\n")
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    with pytest.raises(InputError, match=r"there is one only; cut long recordings into many rows"):
+        pretrain(
+            load_recipe(ByolRecipe, tmp_path / "recipe.toml"), Paths(train=[tmp_path / "one.tsv"], out=tmp_path / "run")
+        )
