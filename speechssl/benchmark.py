@@ -22,7 +22,7 @@ from speechssl.features import LogMel
 from speechssl.files import output_folder, replacing
 from speechssl.probe.benchmark import Result, run_protocol, splits_of
 from speechssl.probe.embed import LONGEST, embed_clip, embed_waves
-from speechssl.probe.protocols import PROTOCOLS
+from speechssl.probe.protocols import PROTOCOLS, Protocol
 from speechssl.report import PALETTE, Page, axes, plain, player, plot_embedding_map
 
 TASKS = ("auto", "crema-d", "ravdess", "emodb", "emovo", "nemo", "savee", "shemo", "tess", "other")
@@ -58,7 +58,7 @@ def benchmark(
     if out is not None:
         output_folder(out)
     loaded = load(model, device=device, precision=precision)
-    named, kept, rejected = embed_all(loaded, rows, layer, plan.seconds)
+    named, kept, rejected = embed_all(loaded, rows, layer, plan)
     notes += [f"left out: {escape(path)}: {reason}" for path, reason in rejected[:5]]
     if len(rejected) > 5:
         notes.append(f"and {len(rejected) - 5} more clips that cannot be read")
@@ -67,7 +67,8 @@ def benchmark(
         with replacing(out / "benchmark.json") as draft:
             draft.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
         shown = [name for name in named if name.partition(",")[0] == "model"][-1]
-        write_page(result, kept, shown, named[shown], out / "benchmark.html")
+        vectors = [x.mean(axis=0) for x in named[shown]] if plan.frames else named[shown]
+        write_page(result, kept, shown, np.asarray(vectors, dtype=np.float64), out / "benchmark.html")
     return result
 
 
@@ -117,21 +118,34 @@ def read_task(
     return usable, task, notes
 
 
-def embed_all(model: SpeechModel, rows: list[Utterance], layer: str, seconds: float):
-    """({what: (N, D)}, the rows behind them, rejected): the model's layers, its random twin's, log-mel statistics."""
+def embed_all(model: SpeechModel, rows: list[Utterance], layer: str, plan: Protocol):
+    """({what: (N, D), or frames (T, D) of N clips}, the rows behind them, rejected): the model's layers, its random twin's,
+    log-mels."""
     networks, mel = {"model": model, "random weights": model.untrained()}, LogMel("byol-s")
-    how: dict[str, Any] = {"layer": layer, "pool": "model"}
+    how: dict[str, Any] = {"layer": layer, "pool": "none" if plan.frames else "model"}
+
+    def named(found: dict[str, np.ndarray], wave_S: np.ndarray) -> dict[str, np.ndarray]:
+        vectors = {}
+        for name, values in found.items():
+            layers = values if layer == "all" else values[None]
+            for index, value in enumerate(layers):
+                vectors[f"{name}, layer {index}" if len(layers) > 1 else name] = value
+        mel_FT = mel(torch.from_numpy(wave_S)[None])[0]
+        if plan.frames:
+            return {
+                name: normalised(frames_TD) for name, frames_TD in (vectors | {"log-mels": mel_FT.T.numpy()}).items()
+            }
+        statistics = torch.cat([mel_FT.mean(dim=1), mel_FT.std(dim=1, correction=0)])
+        return vectors | {"log-mel statistics": statistics.numpy()}
 
     def several(waves: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
-        waves = [fit(wave_S, seconds) for wave_S in waves]
+        waves = [fit(wave_S, plan.seconds) for wave_S in waves]
         found = {name: embed_waves(network, waves, **how) for name, network in networks.items()}
-        return [
-            named({name: vectors[i] for name, vectors in found.items()}, mel, wave_S) for i, wave_S in enumerate(waves)
-        ]
+        return [named({name: values[i] for name, values in found.items()}, wave_S) for i, wave_S in enumerate(waves)]
 
     def one(path: str, **segment: Any) -> dict[str, np.ndarray]:
-        wave_S = fit(audio.load(path, **segment), seconds)
-        return named({name: embed_clip(network, wave_S, **how) for name, network in networks.items()}, mel, wave_S)
+        wave_S = fit(audio.load(path, **segment), plan.seconds)
+        return named({name: embed_clip(network, wave_S, **how) for name, network in networks.items()}, wave_S)
 
     reach, budget = model.config.geometry.receptive_field, BATCH[model.device.type]
     sizes: dict[str, Any] = {"reach": reach, "longest": LONGEST, "batch_seconds": budget}
@@ -145,18 +159,22 @@ def embed_all(model: SpeechModel, rows: list[Utterance], layer: str, seconds: fl
             found.append(result.value)
     if not kept:
         raise InputError(f"none of {len(rows)} clips can be read; the first: {rejected[0][0]}: {rejected[0][1]}")
-    return {name: np.stack([of[name] for of in found]).astype(np.float64) for name in found[0]}, kept, rejected
+    return {name: gathered([of[name] for of in found], plan.frames) for name in found[0]}, kept, rejected
 
 
-def named(found: dict[str, np.ndarray], mel: LogMel, wave_S: np.ndarray) -> dict[str, np.ndarray]:
-    """One clip's vectors by what they are: each network's, layer by layer where there are several, and log-mel statistics."""
-    vectors = {}
-    for name, layers in found.items():
-        for index, vector_D in enumerate(np.atleast_2d(layers)):
-            vectors[f"{name}, layer {index}" if np.ndim(layers) > 1 and len(layers) > 1 else name] = vector_D
-    mel_FT = mel(torch.from_numpy(wave_S)[None])[0]
-    statistics = torch.cat([mel_FT.mean(dim=1), mel_FT.std(dim=1, correction=0)])
-    return vectors | {"log-mel statistics": statistics.numpy()}
+def gathered(values: list[np.ndarray], frames: bool) -> np.ndarray:
+    """One matrix (N, D), or an array of N clips' frames."""
+    if not frames:
+        return np.stack(values).astype(np.float64)
+    clips = np.empty(len(values), dtype=object)
+    for i, frames_TD in enumerate(values):
+        clips[i] = frames_TD
+    return clips
+
+
+def normalised(frames_TD: np.ndarray) -> np.ndarray:
+    """All numbers of a clip brought to zero mean and unit variance together, as EmoBox does it; kept in 16 bits."""
+    return ((frames_TD - frames_TD.mean()) / np.sqrt(frames_TD.var() + 1e-5)).astype(np.float16)
 
 
 def fit(wave_S: np.ndarray, seconds: float) -> np.ndarray:

@@ -1,21 +1,25 @@
 """Training clips per second: this package's BYOL-S update beside an eager re-creation of the public training step.
 
-    python recipes/byols/throughput.py CLIPS.tsv [--batch 64] [--updates 5]
+    python recipes/byols/throughput.py CLIPS.tsv [--batch 64] [--updates 8] [--workers 1]
 
-The public step (byol-a, SERAB, commits in README.md): per clip and in the data loader, log-mel, mix-up with a bank, random
+The public step (byol-a, SERAB): per clip, in a worker process of the data loader, log-mel, mix-up with that worker's bank, random
 resize crop by interpolation, twice; then float32 forward passes of online and target network, AdamW, moving average by a Python
-loop. Same network, batch, clips, threads and optimiser for both; both load their audio in this process.
+loop. Same network, batch, clips, optimiser, workers (one thread each) and threads of the main process (one) for both; ours reads
+and packs in its worker and makes the views on the whole batch.
 """
 
 import argparse
 import random
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from speechssl import audio
 from speechssl.data.manifest import read_manifest
@@ -50,20 +54,46 @@ def public_view(x_FT: torch.Tensor, bank: list[torch.Tensor]) -> torch.Tensor:
     return F.interpolate(crop, size=(64, FRAMES), mode="bicubic", align_corners=True)[0, 0]
 
 
-def public(learner: ByolObjective, optimizer, rows, updates: int) -> float:
-    """Clips per second of the re-created public step."""
-    mel, bank = LogMel("byol-s"), []
+class PublicClips(Dataset):
+    """Two views of one clip an item; the bank is each worker's own, as there."""
+
+    def __init__(self, rows) -> None:
+        self.rows, self.mel, self.bank = rows, LogMel("byol-s"), []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        (item,) = items([self.rows[index]], 0)
+        x_FT = (self.mel(torch.from_numpy(np.resize(item.wave_S, SAMPLES))[None])[0] + 5) / 3
+        return public_view(x_FT, self.bank), public_view(x_FT, self.bank)
+
+
+class OurBatches(Dataset):
+    """A whole update an item, read and packed."""
+
+    def __init__(self, rows, learner: ByolObjective, batch: int) -> None:
+        self.rows, self.learner, self.batch = rows, learner, batch
+
+    def __len__(self) -> int:
+        return len(self.rows) // self.batch
+
+    def __getitem__(self, index: int):
+        return self.learner.collate(items(self.rows[index * self.batch :][: self.batch], index))
+
+
+def one_thread(_worker: int) -> None:
+    """What a worker of either loader starts with."""
+    torch.set_num_threads(1)
+
+
+def public(learner: ByolObjective, optimizer, rows, batch: int, **loading) -> Iterator[None]:
+    """Updates of the re-created public training."""
     learner.model.encoder.to(memory_format=torch.contiguous_format)
-    online = [learner.model, learner.projector]
-    began = time.process_time()
-    for update in range(updates):
-        pairs = []
-        for item in items(rows, update):
-            x_FT = (mel(torch.from_numpy(np.resize(item.wave_S, SAMPLES))[None])[0] + 5) / 3
-            pairs.append((public_view(x_FT, bank), public_view(x_FT, bank)))
-        both = torch.cat([torch.stack(views) for views in zip(*pairs, strict=True)])
+    for pair in DataLoader(PublicClips(rows), batch_size=batch, **loading):
+        both = torch.cat(pair)
         views = ((both - both.mean()) / both.std()).chunk(2)
-        predicted = [learner.predictor(online[1](online[0](view_BFT))) for view_BFT in views]
+        predicted = [learner.predictor(learner.projector(learner.model(view_BFT))) for view_BFT in views]
         with torch.no_grad():
             wanted = [learner.target[1](learner.model.pool(learner.target[0](view_BFT))) for view_BFT in views]
         loss = (regression(predicted[0], wanted[1]) + regression(predicted[1], wanted[0])).mean()
@@ -73,42 +103,54 @@ def public(learner: ByolObjective, optimizer, rows, updates: int) -> float:
         networks = torch.nn.ModuleList([learner.model.encoder, learner.projector])
         for slow, fast in zip(learner.target.parameters(), networks.parameters(), strict=True):
             slow.data = slow.data * 0.99 + 0.01 * fast.data
-    return updates * len(rows) / (time.process_time() - began)
+        yield
 
 
-def ours(learner: ByolObjective, optimizer, rows, updates: int, bf16: bool) -> float:
-    """Clips per second of this package's update."""
-    began = time.process_time()
-    for update in range(updates):
-        batch = learner.collate(items(rows, update))
+def ours(learner: ByolObjective, optimizer, rows, batch: int, bf16: bool, **loading) -> Iterator[None]:
+    """Updates of this package."""
+    for update in DataLoader(OurBatches(rows, learner, batch), batch_size=None, **loading):
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            step = learner(batch)
-        (step.loss / batch.count).backward()
+            step = learner(update)
+        (step.loss / update.count).backward()
         optimizer.step()
         optimizer.zero_grad()
         learner.after_step()
-    return updates * len(rows) / (time.process_time() - began)
+        yield
+
+
+def speed(updates: Iterator[None], batch: int) -> float:
+    """Clips per second of wall-clock time after a first update, which starts the workers and warms up."""
+    next(updates)
+    began = time.perf_counter()
+    return batch * sum(1 for _ in updates) / (time.perf_counter() - began)
 
 
 def main() -> None:
-    """Print clips per second of CPU time, one thread."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print clips per second of each, in turns."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--updates", type=int, default=5)
+    parser.add_argument("--updates", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [row for row in read_manifest(args.manifest) if row.duration > 1][: args.batch]
-    for name in ("public step, float32", "speechssl, float32", "speechssl, bf16 autocast"):
+    rows = [row for row in read_manifest(args.manifest) if row.duration > 1]
+    rows = [rows[i % len(rows)] for i in range(args.batch * (args.updates + 1))]
+    loading = {"num_workers": args.workers, "worker_init_fn": one_thread}
+    found: dict[str, list[float]] = {
+        "public step, float32": [],
+        "speechssl, float32": [],
+        "speechssl, bf16 autocast": [],
+    }
+    for name in tqdm(list(found) * args.rounds):
         torch.manual_seed(1)
-        model = ByolsModel(ByolsConfig())
-        learner = ByolObjective(model, ByolObjectiveConfig(), 1, SAMPLES).train()
+        learner = ByolObjective(ByolsModel(ByolsConfig()), ByolObjectiveConfig(), 1, SAMPLES).train()
         optimizer = torch.optim.AdamW(learner.parameters(), 3e-4, fused="speechssl" in name)
         step = public if "public" in name else partial(ours, bf16="bf16" in name)
-        step(learner, optimizer, rows, 1)
-        print(
-            f"{name:28s} {step(learner, optimizer, rows, args.updates):7.1f} clips per second of CPU time", flush=True
-        )
+        found[name].append(speed(step(learner, optimizer, rows, args.batch, **loading), args.batch))
+    for name, speeds in found.items():
+        print(f"{name:28s} {np.median(speeds):7.1f} clips per second ({min(speeds):.1f} ... {max(speeds):.1f})")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from speechssl.probe.linear import recall
 
@@ -21,7 +21,7 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 class Parts(NamedTuple):
-    """x_train, x_valid, x_test: (N, D). y_train, y_valid: labels."""
+    """x_train, x_valid, x_test: (N, D), or N times the frames (T, D) of a clip. y_train, y_valid: labels."""
 
     x_train: np.ndarray
     x_valid: np.ndarray
@@ -113,7 +113,28 @@ class Setting(NamedTuple):
     shuffle: bool = True
 
 
-def network(setting: Setting, inputs: int, classes: int) -> nn.Sequential:
+class Network(nn.Sequential):
+    """Layers; frames, which lie end to end, are averaged per clip after the first ReLU."""
+
+    def forward(self, x: Tensor, frames_B: Tensor | None = None) -> Tensor:
+        """(B, D), or (all frames, D) with the number of each clip's, -> (B, classes)."""
+        for layer in self:
+            x = layer(x)
+            if frames_B is not None and isinstance(layer, nn.ReLU):
+                clip_N = torch.repeat_interleave(frames_B)
+                x = x.new_zeros(len(frames_B), x.shape[1]).index_add(0, clip_N, x) / frames_B[:, None]
+                frames_B = None
+        return x
+
+
+def packed(x: np.ndarray) -> tuple[Tensor, Tensor | None]:
+    """A matrix (N, D) as a tensor, or the frames of N clips end to end with their numbers."""
+    if x.dtype != object:
+        return torch.from_numpy(np.asarray(x, dtype=np.float32)), None
+    return torch.from_numpy(np.concatenate(x)).float(), torch.tensor([len(frames_TD) for frames_TD in x])
+
+
+def network(setting: Setting, inputs: int, classes: int) -> Network:
     """Linear (- BN) - ReLU (- dropout) per hidden layer, then a linear output."""
     layers: list[nn.Module] = []
     for width in setting.hidden:
@@ -125,21 +146,21 @@ def network(setting: Setting, inputs: int, classes: int) -> nn.Sequential:
     for index, layer in enumerate(maps if setting.norm else []):
         gain = 2**0.5 if index else 1.0  # a ReLU lies before it, or not
         (nn.init.xavier_normal_ if setting.xavier_normal else nn.init.xavier_uniform_)(layer.weight, gain)
-    return nn.Sequential(*layers)
+    return Network(*layers)
 
 
 def train(parts: Parts, setting: Setting, seed: int) -> tuple[float, np.ndarray]:
     """Adam with early stopping on validation accuracy: (that accuracy, test predictions)."""
     classes, y = np.unique(parts.y_train, return_inverse=True)
-    data = [np.asarray(x, dtype=np.float32) for x in (parts.x_train, parts.x_valid, parts.x_test)]
+    x_train, x_valid, x_test = parts.x_train, parts.x_valid, parts.x_test
     if setting.standardise:
-        mean, std = data[0].mean(axis=0), data[0].std(axis=0) + 1e-8
-        data = [(x - mean) / std for x in data]
-    x_train, x_valid, x_test = map(torch.from_numpy, data)
+        mean, std = x_train.mean(axis=0), x_train.std(axis=0) + 1e-8
+        x_train, x_valid, x_test = ((x - mean) / std for x in (x_train, x_valid, x_test))
+    valid, test = packed(x_valid), packed(x_test)
     target = torch.from_numpy(y)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = network(setting, x_train.shape[1], len(classes))
+        net = network(setting, valid[0].shape[1], len(classes))
         optimizer = torch.optim.Adam(net.parameters(), lr=setting.lr)
         best, guess, waited = -1.0, np.zeros(len(x_test), dtype=int), 0
         for epoch in range(1, setting.epochs + 1):
@@ -147,17 +168,17 @@ def train(parts: Parts, setting: Setting, seed: int) -> tuple[float, np.ndarray]
             order = torch.randperm(len(x_train)) if setting.shuffle else torch.arange(len(x_train))
             for rows in order.split(setting.batch):
                 if len(rows) > 1:  # batch norm needs two
-                    nn.functional.cross_entropy(net(x_train[rows]), target[rows]).backward()
+                    nn.functional.cross_entropy(net(*packed(x_train[rows.numpy()])), target[rows]).backward()
                     optimizer.step()
                     optimizer.zero_grad()
             if epoch % setting.check:
                 continue
             net.eval()
             with torch.no_grad():
-                score = float((classes[net(x_valid).argmax(1).numpy()] == parts.y_valid).mean())
+                score = float((classes[net(*valid).argmax(1).numpy()] == parts.y_valid).mean())
                 waited += 1
                 if score > best:
-                    best, guess, waited = score, net(x_test).argmax(1).numpy(), 0
+                    best, guess, waited = score, net(*test).argmax(1).numpy(), 0
             if waited >= setting.patience:
                 break
     return best, classes[guess]

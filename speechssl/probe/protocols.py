@@ -34,7 +34,8 @@ class Split(NamedTuple):
 class Protocol:
     """splits: (ids, labels, speakers, task, seed) -> Splits. seeds: how often all of it is repeated. seconds: clips are
     cut or padded to this length (0: whole clips). head: "logistic", or how the published form classifies (probe/heads.py).
-    speaker_norm: standardise each speaker inside each split."""
+    speaker_norm: standardise each speaker inside each split. frames: classify all frames of a clip, normalised together,
+    instead of its one vector."""
 
     name: str
     summary: str
@@ -44,6 +45,7 @@ class Protocol:
     seconds: float = 0.0
     head: str = "logistic"
     speaker_norm: bool = False
+    frames: bool = False
     leave_out: tuple[str, ...] = ()
 
 
@@ -217,8 +219,8 @@ PROTOCOLS: dict[str, Protocol] = {
                 "validation clips come from training speakers",
                 "except for RAVDESS and SAVEE the test speakers are heard in training, which inflates the score; EmoBox's file "
                 "lists are not reproduced: four actors after the other for RAVDESS, clips drawn by the seed for the others",
-                "features are pooled per clip before the first layer, not after it",
             ),
+            frames=True,
             splits=emobox,
             seeds=(1,),
             head="emobox",

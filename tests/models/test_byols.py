@@ -119,6 +119,12 @@ def test_any_clip_has_a_finite_embedding_and_gradient(kind, clip):
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
 
 
+@pytest.mark.parametrize("kind", TINY)
+def test_ten_minutes_have_a_finite_embedding(kind, speech):
+    vector = tiny(kind).embed(np.resize(speech, 600 * 16_000))
+    assert np.isfinite(vector).all() and vector.std() > 0
+
+
 @pytest.mark.parametrize("extra", [0, 100, 1279, 1281, 9_000])
 @pytest.mark.parametrize("kind", ["audiontt2020", "audiontt2022"])
 def test_windows_of_a_long_clip_change_nothing(kind, extra, speech, monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from speechssl import cli
 from speechssl.benchmark import benchmark, read_task
@@ -14,7 +15,7 @@ from speechssl.data.corpora import detect
 from speechssl.data.cremad import LEFT_OUT, missing, read_crema_d
 from speechssl.errors import InputError
 from speechssl.probe.benchmark import run_protocol
-from speechssl.probe.heads import HEADS, Parts, hear_settings
+from speechssl.probe.heads import HEADS, Parts, Setting, hear_settings, network, packed
 from speechssl.probe.protocols import PROTOCOLS, leaks
 from tests.conftest import DATA
 from tests.models.byols_reference import SHARED, needs_shared
@@ -323,3 +324,15 @@ def test_a_real_file_is_preferred_to_a_pointer_of_the_same_name(tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "1001_DFA_ANG_XX.wav").write_bytes(content)
     assert [Path(row.path).parent.name for row in read_crema_d(tmp_path)] == ["archive"]
+
+
+def test_frames_are_averaged_after_the_first_layer():
+    """EmoBox's head on clips of different lengths: linear, ReLU, mean over time, linear."""
+    rng = np.random.default_rng(0)
+    clips = np.empty(3, dtype=object)
+    clips[:] = [rng.normal(size=(length, 5)).astype(np.float16) for length in (1, 4, 9)]
+    net = network(Setting(hidden=(7,)), 5, 2)
+    frames_ND, frames_B = packed(clips)
+    for ours, clip_TD in zip(net(frames_ND, frames_B), clips, strict=True):
+        expected = net[2](net[0](torch.from_numpy(clip_TD).float()).relu().mean(dim=0))
+        torch.testing.assert_close(ours, expected)
