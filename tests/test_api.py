@@ -45,7 +45,7 @@ def test_the_shipped_model_opens_by_its_name(clip, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "source, device, complaint",
     [
-        ("no/such/run", "cpu", "no/such/run does not exist; .*ships with speechssl: byol-s, small"),
+        ("no/such/run", "cpu", "no/such/run does not exist; .*ships with speechssl: byol-s, byol-s-wide, small"),
         (CLIP, "cpu", "flac cannot be read as a checkpoint: it is not a file of torch.save"),
         ("small", "gpu", "there is no device 'gpu'; this machine has cpu"),
         ("small", "cuda:99", "there is no device 'cuda:99'"),

@@ -46,7 +46,9 @@ def test_a_misspelt_path_does_not_ask_the_hub(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    with pytest.raises(speechssl.InputError, match=r"runs/mien does not exist; give a run folder, .*: byol-s, small"):
+    with pytest.raises(
+        speechssl.InputError, match=r"runs/mien does not exist; give a run folder, .*: byol-s, byol-s-wide, small"
+    ):
         speechssl.load("runs/mien")
 
 

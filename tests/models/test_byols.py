@@ -1,5 +1,7 @@
 """BYOL-S models: equal to the public code, independent of other clips, finite on any clip."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -12,9 +14,10 @@ from speechssl.interop.byols import CREMA_D_STATS, SLANEY_STATS
 from speechssl.interop.checkpoint import build
 from speechssl.interop.source import read, save_model
 from speechssl.models.byols import ByolsConfig, ByolsModel
+from speechssl.models.norm import BatchNorm
 from speechssl.probe import embed
 from speechssl.probe.embed import embed_waves
-from tests.conftest import refused
+from tests.conftest import ROOT, refused
 from tests.models.byols_reference import SHARED, SMALL, formula, needs_shared
 
 ENCODERS = {
@@ -49,6 +52,35 @@ def test_shipped_weights_give_the_published_embeddings():
     frames_TD = model.hidden_states([SMALL["signal_c"]])[0][0]
     np.testing.assert_allclose(frames_TD, SMALL["frames_c"], atol=1e-4)
     np.testing.assert_allclose(model.embed(SMALL["signal_c"]), SMALL["embedding_c"], atol=1e-4)
+
+
+def test_wide_weights_hold_the_published_ones(speech):
+    wide, published = (speechssl.load(name).embed(speech[:32_000]) for name in ("byol-s-wide", "byol-s"))
+    assert wide.shape == (2560,)
+    np.testing.assert_allclose(wide[:512], published, atol=5e-3 * published.max())  # 16 bits
+
+
+def test_two_networks_side_by_side_give_both_embeddings(speech):
+    """Exactly when their inputs are normalised alike; else but for what lies at the border, where zeros are padded."""
+    sys.path.insert(0, str(ROOT / "recipes" / "byols"))
+    try:
+        from side_by_side import side_by_side
+    finally:
+        sys.path.pop(0)
+    wave_BS = torch.from_numpy(speech[:64_000])[None]
+    for stats, atol in (((-5.0, 3.0), 1e-5), ((-5.5, 4.0), 0.03)):
+        models = [
+            ByolsModel(ByolsConfig(width=width, channels=channels)).eval() for width, channels in ((16, 4), (24, 6))
+        ]
+        for model, own in zip(models, ((-5.0, 3.0), stats), strict=True):
+            model.mel_stats.copy_(torch.tensor(own))
+            for norm in (layer for layer in model.encoder.features if isinstance(layer, BatchNorm)):
+                torch.nn.init.normal_(norm.running_mean, 0, 0.1)
+                torch.nn.init.uniform_(norm.bias, -0.1, 0.1)
+        with torch.no_grad():
+            expected = torch.cat([model(model.mels(wave_BS)) for model in models], dim=1)
+            joined = side_by_side(*models)
+            torch.testing.assert_close(joined(joined.mels(wave_BS)), expected, atol=atol, rtol=0)
 
 
 @needs_shared
