@@ -127,7 +127,7 @@ def embed_all(model: SpeechModel, rows: list[Utterance], layer: str, plan: Proto
     def named(found: dict[str, np.ndarray], wave_S: np.ndarray) -> dict[str, np.ndarray]:
         vectors = {}
         for name, values in found.items():
-            layers = values if layer == "all" else values[None]
+            layers = values if layer in ("all", "weighted") else values[None]
             for index, value in enumerate(layers):
                 vectors[f"{name}, layer {index}" if len(layers) > 1 else name] = value
         mel_FT = mel(torch.from_numpy(wave_S)[None])[0]

@@ -42,7 +42,7 @@ def prepare(args: argparse.Namespace) -> None:
 def run_arguments(parser: argparse.ArgumentParser, finetune: bool) -> None:
     """Arguments that pretrain and finetune share."""
     parser.add_argument("recipe", type=Path, help="a TOML file; recipes/ holds some. Any value of it can be overridden")
-    kind = "manifest(s)" if finetune else "manifest(s) or folder(s)"
+    kind = "manifest(s)" if finetune else "manifest(s), or a folder,"
     parser.add_argument("--train", type=Path, nargs="+", required=True, help=f"{kind} of the training audio")
     parser.add_argument("--valid", type=Path, nargs="+", default=[], help=f"{kind} that choose the best checkpoint")
     parser.add_argument("--out", type=Path, required=True, help="run folder to create")

@@ -7,6 +7,7 @@ the second one's first convolution is changed to undo it, exactly but for the bo
 """
 
 import argparse
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,11 @@ def blocks(target: nn.Module, first: nn.Module, second: nn.Module, flat: int = 0
 
 def renormalised(model: ByolsModel, stats_2: torch.Tensor) -> Any:
     """The encoder for log-mels of other statistics: its first convolution takes the change upon itself."""
-    (mean, std), (theirs, spread) = model.mel_stats, stats_2
-    conv = model.encoder.features[0]
+    (mean, std), (theirs, spread), encoder = model.mel_stats, stats_2, copy.deepcopy(model.encoder)
+    conv = encoder.features[0]
     conv.bias += conv.weight.sum(dim=(1, 2, 3)) * (theirs - mean) / std
     conv.weight *= spread / std
-    return model.encoder
+    return encoder
 
 
 @torch.no_grad()
@@ -52,8 +53,10 @@ def side_by_side(first: ByolsModel, second: ByolsModel) -> ByolsModel:
     for config in (first.config, second.config):
         if not isinstance(config, ByolsConfig) or config.encoder != "audiontt2020":
             raise InputError("both models must be AudioNTT2020 (model.encoder = audiontt2020)")
-    if first.config.frontend != second.config.frontend:
-        raise InputError(f"the front-ends differ: {first.config.frontend}, {second.config.frontend}")
+    for name in ("frontend", "pool"):
+        one, two = getattr(first.config, name), getattr(second.config, name)
+        if one != two:
+            raise InputError(f"{name} differs: {one}, {two}; both models must have the same")
     channels = first.config.channels + second.config.channels
     model = ByolsModel(replace(first.config, width=first.config.width + second.config.width, channels=channels)).eval()
     model.mel_stats.copy_(first.mel_stats)

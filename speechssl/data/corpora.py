@@ -110,9 +110,10 @@ def class_level(paths: list[Path], folder: Path) -> int | None:
         shown = "; ".join(
             f"level {level + 1}: {', '.join(name or '-' for name in levels[level][:4])} ..." for level in telling
         )
+        below = f"^([^/]+/){{{telling[0]}}}" if telling[0] else "^"
         raise InputError(
             f"{folder} has folders in folders ({shown}), and no file name tells which is the class; say it: --pattern "
-            "'(?P<speaker>[^/]+)/(?P<label>[^/]+)/' takes the first level for speakers and the second for labels"
+            f"'{below}(?P<speaker>[^/]+)/(?P<label>[^/]+)/' takes level {telling[0] + 1} for speakers and the next for labels"
         )
     return telling[0] if telling else None
 
@@ -201,6 +202,12 @@ def find_rows(source: Path, corpus: str = "auto", pattern: str = "") -> tuple[Ma
         raise InputError(f"{source} does not exist; give a folder of audio or a manifest")
     if corpus != "auto" and corpus not in CORPORA:
         raise InputError(f"there is no corpus reader {corpus!r}; choose one of {', '.join(CORPORA)}")
+    if pattern and (source.is_file() or corpus not in ("auto", "folder")):
+        raise InputError(
+            "--pattern tells what the names in a folder mean; give a folder, and no other name of a corpus beside it"
+            if source.is_dir()
+            else f"--pattern tells what the names in a folder mean, and {source} is a manifest; fill in its columns"
+        )
     if source.is_file() or (source / "wav.scp").exists():
         return read_manifest(source), "manifest"
     if pattern:

@@ -118,21 +118,30 @@ def prepare(
 
 
 def listed(sources: Sequence[Path], run: Path, name: str, resume: bool) -> list[Path]:
-    """Manifests as they are; a folder of audio is listed in RUN.name.tsv first, long recordings in rows of 30 s, unless the
-    run that is resumed did so. InputError under torchrun, where every process would."""
-    found = []
-    for number, source in enumerate(map(Path, sources), 1):
+    """Manifests as they are; folders of audio are listed in RUN.name.tsv first, long recordings in rows of 30 s, unless the
+    run that is resumed did so. InputError for several folders, and under torchrun, where every process would list them."""
+    run, found = Path(os.path.abspath(run)), []
+    for source in map(Path, sources):
         if source.is_dir() and not (source / "wav.scp").exists():
-            out = run.with_name(f"{run.name}.{name}{number if number > 1 else ''}.tsv")
-            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            out = run.with_name(f"{run.name}.{name}.tsv")
+            if len(sources) > 1:
                 raise InputError(
-                    f"{source} is a folder; list it for all processes: `speechssl prepare {source} --out {out}`"
+                    f"{source} is a folder and not alone; list it: {by_hand(source, source.name + '.tsv', name)}"
                 )
             if not (resume and out.exists()):
+                if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                    raise InputError(f"{source} is a folder; list it for all processes: {by_hand(source, out, name)}")
+                if (run / "recipe.toml").exists() and not resume:
+                    raise InputError(f"{run} holds another run; add --resume to continue it, or choose another --out")
                 print(prepare(source, out, max_seconds=30.0), file=sys.stderr)
             source = out
         found.append(source)
     return found
+
+
+def by_hand(source: Path, out: str | Path, name: str) -> str:
+    """What to type instead."""
+    return f"`speechssl prepare {source} --out {out} --max-seconds 30`, then --{name} {out}"
 
 
 def inspect(path: str) -> dict:

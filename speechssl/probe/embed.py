@@ -1,6 +1,7 @@
 """Clips to vectors: layers, pooling, and one Parquet file with a row per clip."""
 
 import hashlib
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -122,7 +123,8 @@ def rows_of(sources: Sequence[Path], where: str = "") -> Manifest:
 
 def default_out(sources: Sequence[Path]) -> Path:
     """clip.wav -> clip.parquet, in the working folder. InputError if that exists: whoever wants it replaced says so."""
-    out = Path(f"{sources[0].resolve().stem}.parquet")
+    first = Path(os.path.abspath(sources[0]))
+    out = Path(f"{first.name if first.is_dir() else first.stem}.parquet")
     if out.exists():
         raise InputError(f"{out} exists; name the file to write with --out ({out} too: it is then replaced)")
     return out

@@ -174,3 +174,11 @@ def test_prepare_takes_a_pattern(tmp_path):
     prepare(tmp_path / "in", tmp_path / "x.tsv", pattern=r"(?P<speaker>[FM]_\d+)_.*_(?P<label>[A-Z]+)_\d+$")
     (row,) = read_manifest(tmp_path / "x.tsv")
     assert (row.speaker, row.label) == ("F_01", "ANGRY")
+
+
+def test_a_pattern_is_for_folders(tmp_path):
+    (tmp_path / "x.tsv").write_text("path\na.wav\n")
+    with pytest.raises(InputError, match=r"x\.tsv is a manifest; fill in its columns"):
+        find_rows(tmp_path / "x.tsv", pattern="(?P<label>a)")
+    with pytest.raises(InputError, match="no other name of a corpus"):
+        find_rows(tmp_path, "ravdess", "(?P<label>a)")

@@ -68,7 +68,7 @@ def test_two_networks_side_by_side_give_both_embeddings(speech):
     finally:
         sys.path.pop(0)
     wave_BS = torch.from_numpy(speech[:64_000])[None]
-    for stats, atol in (((-5.0, 3.0), 1e-5), ((-5.5, 4.0), 0.03)):
+    for stats, atol in (((-5.0, 3.0), 1e-5), ((-5.5, 4.0), 2e-3)):
         models = [
             ByolsModel(ByolsConfig(width=width, channels=channels)).eval() for width, channels in ((16, 4), (24, 6))
         ]

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from speechssl import audio, cli
 from speechssl.config import load_recipe
 from speechssl.data.manifest import read_manifest
+from speechssl.data.prepare import listed
 from speechssl.errors import InputError
 from speechssl.train.recipe import ByolRecipe
 from speechssl.train.run import Paths, pretrain
@@ -136,6 +137,8 @@ def test_a_folder_is_listed_first(tmp_path):
     assert [round(float(seconds)) for seconds in listed.durations] == [25, 25, 25, 25]
     (tmp_path / "calls" / "1.wav").unlink()
     with pytest.raises(SystemExit):
+        cli.main(command)  # without --resume: refused before the list is made anew
+    with pytest.raises(SystemExit):
         cli.main([*command, "--train.steps", "3", "--resume"])
     assert len(read_manifest(tmp_path / "run.train.tsv")) == 4
 
@@ -147,3 +150,17 @@ def test_one_clip_is_too_few(tmp_path):
         pretrain(
             load_recipe(ByolRecipe, tmp_path / "recipe.toml"), Paths(train=[tmp_path / "one.tsv"], out=tmp_path / "run")
         )
+
+
+def test_folders_that_are_not_listed_for_the_user(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(
+        InputError, match=r"a is a folder and not alone; list it: `speechssl prepare .*, then --train a.tsv"
+    ):
+        listed([tmp_path / "a", tmp_path / "b"], tmp_path / "run", "train", False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match=r"list it for all processes: .* --max-seconds 30`, then --valid "):
+        listed([tmp_path / "a"], tmp_path / "run", "valid", False)
+    (tmp_path / "run.valid.tsv").touch()
+    assert listed([tmp_path / "a"], tmp_path / "run", "valid", True) == [tmp_path / "run.valid.tsv"]
