@@ -219,6 +219,7 @@ PROTOCOLS: dict[str, Protocol] = {
                 "validation clips come from training speakers",
                 "except for RAVDESS and SAVEE the test speakers are heard in training, which inflates the score; EmoBox's file "
                 "lists are not reproduced: four actors after the other for RAVDESS, clips drawn by the seed for the others",
+                "the learning rate stays constant here, where EmoBox's script lowers it in the course",
             ),
             frames=True,
             splits=emobox,
