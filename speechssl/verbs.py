@@ -59,8 +59,10 @@ def run_arguments(parser: argparse.ArgumentParser, finetune: bool) -> None:
 def pretrain(args: argparse.Namespace) -> None:
     """Pretrain wav2vec 2.0 or BYOL-S on unlabeled audio."""
     from speechssl.data.prepare import listed
+    from speechssl.train.checkpoint import RunFolder
     from speechssl.train.run import pretrain
 
+    RunFolder(path=args.out).check(args.resume)  # before its lists are made anew
     for name in ("train", "valid"):
         setattr(args, name, listed(getattr(args, name), args.out, name, args.resume))
     run(pretrain, args)

@@ -131,8 +131,6 @@ def listed(sources: Sequence[Path], run: Path, name: str, resume: bool) -> list[
             if not (resume and out.exists()):
                 if int(os.environ.get("WORLD_SIZE", "1")) > 1:
                     raise InputError(f"{source} is a folder; list it for all processes: {by_hand(source, out, name)}")
-                if (run / "recipe.toml").exists() and not resume:
-                    raise InputError(f"{run} holds another run; add --resume to continue it, or choose another --out")
                 print(prepare(source, out, max_seconds=30.0), file=sys.stderr)
             source = out
         found.append(source)

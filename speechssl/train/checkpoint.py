@@ -35,18 +35,22 @@ class RunFolder:
         """Where the checkpoints lie."""
         return self.path / "checkpoints"
 
-    def create(self, recipe_toml: str, resume: bool) -> None:
-        """Make the folder, or accept an existing run to resume; InputError rather than mix two runs."""
+    def check(self, resume: bool) -> None:
+        """InputError rather than mix two runs, or a run with something else."""
         recipe = self.path / "recipe.toml"
         if not resume and recipe.exists():
             raise InputError(f"{self.path} holds another run; add --resume to continue it, or choose another --out")
         if not recipe.exists() and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(f"{self.path} exists and is neither a run nor an empty folder; choose another --out")
+
+    def create(self, recipe_toml: str, resume: bool) -> None:
+        """Make the folder, or accept an existing run to resume."""
+        self.check(resume)
         resume = resume and self.latest() is not None  # else nothing was saved before the run ended: start again
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             if not resume:
-                recipe.write_text(recipe_toml, encoding="utf-8")
+                (self.path / "recipe.toml").write_text(recipe_toml, encoding="utf-8")
                 self.log.write_text("")
         except OSError as error:
             raise InputError(f"cannot write to {self.path} ({error.strerror}); choose another --out") from None
