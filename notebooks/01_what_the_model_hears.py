@@ -31,16 +31,16 @@ import torch.nn.functional as F
 from IPython.display import Audio, display
 
 import speechssl
-from speechssl import audio
-from speechssl.config import load_recipe
+from speechssl.core.config import load_recipe
+from speechssl.core.noise import noise_key
+from speechssl.core.packed import pack, segments
 from speechssl.data.manifest import read_manifest
-from speechssl.models.masking import span_mask
-from speechssl.models.quantizer import perplexity
-from speechssl.noise import noise_key
+from speechssl.models.wav2vec2.quantizer import perplexity
+from speechssl.objectives.masking import span_mask
 from speechssl.objectives.protocol import Item
 from speechssl.objectives.wav2vec2 import Wav2Vec2Objective, contrastive
-from speechssl.packed import pack, segments
-from speechssl.report import PALETTE, draw_spectrogram
+from speechssl.score.report import PALETTE, draw_spectrogram
+from speechssl.sound import audio
 from speechssl.train.recipe import PretrainRecipe
 
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 72, "legend.frameon": False})

@@ -32,10 +32,12 @@ import numpy as np
 from IPython.display import Audio, display
 
 import speechssl
-from speechssl import audio, cli, report
+from speechssl import cli
 from speechssl.data.manifest import read_manifest
 from speechssl.demo import log_mel_statistics
-from speechssl.probe.linear import probe_vectors
+from speechssl.score import report
+from speechssl.score.probe import probe_vectors
+from speechssl.sound import audio
 
 # %matplotlib inline
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 80, "legend.frameon": False})

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from speechssl.config import explain, load_recipe, read_toml, split_overrides
-from speechssl.errors import InputError
-from speechssl.memory import forget_shapes, keep_freed_memory
+from speechssl.core.config import explain, load_recipe, read_toml, split_overrides
+from speechssl.core.errors import InputError
+from speechssl.core.memory import forget_shapes, keep_freed_memory
 from speechssl.verbs import VERBS
 
 RECIPES = ("pretrain", "finetune")

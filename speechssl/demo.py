@@ -18,18 +18,19 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from speechssl import audio, report
-from speechssl.api import SpeechModel, load
-from speechssl.asr.evaluate import evaluate
-from speechssl.asr.metrics import Scores
-from speechssl.config import load_recipe
+from speechssl.core.config import load_recipe
+from speechssl.core.errors import InputError
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.prepare import prepare
-from speechssl.errors import InputError
-from speechssl.probe.embed import embed_to_parquet
-from speechssl.probe.linear import ProbeResult, probe, probe_vectors
+from speechssl.score import report
+from speechssl.score.evaluate import evaluate
+from speechssl.score.probe import ProbeResult, probe, probe_vectors
+from speechssl.score.wer import Scores
+from speechssl.sound import audio
 from speechssl.train.recipe import FinetuneRecipe, PretrainRecipe
 from speechssl.train.run import Paths, pretrain
+from speechssl.use.api import SpeechModel, load
+from speechssl.use.embed import embed_to_parquet
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "recipes" / "small"

@@ -59,7 +59,7 @@ def run_arguments(parser: argparse.ArgumentParser, finetune: bool) -> None:
 def pretrain(args: argparse.Namespace) -> None:
     """Pretrain wav2vec 2.0 or BYOL-S on unlabeled audio."""
     from speechssl.data.prepare import listed
-    from speechssl.train.checkpoint import RunFolder
+    from speechssl.train.folder import RunFolder
     from speechssl.train.run import pretrain
 
     RunFolder(path=args.out).check(args.resume)  # before its lists are made anew
@@ -102,7 +102,8 @@ def machine_arguments(parser: argparse.ArgumentParser) -> None:
 
 def loaded(args: argparse.Namespace) -> Any:
     """The model of a verb that streams clips through it."""
-    from speechssl import dist, load
+    from speechssl import load
+    from speechssl.core import dist
 
     return load(args.model, device=dist.honest(dist.usable(args.device)), precision=args.precision)
 
@@ -124,7 +125,7 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Word and character error rate of a model on transcribed audio."""
-    from speechssl.asr.evaluate import evaluate
+    from speechssl.score.evaluate import evaluate
 
     model = loaded(args)
     print(evaluate(model, args.manifest, where=args.where, normaliser=args.normaliser, out=args.out))
@@ -143,7 +144,7 @@ def transcribe_arguments(parser: argparse.ArgumentParser) -> None:
 
 def transcribe(args: argparse.Namespace) -> None:
     """Write down what is said in audio files, with word times."""
-    from speechssl.asr.transcribe import transcribe_files
+    from speechssl.use.transcribe import transcribe_files
 
     failed = transcribe_files(loaded(args), args.sources, style=args.format, out=args.out)
     if failed:
@@ -174,7 +175,7 @@ def embed_arguments(parser: argparse.ArgumentParser) -> None:
 
 def embed(args: argparse.Namespace) -> None:
     """Turn clips into vectors, one row of a Parquet file each."""
-    from speechssl.probe.embed import default_out, embed_to_parquet
+    from speechssl.use.embed import default_out, embed_to_parquet
 
     out = args.out or default_out(args.sources)
     done = embed_to_parquet(loaded(args), args.sources, out, layer=args.layer, pool=args.pool, where=args.where)
@@ -194,7 +195,7 @@ def probe_arguments(parser: argparse.ArgumentParser) -> None:
 
 def probe(args: argparse.Namespace) -> None:
     """Accuracy and UAR of a linear classifier on embeddings, over folds of unseen speakers."""
-    from speechssl.probe.linear import probe
+    from speechssl.score.probe import probe
 
     print(probe(args.embeddings, label=args.label, group=args.group, folds=args.folds, seed=args.seed, out=args.out))
 
@@ -223,8 +224,8 @@ def benchmark_arguments(parser: argparse.ArgumentParser) -> None:
 
 def benchmark(args: argparse.Namespace) -> None:
     """Score a model on an emotion corpus under a named protocol, beside chance and random weights."""
-    from speechssl import dist
-    from speechssl.benchmark import benchmark
+    from speechssl.core import dist
+    from speechssl.score.benchmark import benchmark
 
     values = vars(args)
     values["device"] = dist.honest(dist.usable(args.device))

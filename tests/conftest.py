@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from speechssl import audio, cli
+from speechssl import cli
 from speechssl.data.manifest import read_manifest
 from speechssl.interop.source import save_model
-from speechssl.models.config import Wav2Vec2Config
-from speechssl.models.wav2vec2 import Wav2Vec2ForCTC, Wav2Vec2ForPreTraining
-from speechssl.text import CharTokenizer
+from speechssl.models.wav2vec2.config import Wav2Vec2Config
+from speechssl.models.wav2vec2.model import Wav2Vec2ForCTC, Wav2Vec2ForPreTraining
+from speechssl.sound import audio
+from speechssl.text.tokenizer import CharTokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"

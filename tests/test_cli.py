@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from speechssl import cli, verbs
-from speechssl.errors import InputError
+from speechssl.core.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ROOT / "recipes" / "small" / "pretrain.toml"

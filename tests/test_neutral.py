@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from speechssl.models import context, encoder
-from speechssl.models.wav2vec2 import Wav2Vec2ForPreTraining
+from speechssl.models.wav2vec2 import context, encoder
+from speechssl.models.wav2vec2.model import Wav2Vec2ForPreTraining
 from speechssl.objectives import wav2vec2
 from speechssl.objectives.protocol import Item
 from speechssl.objectives.wav2vec2 import Wav2Vec2Objective, Wav2Vec2ObjectiveConfig

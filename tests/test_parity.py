@@ -7,11 +7,11 @@ import pytest
 import torch
 import transformers
 
-from speechssl.models.config import Wav2Vec2Config
-from speechssl.models.wav2vec2 import Wav2Vec2ForPreTraining
+from speechssl.core.packed import pack
+from speechssl.models.wav2vec2.config import Wav2Vec2Config
+from speechssl.models.wav2vec2.model import Wav2Vec2ForPreTraining
 from speechssl.objectives.protocol import Item
 from speechssl.objectives.wav2vec2 import Wav2Vec2Objective, Wav2Vec2ObjectiveConfig, gumbel_noise
-from speechssl.packed import pack
 from tests.conftest import FAMILIES, QUIET, tiny
 
 BASE = Wav2Vec2Config(**QUIET)
@@ -146,7 +146,7 @@ def test_quantizer_picks_the_same_codes_with_the_same_noise(speech, monkeypatch)
 
 def test_perplexity_constants_of_transformers():
     """The constants of transformers' own test of the quantizer's perplexity: 141.4291, and 58.6757 with a mask."""
-    from speechssl.models.quantizer import perplexity
+    from speechssl.models.wav2vec2.quantizer import perplexity
 
     probs = torch.arange(100).reshape(2, 5, 10) / 100
     assert float(perplexity(probs.mean(dim=0))) == pytest.approx(141.4291, abs=1e-3)

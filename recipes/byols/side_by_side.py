@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 import speechssl
-from speechssl.errors import InputError
-from speechssl.models.byols import ByolsConfig, ByolsModel
+from speechssl.core.errors import InputError
+from speechssl.models.byols.model import ByolsConfig, ByolsModel
 
 
 def blocks(target: nn.Module, first: nn.Module, second: nn.Module, flat: int = 0) -> None:

@@ -14,12 +14,12 @@ import numpy as np
 from tqdm import tqdm
 
 import speechssl
-from speechssl import audio
 from speechssl.data.manifest import Manifest, read_manifest
-from speechssl.features import LogMel
-from speechssl.probe.embed import embed_waves
-from speechssl.probe.heads import Parts, logistic
-from speechssl.probe.linear import recall
+from speechssl.score.heads import Parts, logistic
+from speechssl.score.probe import recall
+from speechssl.sound import audio
+from speechssl.sound.features import LogMel
+from speechssl.use.embed import embed_waves
 
 
 def six_folds(x_ND: np.ndarray, rows: Manifest) -> float:

@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from speechssl import audio
 from speechssl.data.manifest import read_manifest
-from speechssl.features import LogMel
-from speechssl.models.byols import ByolsConfig, ByolsModel
+from speechssl.models.byols.model import ByolsConfig, ByolsModel
 from speechssl.objectives.byol import ByolObjective, ByolObjectiveConfig, regression
 from speechssl.objectives.protocol import Item
+from speechssl.sound import audio
+from speechssl.sound.features import LogMel
 
 SAMPLES, FRAMES = 15_200, 96
 RNG = np.random.default_rng(1)

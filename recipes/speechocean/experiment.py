@@ -112,7 +112,7 @@ def results(out: Path) -> list[dict]:
 
 def report(out: Path) -> None:
     """The table in Markdown, and the learning curves."""
-    from speechssl.report import plot_curves
+    from speechssl.score.report import plot_curves
 
     print("| labels | start | test set | WER: mean (range of 3 seeds) | CER |\n|---|---|---|---|---|")
     for row in results(out):

@@ -15,14 +15,14 @@ import numpy as np
 import soundfile
 import soxr
 
-from speechssl import audio
+from speechssl.core.errors import InputError
+from speechssl.core.memory import resident
+from speechssl.core.packed import pack
 from speechssl.data.loader import Micro
 from speechssl.data.manifest import Manifest, Utterance, read_manifest
 from speechssl.data.sampler import MicroBatch, Position, Updates
-from speechssl.errors import InputError
-from speechssl.memory import resident
-from speechssl.models.config import Wav2Vec2Config
-from speechssl.packed import pack
+from speechssl.models.wav2vec2.config import Wav2Vec2Config
+from speechssl.sound import audio
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 CROPS = {"whole clips": 0.0, "crops of 15.6 s": 15.6, "crops of 0.95 s": 0.95}

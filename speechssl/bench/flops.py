@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import torch
 
-from speechssl.models.config import Wav2Vec2Config
-from speechssl.models.products import product, usable
+from speechssl.models.kernels.products import product, usable
+from speechssl.models.wav2vec2.config import Wav2Vec2Config
 
 TASKS = ("pretrain", "finetune", "embed", "transcribe")
 

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechssl import audio
 from speechssl.bench.work import LETTERS, Spec, files, tokenizer, transcripts, utterances
-from speechssl.errors import InputError
+from speechssl.core.errors import InputError
+from speechssl.sound import audio
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 

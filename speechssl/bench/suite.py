@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from speechssl import audio, dist
 from speechssl.bench.flops import matmul_peaks, step_flops
 from speechssl.bench.work import Spec, files
-from speechssl.errors import InputError
-from speechssl.files import output_file, replacing
+from speechssl.core import dist
+from speechssl.core.errors import InputError
+from speechssl.core.files import output_file, replacing
+from speechssl.sound import audio
 
 KINDS = {"bf16": torch.bfloat16, "float32": torch.float32}
 

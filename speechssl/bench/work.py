@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from speechssl import audio
-from speechssl.api import SpeechModel
-from speechssl.asr.decode import best_path_text
-from speechssl.asr.transcribe import transcribe_files
 from speechssl.data.manifest import read_manifest
-from speechssl.data.stream import BATCH
-from speechssl.models.config import Wav2Vec2Config
-from speechssl.models.wav2vec2 import Headless, Wav2Vec2ForCTC, Wav2Vec2ForPreTraining
+from speechssl.models.wav2vec2.config import Wav2Vec2Config
+from speechssl.models.wav2vec2.model import Headless, Wav2Vec2ForCTC, Wav2Vec2ForPreTraining
 from speechssl.objectives.ctc import CTCObjective, CTCObjectiveConfig
 from speechssl.objectives.protocol import Item
 from speechssl.objectives.wav2vec2 import Wav2Vec2Objective, Wav2Vec2ObjectiveConfig
-from speechssl.probe.embed import embed_to_parquet, embed_waves
-from speechssl.text import CharTokenizer
+from speechssl.sound import audio
+from speechssl.text.decode import best_path_text
+from speechssl.text.tokenizer import CharTokenizer
 from speechssl.train.optim import build_optimizer
 from speechssl.train.recipe import OptimConfig
+from speechssl.use.api import SpeechModel
+from speechssl.use.embed import embed_to_parquet, embed_waves
+from speechssl.use.stream import BATCH
+from speechssl.use.transcribe import transcribe_files
 
 LARGE: dict[str, Any] = {
     "conv_bias": True,

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from speechssl import dist
 from speechssl.bench.work import Spec, ours
-from speechssl.errors import InputError
-from speechssl.memory import forget_shapes, keep_freed_memory, resident
+from speechssl.core import dist
+from speechssl.core.errors import InputError
+from speechssl.core.memory import forget_shapes, keep_freed_memory, resident
 
 
 def peak_bytes(device: str) -> float:

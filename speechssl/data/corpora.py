@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speechssl.audio import EXTENSIONS, FOREIGN
+from speechssl.core.errors import InputError
+from speechssl.core.files import files_below
 from speechssl.data.cremad import CREMA_D_NAME, read_crema_d
 from speechssl.data.manifest import Manifest, Utterance, read_manifest
-from speechssl.errors import InputError
-from speechssl.files import files_below
+from speechssl.sound.audio import EXTENSIONS, FOREIGN
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 RAVDESS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")

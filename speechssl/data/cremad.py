@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from speechssl.core.errors import InputError
+from speechssl.core.files import files_below
 from speechssl.data.manifest import Utterance
-from speechssl.errors import InputError
-from speechssl.files import files_below
 
 EMOTIONS = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
 CLIPS, ACTORS = 7_442, range(1001, 1092)

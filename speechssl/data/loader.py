@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from speechssl import audio
+from speechssl.core.errors import InputError
+from speechssl.core.noise import noise_key
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.sampler import MicroBatch, Position, Updates
-from speechssl.errors import InputError
-from speechssl.noise import noise_key
+from speechssl.sound import audio
 
 SLACK = 0.05  # seconds that a file may lack of what its manifest says: rounding, and padding of lossy formats
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from speechssl.errors import InputError
-from speechssl.files import replacing
+from speechssl.core.errors import InputError
+from speechssl.core.files import replacing
 
 COLUMNS = ("id", "path", "start", "duration", "speaker", "label", "text", "split")
 ALIASES = {

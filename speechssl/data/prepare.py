@@ -21,18 +21,12 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from speechssl import audio
+from speechssl.core.errors import InputError
+from speechssl.core.files import files_below, output_file, writing
 from speechssl.data.corpora import find_rows
 from speechssl.data.cremad import is_pointer
-from speechssl.data.manifest import (
-    Utterance,
-    fits_a_line,
-    rejected_path,
-    write_manifest,
-    write_rejected,
-)
-from speechssl.errors import InputError
-from speechssl.files import files_below, output_file, writing
+from speechssl.data.manifest import Utterance, fits_a_line, rejected_path, write_manifest, write_rejected
+from speechssl.sound import audio
 
 BLOCK = 2**20  # samples of all channels together that are decoded at once
 SILENCE = 1e-4  # a peak below -80 dB of full scale

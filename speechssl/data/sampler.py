@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from speechssl.errors import InputError
+from speechssl.core.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,14 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from speechssl.audio import SAMPLE_RATE
-from speechssl.errors import InputError
-from speechssl.files import output_folder, writing
-from speechssl.interop import fairseq, huggingface, torchaudio
-from speechssl.interop.checkpoint import Checkpoint, require_wav2vec2
+from speechssl.core.errors import InputError
+from speechssl.core.files import output_folder, writing
+from speechssl.interop import fairseq, torchaudio
 from speechssl.interop.source import locate, read
-from speechssl.models.byols import ByolsConfig
+from speechssl.models.byols.model import ByolsConfig
+from speechssl.models.checkpoint import Checkpoint, require_wav2vec2
+from speechssl.models.wav2vec2 import folder as huggingface
+from speechssl.sound.audio import SAMPLE_RATE
 
 WRITERS: dict[str, Callable[[Path, Checkpoint], list[str] | None]] = {
     "transformers": huggingface.write,

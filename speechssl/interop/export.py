@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from speechssl.errors import InputError
-from speechssl.files import output_folder, writing
-from speechssl.interop.checkpoint import require_wav2vec2
-from speechssl.packed import pack
+from speechssl.core.errors import InputError
+from speechssl.core.files import output_folder, writing
+from speechssl.core.packed import pack
+from speechssl.models.checkpoint import require_wav2vec2
 
 LONGEST = 60 * 16_000  # samples that a graph accepts at once
 TOLERANCE = 1e-4

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechssl.errors import InputError
-from speechssl.interop.checkpoint import FAMILIES, Checkpoint, check_sizes, family_of, infer
-from speechssl.interop.huggingface import architecture
+from speechssl.core.errors import InputError
 from speechssl.interop.keys import BODY, FAIRSEQ, TRANSFORMERS, traits, translate
 from speechssl.interop.pickles import plain
-from speechssl.models.config import Wav2Vec2Config
-from speechssl.text import DELIMITER, PAD, UNKNOWN, CharTokenizer
+from speechssl.models.checkpoint import FAMILIES, Checkpoint, check_sizes, family_of, infer
+from speechssl.models.wav2vec2.config import Wav2Vec2Config
+from speechssl.models.wav2vec2.folder import architecture
+from speechssl.text.tokenizer import DELIMITER, PAD, UNKNOWN, CharTokenizer
 
 CTC, HEAD = "w2v_encoder.w2v_model.", "w2v_encoder."
 SPECIALS = ("<s>", "<pad>", "</s>", UNKNOWN)

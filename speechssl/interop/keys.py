@@ -7,7 +7,7 @@ tensor. The last column says when a row holds: always, or for models with that t
 import re
 from functools import cache
 
-from speechssl.models.config import Wav2Vec2Config
+from speechssl.models.wav2vec2.config import Wav2Vec2Config
 
 G, V = "parametrizations.weight.original0", "parametrizations.weight.original1"
 BODY, LAYER = "wav2vec2.", "encoder.layers.{}."

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechssl.errors import InputError
+from speechssl.core.errors import InputError
 
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch's files began before 1.6
 KNOWN = ("argparse", "omegaconf", "fairseq", "numpy", "enum", "typing", "pathlib", "hydra", "data2vec", "examples")

@@ -11,13 +11,15 @@ from typing import Any
 
 from torch import Tensor
 
-from speechssl.errors import InputError
-from speechssl.interop import byols, fairseq, huggingface, torchaudio
-from speechssl.interop.checkpoint import Checkpoint, checkpoint_of
-from speechssl.interop.huggingface import BIN, CONFIG, WEIGHTS
+from speechssl.core.errors import InputError
+from speechssl.interop import fairseq, torchaudio
 from speechssl.interop.pickles import read_pickle
-from speechssl.models.byols import ByolsConfig
-from speechssl.text import CharTokenizer
+from speechssl.models.byols import folder as byols
+from speechssl.models.byols.model import ByolsConfig
+from speechssl.models.checkpoint import Checkpoint, checkpoint_of
+from speechssl.models.wav2vec2 import folder as huggingface
+from speechssl.models.wav2vec2.folder import BIN, CONFIG, WEIGHTS
+from speechssl.text.tokenizer import CharTokenizer
 
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"
 HUB_FILES = ("*.json", "*.safetensors", "pytorch_model*.bin", "README.md")

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechssl.errors import InputError
-from speechssl.interop.checkpoint import Checkpoint, check_sizes, family_of, infer
+from speechssl.core.errors import InputError
 from speechssl.interop.fairseq import LETTERS, SPECIALS, STRIDES, complete
-from speechssl.interop.huggingface import architecture, read_json
 from speechssl.interop.keys import BODY, TORCHAUDIO, TRANSFORMERS, today, traits, translate
-from speechssl.text import PAD, CharTokenizer
+from speechssl.models.checkpoint import Checkpoint, check_sizes, family_of, infer
+from speechssl.models.wav2vec2.folder import architecture, read_json
+from speechssl.text.tokenizer import PAD, CharTokenizer
 
 FUSED = BODY + "encoder.layers.{}.attention.attention.in_proj_{}"
 SPLIT = BODY + "encoder.layers.{}.attention.{}_proj.{}"

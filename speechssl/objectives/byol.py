@@ -15,16 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechssl import dist
-from speechssl.data.functionals import TARGETS
-from speechssl.errors import InputError
-from speechssl.features import BANDS, HOP
-from speechssl.models.byols import ByolsModel
-from speechssl.models.norm import BatchNorm, standardised
-from speechssl.noise import noise_key
+from speechssl.core import dist
+from speechssl.core.errors import InputError
+from speechssl.core.noise import noise_key
+from speechssl.core.packed import Geometry, Movable, Packed, pack
+from speechssl.models.byols.model import ByolsModel
+from speechssl.models.kernels.norm import BatchNorm, standardised
+from speechssl.objectives.handcrafted import TARGETS
 from speechssl.objectives.protocol import Item, Step
 from speechssl.objectives.views import ViewConfig, draw, view
-from speechssl.packed import Geometry, Movable, Packed, pack
+from speechssl.sound.features import BANDS, HOP
 
 MEL = Geometry(kernels=(HOP,), strides=(HOP,))
 

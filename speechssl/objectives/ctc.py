@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechssl.errors import InputError
-from speechssl.models.masking import channel_mask, span_mask
-from speechssl.models.wav2vec2 import Wav2Vec2ForCTC
-from speechssl.noise import noise_key
+from speechssl.core.errors import InputError
+from speechssl.core.noise import noise_key
+from speechssl.core.packed import Movable, Packed, pack, segments
+from speechssl.models.wav2vec2.model import Wav2Vec2ForCTC
+from speechssl.objectives.masking import channel_mask, span_mask
 from speechssl.objectives.protocol import Item, Step
-from speechssl.packed import Movable, Packed, pack, segments
-from speechssl.text import CharTokenizer
+from speechssl.text.tokenizer import CharTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

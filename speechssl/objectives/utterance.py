@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechssl.models.wav2vec2 import Wav2Vec2Model
-from speechssl.packed import Packed
+from speechssl.core.packed import Packed
+from speechssl.models.wav2vec2.model import Wav2Vec2Model
 
 HIDDEN, PROJECTION = 1024, 256
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechssl.errors import InputError
+from speechssl.core.errors import InputError
 
 EPS = torch.finfo(torch.float32).eps
 

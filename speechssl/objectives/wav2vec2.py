@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechssl import dist
-from speechssl.errors import InputError
-from speechssl.models.masking import distractor_counts, span_mask
-from speechssl.models.quantizer import Quantised, perplexity
-from speechssl.models.wav2vec2 import Wav2Vec2ForPreTraining
-from speechssl.noise import noise_key
+from speechssl.core import dist
+from speechssl.core.errors import InputError
+from speechssl.core.noise import noise_key
+from speechssl.core.packed import Movable, Packed, on_device, pack
+from speechssl.models.wav2vec2.model import Wav2Vec2ForPreTraining
+from speechssl.models.wav2vec2.quantizer import Quantised, perplexity
+from speechssl.objectives.masking import distractor_counts, span_mask
 from speechssl.objectives.protocol import Item, Step
 from speechssl.objectives.utterance import UtteranceLoss
-from speechssl.packed import Movable, Packed, on_device, pack
 
 
 @dataclass(frozen=True, kw_only=True)

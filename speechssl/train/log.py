@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from speechssl import dist
-from speechssl.errors import InputError
-from speechssl.train.checkpoint import RunFolder
+from speechssl.core import dist
+from speechssl.core.errors import InputError
+from speechssl.train.folder import RunFolder
 from speechssl.train.recipe import TrainConfig
 
 

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from speechssl import dist
+from speechssl.core import dist
+from speechssl.core.errors import InputError
+from speechssl.core.noise import noise_key
 from speechssl.data.sampler import Position
-from speechssl.errors import InputError
-from speechssl.noise import noise_key
+from speechssl.objectives.health import Verdict
 from speechssl.objectives.protocol import Step
-from speechssl.train.checkpoint import RunFolder
-from speechssl.train.health import Verdict
+from speechssl.train.folder import RunFolder
 from speechssl.train.log import Meter, RunLog
 from speechssl.train.optim import build_optimizer, learning_rate
 from speechssl.train.recipe import OptimConfig, TrainConfig

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from speechssl.errors import InputError
-from speechssl.models.byols import ByolsConfig
-from speechssl.models.config import Wav2Vec2Config
+from speechssl.core.errors import InputError
+from speechssl.models.byols.model import ByolsConfig
+from speechssl.models.wav2vec2.config import Wav2Vec2Config
 from speechssl.objectives.byol import ByolObjectiveConfig
 from speechssl.objectives.ctc import CTCObjectiveConfig
 from speechssl.objectives.wav2vec2 import Wav2Vec2ObjectiveConfig

@@ -11,24 +11,24 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from speechssl import dist
-from speechssl.audio import SAMPLE_RATE
-from speechssl.config import dump_toml
+from speechssl.core import dist
+from speechssl.core.config import dump_toml
+from speechssl.core.errors import InputError
 from speechssl.data.loader import Micro, TrainLoader, stream, valid_micros
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.data.sampler import Position, Updates
-from speechssl.errors import InputError
 from speechssl.interop import source
-from speechssl.interop.checkpoint import build, copy_weights, require_wav2vec2
-from speechssl.models.byols import ByolsConfig, ByolsModel
-from speechssl.models.wav2vec2 import Wav2Vec2ForCTC, Wav2Vec2ForPreTraining
+from speechssl.models.byols.model import ByolsConfig, ByolsModel
+from speechssl.models.checkpoint import build, copy_weights, require_wav2vec2
+from speechssl.models.wav2vec2.model import Wav2Vec2ForCTC, Wav2Vec2ForPreTraining
 from speechssl.objectives.byol import ByolObjective
 from speechssl.objectives.ctc import CTCObjective, frames_needed
+from speechssl.objectives.health import ByolHealth, Health
 from speechssl.objectives.protocol import Item
 from speechssl.objectives.wav2vec2 import Wav2Vec2Objective
-from speechssl.text import CharTokenizer, normalise
-from speechssl.train.checkpoint import RunFolder
-from speechssl.train.health import ByolHealth, Health
+from speechssl.sound.audio import SAMPLE_RATE
+from speechssl.text.tokenizer import CharTokenizer, normalise
+from speechssl.train.folder import RunFolder
 from speechssl.train.loop import State, Trainer
 from speechssl.train.recipe import ByolRecipe, FinetuneRecipe, PretrainRecipe
 

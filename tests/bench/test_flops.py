@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from speechssl.bench import flops
 from speechssl.bench.peers import transformers_config
 from speechssl.bench.work import SIZES, Spec
-from speechssl.models.config import Wav2Vec2Config
+from speechssl.models.wav2vec2.config import Wav2Vec2Config
 
 SAMPLES = 33_333
 
@@ -52,7 +52,7 @@ def test_base_needs_44_gigaflop_for_a_second_of_pretraining():
 def test_sizes_are_the_recipes(tmp_path):
     from pathlib import Path
 
-    from speechssl.config import load_recipe
+    from speechssl.core.config import load_recipe
     from speechssl.train.recipe import PretrainRecipe
 
     recipes = Path(__file__).parents[2] / "recipes"

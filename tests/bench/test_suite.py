@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from speechssl.api import SpeechModel
 from speechssl.bench import peers
 from speechssl.bench.work import Spec, answers, utterances
 from speechssl.cli import main
-from speechssl.data.stream import BATCH
-from speechssl.models.wav2vec2 import Headless
+from speechssl.models.wav2vec2.model import Headless
+from speechssl.use.api import SpeechModel
+from speechssl.use.stream import BATCH
 from tests.conftest import DATA, tiny
 
 CLIPS = str(DATA / "librispeech_test.tsv")

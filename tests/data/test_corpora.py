@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
+from speechssl.core.errors import InputError
 from speechssl.data.corpora import CORPORA, audio_files, detect, find_rows
 from speechssl.data.manifest import read_manifest
 from speechssl.data.prepare import prepare
-from speechssl.errors import InputError
 from tests.conftest import CLIP
 
 TREES = {

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from speechssl import audio
+from speechssl.core.errors import InputError
 from speechssl.data.loader import Micro, stream, valid_micros
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.data.sampler import MicroBatch
-from speechssl.errors import InputError
 from speechssl.objectives.protocol import Item
+from speechssl.sound import audio
 from tests.conftest import CLIP, DATA
 
 ROWS = read_manifest(DATA / "librispeech_test.tsv")

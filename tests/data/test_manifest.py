@@ -6,8 +6,8 @@ import tracemalloc
 
 import pytest
 
+from speechssl.core.errors import InputError
 from speechssl.data.manifest import COLUMNS, Manifest, Utterance, read_manifest, write_manifest
-from speechssl.errors import InputError
 from tests.conftest import DATA
 
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl import audio
+from speechssl.core.errors import InputError
 from speechssl.data.manifest import read_manifest
 from speechssl.data.prepare import inspect, prepare
-from speechssl.errors import InputError
+from speechssl.sound import audio
 from tests.conftest import CLIP, DATA, ROOT, write_table
 
 

@@ -5,9 +5,9 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from speechssl.core.errors import InputError
 from speechssl.data.manifest import read_manifest
 from speechssl.data.sampler import Position, Updates, epoch_batches, micro_batches
-from speechssl.errors import InputError
 from tests.conftest import DATA
 
 SECONDS = read_manifest(DATA / "librispeech.tsv").durations

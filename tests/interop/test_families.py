@@ -139,7 +139,7 @@ def test_adapters_of_mms(speech, tmp_path):
 
 
 def test_hear_and_s3prl_adapters(speech, tmp_path):
-    from speechssl.probe import hear, s3prl
+    from speechssl.interop import hear, s3prl
 
     model = make("hubert", head="Model")
     folder = str(save(model, tmp_path / "m"))

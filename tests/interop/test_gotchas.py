@@ -9,8 +9,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import speechssl
+from speechssl.core.packed import standardise
 from speechssl.interop.convert import convert
-from speechssl.packed import standardise
 from tests.interop.builders import LETTERS, clips, fairseq_settings, fairseq_state, make, reference, save
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from speechssl.data.functionals import TARGETS, librosa_functionals, librosa_names
-from speechssl.errors import InputError
-from speechssl.models.byols import ByolsConfig, ByolsModel
-from speechssl.models.norm import BatchNorm, standardised
+from speechssl.core.errors import InputError
+from speechssl.models.byols.model import ByolsConfig, ByolsModel
+from speechssl.models.kernels.norm import BatchNorm, standardised
 from speechssl.objectives.byol import ByolObjective, ByolObjectiveConfig, regression
+from speechssl.objectives.handcrafted import TARGETS, librosa_functionals, librosa_names
 from speechssl.objectives.protocol import Item
 from speechssl.objectives.views import ViewConfig, linear_fader, log_mixup_exp, resize_crop
 from speechssl.train.optim import build_optimizer

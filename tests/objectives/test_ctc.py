@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from speechssl.models.wav2vec2 import Wav2Vec2ForCTC
+from speechssl.models.wav2vec2.model import Wav2Vec2ForCTC
 from speechssl.objectives.ctc import CTCObjective, CTCObjectiveConfig, frames_needed
 from speechssl.objectives.protocol import Item
-from speechssl.text import CharTokenizer
+from speechssl.text.tokenizer import CharTokenizer
 from tests.conftest import tiny
 
 

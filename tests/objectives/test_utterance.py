@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from speechssl.models.wav2vec2 import Wav2Vec2ForPreTraining
+from speechssl.models.wav2vec2.model import Wav2Vec2ForPreTraining
 from speechssl.objectives.protocol import Item
 from speechssl.objectives.wav2vec2 import Wav2Vec2Objective, Wav2Vec2ObjectiveConfig
 from tests.conftest import tiny

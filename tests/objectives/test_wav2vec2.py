@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from speechssl.models.quantizer import perplexity
-from speechssl.models.wav2vec2 import Wav2Vec2ForPreTraining
+from speechssl.models.wav2vec2.model import Wav2Vec2ForPreTraining
+from speechssl.models.wav2vec2.quantizer import perplexity
 from speechssl.objectives.protocol import Item
 from speechssl.objectives.wav2vec2 import Wav2Vec2Objective, Wav2Vec2ObjectiveConfig, contrastive, gumbel_noise
 from tests.conftest import tiny
@@ -29,7 +29,7 @@ def expanded(context, target, codes, counts, temperature=0.1):
 
 @pytest.mark.parametrize("masked, entries", [(40, 8), (40, 2), (3, 2), (1, 4)])
 def test_matrix_product_equals_the_expanded_form(masked, entries):
-    from speechssl.models.masking import distractor_counts
+    from speechssl.objectives.masking import distractor_counts
 
     context = torch.randn(masked, 16, dtype=torch.float64, requires_grad=True)
     codes = torch.randint(entries, (masked, 2))

@@ -12,11 +12,12 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from speechssl import audio, cli
-from speechssl.config import load_recipe
+from speechssl import cli
+from speechssl.core.config import load_recipe
+from speechssl.core.errors import InputError
 from speechssl.data.manifest import read_manifest
 from speechssl.data.prepare import listed
-from speechssl.errors import InputError
+from speechssl.sound import audio
 from speechssl.train.recipe import ByolRecipe
 from speechssl.train.run import Paths, pretrain
 from tests.conftest import CLIP, DATA

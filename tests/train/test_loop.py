@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from speechssl.core.packed import Geometry, Movable, Packed, pack
 from speechssl.objectives.protocol import Step
-from speechssl.packed import Geometry, Movable, Packed, pack
-from speechssl.train.checkpoint import RunFolder
+from speechssl.train.folder import RunFolder
 from speechssl.train.loop import Trainer
 from speechssl.train.recipe import OptimConfig, TrainConfig
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from speechssl.models.wav2vec2 import Wav2Vec2ForCTC
+from speechssl.models.wav2vec2.model import Wav2Vec2ForCTC
 from speechssl.train.optim import build_optimizer, learning_rate
 from speechssl.train.recipe import OptimConfig
 from tests.conftest import tiny

@@ -12,8 +12,8 @@ import pytest
 from safetensors.torch import load_file
 
 from speechssl import cli
-from speechssl.train.checkpoint import RunFolder
-from speechssl.train.health import Health
+from speechssl.objectives.health import Health
+from speechssl.train.folder import RunFolder
 from tests.conftest import DATA, TINY_MODEL
 
 RECIPE = (

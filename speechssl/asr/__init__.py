@@ -1,1 +1,0 @@
-"""From CTC posteriors to words, times, files and scores."""

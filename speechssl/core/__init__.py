@@ -1,0 +1,1 @@
+"""What every room stands on: streams, seeds, processes, files, recipes, errors."""

@@ -1,0 +1,1 @@
+"""BYOL-S and its encoders."""

@@ -1,0 +1,1 @@
+"""Layers that a CPU computes faster than torch does by default."""

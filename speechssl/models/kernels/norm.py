@@ -1,0 +1,44 @@
+"""Batch norm whose statistics are those of the whole batch, over however many processes it is spread."""
+
+from torch import Tensor, nn
+
+from speechssl.core import dist
+
+
+class BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """torch's BatchNorm1d and 2d in one, on any device; with several processes it trains on their common statistics.
+
+    torch's SyncBatchNorm does that on GPUs only. Parameter and buffer names are torch's.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any (B, C, ...) will do."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, ...) -> (B, C, ...), normalised per channel; a channel of one value, which torch refuses, becomes its bias."""
+        if not self.training or (dist.world() == 1 and input.numel() > input.shape[1]):
+            return super().forward(input)
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        rest = [0, *range(2, input.dim())]
+        shape = (1, -1, *[1] * (input.dim() - 2))
+        x = input.float()
+        n = dist.all_sum_float(x.numel() / x.shape[1])
+        mean_C = dist.all_sum_grad(x.sum(rest)) / n
+        centred = x - mean_C.view(shape)
+        var_C = dist.all_sum_grad(centred.square().sum(rest)) / n
+        self.num_batches_tracked.add_(1)
+        momentum = 0.0 if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean_C.detach(), momentum)
+        self.running_var.lerp_(var_C.detach() * (n / max(n - 1, 1)), momentum)
+        y = centred * (var_C + self.eps).rsqrt().view(shape)
+        return (y * self.weight.view(shape) + self.bias.view(shape)).to(input.dtype)
+
+
+def standardised(x: Tensor, alone: bool = False) -> Tensor:
+    """Zero mean and unit variance (unbiased) over every value of every process, or of this one: BYOL-A's "post-norm". No
+    gradient."""
+    n = x.numel() if alone else dist.all_sum_float(x.numel())
+    mean = (x.sum() if alone else dist.all_sum(x.sum())) / n
+    power = (x - mean).square().sum()
+    std = ((power if alone else dist.all_sum(power)) / max(n - 1, 1)).sqrt()
+    return (x - mean) / std.clamp_min(1e-5)

@@ -1,0 +1,122 @@
+"""The architecture in transformers' field names, so that a saved config.json is theirs as it stands; defaults are BASE."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from speechssl.core.errors import InputError
+from speechssl.core.packed import Geometry
+
+LONGEST_HOP = 16_000  # samples; a frame a second is useless, and the hop decides how much memory a batch takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wav2Vec2Config:
+    """wav2vec 2.0 architecture and regularisation (Baevski et al. 2020, section 4.2); the defaults are BASE, 95 M weights.
+
+    HuBERT, WavLM and data2vec (audio) share its skeleton; `model_type` and a few fields say where they differ.
+    """
+
+    model_type: Literal["wav2vec2", "hubert", "wavlm", "data2vec-audio"] = "wav2vec2"
+    """wavlm: gated relative position bias in the attention. data2vec-audio: a stack of positional convolutions."""
+    conv_dim: tuple[int, ...] = (512, 512, 512, 512, 512, 512, 512)
+    """Channels of each convolution of the feature encoder."""
+    conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    """Kernel width of each convolution, in its input's frames."""
+    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    """Stride of each convolution; their product, 320 samples, is the frame shift of 20 ms."""
+    conv_bias: bool = False
+    """Whether the convolutions have a bias (LARGE: true)."""
+    feat_extract_norm: Literal["group", "layer"] = "group"
+    """group: one group norm after the first convolution (BASE). layer: a layer norm after each one (LARGE)."""
+    do_normalize: bool = False
+    """Bring each utterance to zero mean and unit variance before the encoder (LARGE: true)."""
+    feat_proj_layer_norm: bool = True
+    """Whether the encoder's features are layer-normed before the transformer (some HuBERT models: false)."""
+    hidden_size: int = 768
+    """Width of the transformer."""
+    num_hidden_layers: int = 12
+    """Transformer layers."""
+    num_attention_heads: int = 12
+    """Attention heads per layer."""
+    intermediate_size: int = 3072
+    """Width of the feed-forward blocks."""
+    do_stable_layer_norm: bool = False
+    """false: layer norm after each block (post-LN, BASE). true: before it (pre-LN, LARGE)."""
+    layer_norm_eps: float = 1e-5
+    """Epsilon of every layer norm."""
+    num_conv_pos_embeddings: int = 128
+    """Kernel width of the positional convolution (data2vec-audio: how many are stacked, as transformers has it)."""
+    num_conv_pos_embedding_groups: int = 16
+    """Groups of the positional convolution."""
+    conv_pos_kernel_size: int = 19
+    """data2vec-audio: kernel width of each positional convolution."""
+    conv_pos_batch_norm: bool = False
+    """Batch norm before the positional convolution instead of weight norm (some HuBERT models: true)."""
+    num_buckets: int = 320
+    """wavlm: entries of the relative position bias."""
+    max_bucket_distance: int = 800
+    """wavlm: frames beyond which all distances share an entry."""
+    adapter_width: int = 0
+    """Width of the adapter after each pre-LN layer, one set of weights per language (MMS: 16; 0: none)."""
+    num_codevector_groups: int = 2
+    """G: codebooks of the product quantizer."""
+    num_codevectors_per_group: int = 320
+    """V: entries of each codebook."""
+    codevector_dim: int = 256
+    """Width of a quantised vector, all groups together."""
+    proj_codevector_dim: int = 256
+    """Width in which contexts and targets are compared."""
+    feat_proj_dropout: float = 0.1
+    """Dropout of the transformer's input."""
+    feat_quantizer_dropout: float = 0.1
+    """Dropout of the quantizer's input."""
+    hidden_dropout: float = 0.1
+    """Dropout after attention, after the feed-forward block and after the positional embedding."""
+    attention_dropout: float = 0.1
+    """Dropout of the attention weights."""
+    activation_dropout: float = 0.0
+    """Dropout inside the feed-forward block."""
+    final_dropout: float = 0.0
+    """Dropout before the CTC layer."""
+    layerdrop: float = 0.05
+    """Chance that a transformer layer is skipped in a training step."""
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.conv_dim), len(self.conv_kernel), len(self.conv_stride)}
+        if len(sizes) != 1:
+            raise InputError(
+                "model.conv_dim, conv_kernel and conv_stride differ in length; give one entry per convolution"
+            )
+        for name, value in vars(self).items():
+            sizes = value if isinstance(value, tuple) else (value,)
+            least = 0 if name == "adapter_width" else 1
+            if not isinstance(value, (bool, str, float)) and min(sizes, default=0) < least:
+                raise InputError(f"model.{name} = {value} must be at least {least}")
+        if math.prod(self.conv_stride) > LONGEST_HOP:
+            raise InputError(
+                f"model.conv_stride makes one frame of {math.prod(self.conv_stride)} samples; 320 is usual"
+            )
+        if self.model_type == "wavlm" and not 4 <= self.num_buckets < 4 * self.max_bucket_distance:
+            raise InputError(
+                f"model.num_buckets = {self.num_buckets} and model.max_bucket_distance = {self.max_bucket_distance} do not "
+                "go together; WavLM has 320 and 800"
+            )
+        for value, divisor in (
+            ("hidden_size", "num_attention_heads"),
+            ("hidden_size", "num_conv_pos_embedding_groups"),
+            ("codevector_dim", "num_codevector_groups"),
+        ):
+            if getattr(self, divisor) < 1 or getattr(self, value) % getattr(self, divisor):
+                raise InputError(
+                    f"model.{value} = {getattr(self, value)} is not a multiple of model.{divisor} = {getattr(self, divisor)}"
+                )
+        for name, value in vars(self).items():
+            if ("dropout" in name or name == "layerdrop") and not 0 <= value < 1:
+                raise InputError(f"model.{name} = {value} is outside [0, 1): it is a probability")
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """Strides and kernels of the encoder as length arithmetic."""
+        return Geometry(kernels=self.conv_kernel, strides=self.conv_stride)

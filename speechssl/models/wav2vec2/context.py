@@ -1,0 +1,313 @@
+"""The context network (wav2vec 2.0, section 2): relative positions by convolution, then a transformer, on packed frames.
+
+Frames of all utterances lie end to end as (T, D); `frames` tells where each ends. Both layer-norm styles: BASE
+normalises after each block (post-LN), LARGE before it (pre-LN). What HuBERT, data2vec, WavLM and MMS do otherwise is a
+small class each. Parameter names are transformers'.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.utils.checkpoint import checkpoint
+
+from speechssl.core.packed import on_device
+from speechssl.models.kernels.conv import conv_grouped
+from speechssl.models.kernels.dropout import Dropout, keep_mask
+from speechssl.models.kernels.products import Linear
+from speechssl.models.wav2vec2.config import Wav2Vec2Config
+
+
+def conv_same(x_TD: Tensor, conv: Any, reach: int, frames: Sequence[int]) -> Tensor:
+    """Convolution over time, (T, D) -> (T, D), in which gaps of half a kernel (`reach`) of zeros are each utterance's
+    "same" padding; neighbours share them, and of an even kernel the last frame is dropped."""
+    gap_D = x_TD.new_zeros(reach, x_TD.shape[1])
+    spaced = [gap_D]
+    for piece_TD in x_TD.split(list(frames)):
+        spaced += [piece_TD, gap_D]
+    y_TD = conv_grouped(torch.cat(spaced), conv.weight, conv.bias, conv.groups)
+    sizes = [size for n in frames for size in (n, reach)]
+    sizes[-1] = y_TD.shape[0] - sum(sizes[:-1])
+    return torch.cat(y_TD.split(sizes)[::2])
+
+
+class PositionalConv(nn.Module):
+    """Grouped convolution over time (kernel 128) whose output is added to its input: a relative position embedding."""
+
+    def __init__(self, config: Wav2Vec2Config) -> None:
+        super().__init__()
+        width, kernel = config.hidden_size, config.num_conv_pos_embeddings
+        self.reach = kernel // 2
+        self.batch_norm = nn.BatchNorm1d(width) if config.conv_pos_batch_norm else None
+        conv = nn.Conv1d(width, width, kernel, groups=config.num_conv_pos_embedding_groups)
+        nn.init.normal_(conv.weight, std=(4 * (1 - config.hidden_dropout) / (kernel * width)) ** 0.5)
+        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        self.conv = conv if config.conv_pos_batch_norm else weight_norm(conv, dim=2)
+
+    def forward(self, x_TD: Tensor, frames: Sequence[int]) -> Tensor:
+        """(T, D) -> (T, D)."""
+        if self.batch_norm is not None:
+            x_TD = self.batch_norm(x_TD)
+        return F.gelu(conv_same(x_TD, self.conv, self.reach, frames))
+
+
+class StackedPositionalConvLayer(nn.Module):
+    """One of data2vec's positional convolutions: no weight norm, but a layer norm without weights after it."""
+
+    def __init__(self, config: Wav2Vec2Config) -> None:
+        super().__init__()
+        width, kernel = config.hidden_size, config.conv_pos_kernel_size
+        self.reach = kernel // 2
+        self.conv = nn.Conv1d(width, width, kernel, groups=config.num_conv_pos_embedding_groups)
+        self.layer_norm = nn.LayerNorm(width, elementwise_affine=False)
+
+    def forward(self, x_TD: Tensor, frames: Sequence[int]) -> Tensor:
+        """(T, D) -> (T, D)."""
+        return F.gelu(self.layer_norm(conv_same(x_TD, self.conv, self.reach, frames)))
+
+
+class StackedPositionalConv(nn.Module):
+    """data2vec's relative position embedding: narrow convolutions one after the other (Baevski et al. 2022, section 3.1)."""
+
+    def __init__(self, config: Wav2Vec2Config) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(StackedPositionalConvLayer(config) for _ in range(config.num_conv_pos_embeddings))
+
+    def forward(self, x_TD: Tensor, frames: Sequence[int]) -> Tensor:
+        """(T, D) -> (T, D)."""
+        for layer in self.layers:
+            x_TD = layer(x_TD, frames)
+        return x_TD
+
+
+LONG = 1500  # frames, half a minute
+
+
+def attend(q_1HTd: Tensor, k_1HTd: Tensor, v_1HTd: Tensor, dropout: float, bias_1HTT: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v. On the CPU spelled out where torch's fused kernel is slower: for dropout, whose mask it
+    draws slowly, and in bf16 unless an utterance is so long that its T x T scores would fill the memory."""
+    spelled = dropout or (q_1HTd.dtype == torch.bfloat16 and (torch.is_grad_enabled() or q_1HTd.shape[2] <= LONG))
+    if q_1HTd.device.type != "cpu" or not spelled:
+        return F.scaled_dot_product_attention(q_1HTd, k_1HTd, v_1HTd, attn_mask=bias_1HTT, dropout_p=dropout)
+    scores_1HTT = (q_1HTd * q_1HTd.shape[-1] ** -0.5) @ k_1HTd.transpose(2, 3)
+    if bias_1HTT is not None:
+        scores_1HTT = scores_1HTT + bias_1HTT
+    weights_1HTT = scores_1HTT.softmax(dim=-1)
+    if dropout:
+        weights_1HTT, v_1HTd = weights_1HTT * keep_mask(weights_1HTT, dropout), v_1HTd * (1 / (1 - dropout))
+    return weights_1HTT @ v_1HTd
+
+
+class Spans(NamedTuple):
+    """What all layers know of a batch. frames: how many each utterance has. ends_B: int32 (B + 1,), where utterances end, on a
+    GPU only. distance_HTT: WavLM's bias by distance, for the longest utterance."""
+
+    frames: list[int]
+    ends_B: Tensor | None
+    distance_HTT: Tensor | None
+
+
+def one_kernel(q_THd: Tensor, dropout: float) -> bool:
+    """Whether the variable-length flash kernel can serve: a GPU since Ampere, 16 bits, no dropout (it has none)."""
+    fits = q_THd.dtype in (torch.bfloat16, torch.float16) and q_THd.shape[2] % 8 == 0 and q_THd.shape[2] <= 256
+    return q_THd.is_cuda and fits and not dropout and torch.cuda.get_device_capability(q_THd.device) >= (8, 0)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention in which every utterance attends to itself only; no mask is ever built."""
+
+    def __init__(self, config: Wav2Vec2Config) -> None:
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.dropout = config.attention_dropout
+        self.k_proj = Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = Linear(config.hidden_size, config.hidden_size)
+        self.q_proj = Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x_TD: Tensor, spans: Spans) -> Tensor:
+        """(T, D) -> (T, D)."""
+        q_THd, k_THd, v_THd = (
+            project(x_TD).unflatten(1, (self.heads, -1)) for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        return self.out_proj(self.mix(x_TD, q_THd, k_THd, v_THd, spans).flatten(1))
+
+    def mix(self, x_TD: Tensor, q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, spans: Spans) -> Tensor:
+        """Attention of every utterance: (T, H, d)."""
+        dropout, biases = self.dropout if self.training else 0.0, self.biases(x_TD, spans)
+        if biases is None and one_kernel(q_THd, dropout):
+            ends_B, longest = spans.ends_B, max(spans.frames)
+            assert ends_B is not None
+            return varlen_attn(  # type: ignore[return-value]
+                q_THd, k_THd, v_THd, ends_B, ends_B, longest, longest
+            )
+        pieces = (x_THd.transpose(0, 1)[None].split(spans.frames, dim=2) for x_THd in (q_THd, k_THd, v_THd))
+        rows = zip(*pieces, biases or [None] * len(spans.frames), strict=True)
+        return torch.cat([attend(q, k, v, dropout, bias) for q, k, v, bias in rows], dim=2)[0].transpose(0, 1)
+
+    def biases(self, x_TD: Tensor, spans: Spans) -> list[Tensor] | None:
+        """What is added to each utterance's scores: nothing."""
+        return None
+
+
+class GatedAttention(Attention):
+    """WavLM's attention (Chen et al. 2022, section III-B): a bias by distance, whose strength each query frame gates.
+
+    The table of distances belongs to the first layer, and all layers use it.
+    """
+
+    def __init__(self, config: Wav2Vec2Config, first: bool) -> None:
+        super().__init__(config)
+        self.buckets, self.furthest = config.num_buckets, config.max_bucket_distance
+        self.gru_rel_pos_const = nn.Parameter(torch.ones(1, self.heads, 1, 1))
+        self.gru_rel_pos_linear = Linear(config.hidden_size // self.heads, 8)
+        if first:
+            self.rel_attn_embed = nn.Embedding(config.num_buckets, self.heads)
+
+    def distances(self, frames: int) -> Tensor:
+        """(H, T, T): the bias between every two of T frames; its top left corner is that of a shorter utterance."""
+        position_T = torch.arange(frames, device=self.rel_attn_embed.weight.device)
+        return self.rel_attn_embed(self.bucket(position_T[None] - position_T[:, None])).permute(2, 0, 1)
+
+    def bucket(self, distance_TT: Tensor) -> Tensor:
+        """Entry of the table for each distance: exact when near, then logarithmically wider; one half per direction."""
+        half = self.buckets // 2
+        exact = half // 2
+        far_TT = distance_TT.abs()
+        scale = (half - exact) / math.log(self.furthest / exact)
+        wide_TT = exact + (torch.log(far_TT.clamp_min(1).float() / exact) * scale).long()
+        return torch.where(far_TT < exact, far_TT, wide_TT.clamp_max(half - 1)) + half * (distance_TT > 0)
+
+    def biases(self, x_TD: Tensor, spans: Spans) -> list[Tensor]:
+        """Per utterance (1, H, T, T): the bias by distance times the gate of the query's frame."""
+        frames, distance_HTT = spans.frames, spans.distance_HTT
+        assert distance_HTT is not None
+        gates_HT2 = self.gru_rel_pos_linear(x_TD.unflatten(1, (self.heads, -1))).unflatten(2, (2, 4)).sum(3).sigmoid()
+        update_HT1, reset_HT1 = gates_HT2.transpose(0, 1).split(1, dim=2)
+        gate_HT1 = update_HT1 * (reset_HT1 * self.gru_rel_pos_const[0] - 1) + 2
+        pieces = gate_HT1.split(frames, dim=1)
+        return [(piece * distance_HTT[:, :n, :n])[None] for piece, n in zip(pieces, frames, strict=True)]
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with GELU between."""
+
+    def __init__(self, config: Wav2Vec2Config) -> None:
+        super().__init__()
+        self.intermediate_dense = Linear(config.hidden_size, config.intermediate_size)
+        self.output_dense = Linear(config.intermediate_size, config.hidden_size)
+        self.activation_dropout = Dropout(config.activation_dropout)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        """(T, D) -> (T, D)."""
+        return self.output_dense(self.activation_dropout(F.gelu(self.intermediate_dense(x_TD))))
+
+
+class PostNormLayer(nn.Module):
+    """Transformer layer of BASE: x = norm(x + block(x))."""
+
+    def __init__(self, config: Wav2Vec2Config, index: int) -> None:
+        super().__init__()
+        gated = config.model_type == "wavlm"
+        self.attention = GatedAttention(config, first=index == 0) if gated else Attention(config)
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward = FeedForward(config)
+        self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = Dropout(config.hidden_dropout)
+
+    def forward(self, x_TD: Tensor, spans: Spans) -> Tensor:
+        """(T, D) -> (T, D)."""
+        x_TD = self.layer_norm(x_TD + self.dropout(self.attention(x_TD, spans)))
+        return self.final_layer_norm(x_TD + self.dropout(self.feed_forward(x_TD)))
+
+
+class PreNormLayer(PostNormLayer):
+    """Transformer layer of LARGE: x = x + block(norm(x))."""
+
+    def forward(self, x_TD: Tensor, spans: Spans) -> Tensor:
+        """(T, D) -> (T, D)."""
+        x_TD = x_TD + self.dropout(self.attention(self.layer_norm(x_TD), spans))
+        return x_TD + self.dropout(self.feed_forward(self.final_layer_norm(x_TD)))
+
+
+class Adapter(nn.Module):
+    """A narrow feed-forward block, the only part of a layer that differs between languages (MMS, Pratap et al. 2023)."""
+
+    def __init__(self, config: Wav2Vec2Config) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.linear_1 = Linear(config.hidden_size, config.adapter_width)
+        self.linear_2 = Linear(config.adapter_width, config.hidden_size)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        """(T, D) -> (T, D)."""
+        return self.linear_2(F.relu(self.linear_1(self.norm(x_TD))))
+
+
+class AdaptedLayer(PreNormLayer):
+    """Transformer layer of MMS: that of LARGE, then the adapter of a language."""
+
+    def __init__(self, config: Wav2Vec2Config, index: int) -> None:
+        super().__init__(config, index)
+        self.adapter_layer = Adapter(config)
+
+    def forward(self, x_TD: Tensor, spans: Spans) -> Tensor:
+        """(T, D) -> (T, D)."""
+        x_TD = super().forward(x_TD, spans)
+        return x_TD + self.adapter_layer(x_TD)
+
+
+def again(layer: nn.Module, *inputs: Any) -> Tensor:
+    """What a layer makes of its inputs; its inside is computed again when the gradient comes back, with the same noise."""
+    return checkpoint(layer, *inputs, use_reentrant=False)  # type: ignore[return-value]
+
+
+class ContextNetwork(nn.Module):
+    """Positional convolution and transformer layers; `dropped` names the layers that this training step skips, and
+    `gradient_checkpointing` keeps only each layer's input for the backward pass."""
+
+    def __init__(self, config: Wav2Vec2Config) -> None:
+        super().__init__()
+        self.pre_norm = config.do_stable_layer_norm
+        stacked = config.model_type == "data2vec-audio"
+        self.pos_conv_embed = StackedPositionalConv(config) if stacked else PositionalConv(config)
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = Dropout(config.hidden_dropout)
+        layer = (AdaptedLayer if config.adapter_width else PreNormLayer) if self.pre_norm else PostNormLayer
+        self.layers = nn.ModuleList(layer(config, i) for i in range(config.num_hidden_layers))
+        self.dropped: frozenset[int] = frozenset()
+        self.gradient_checkpointing = False
+        for module in self.layers.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x_TD: Tensor, frames: Sequence[int]) -> list[Tensor]:
+        """(T, D) -> L + 1 states (T, D): the first layer's input and every layer's output.
+
+        As in transformers, the last state of a pre-LN model has the final norm applied and the others have not.
+        """
+        x_TD = x_TD + self.pos_conv_embed(x_TD, frames)
+        x_TD = self.dropout(x_TD if self.pre_norm else self.layer_norm(x_TD))
+        states = [x_TD]
+        ends_B = on_device([0, *accumulate(frames)], x_TD.device, torch.int32) if x_TD.is_cuda else None
+        spans = Spans(list(frames), ends_B, self.distances(frames))
+        for index, layer in enumerate(self.layers):
+            if not (self.training and index in self.dropped):
+                keep = not (self.training and self.gradient_checkpointing)
+                x_TD = layer(x_TD, spans) if keep else again(layer, x_TD, spans)
+            states.append(x_TD)
+        if self.pre_norm:
+            states[-1] = self.layer_norm(x_TD)
+        return states
+
+    def distances(self, frames: Sequence[int]) -> Tensor | None:
+        """WavLM's bias by distance (H, T, T) for the longest utterance; no other family has one."""
+        first = self.layers[0].attention if len(self.layers) else None
+        return first.distances(max(frames)) if isinstance(first, GatedAttention) else None

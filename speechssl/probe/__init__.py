@@ -1,1 +1,0 @@
-"""Embeddings and what can be read from them."""

@@ -1,0 +1,53 @@
+"""WER and CER of a model on a manifest of transcribed audio."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from speechssl.core.errors import InputError
+from speechssl.core.files import output_folder, replacing
+from speechssl.data.manifest import Manifest, read_manifest
+from speechssl.score.wer import Scores, score
+from speechssl.use.stream import TooShort
+from speechssl.use.transcribe import transcribe_rows
+
+
+def evaluate(
+    model: Any, manifest: Path, *, where: str = "", normaliser: str = "basic", out: Path | None = None
+) -> Scores:
+    """Score `model` on the transcribed rows of `manifest`; `out` gets scores.json and hypotheses.tsv."""
+    rows = read_manifest(manifest).where(where)
+    model.require_tokenizer()
+    if out is not None:
+        output_folder(out)
+    hypotheses = transcribe_manifest(model, rows)
+    scores = score(
+        rows.column("text"),
+        hypotheses,
+        ids=rows.column("id"),
+        speakers=rows.column("speaker"),
+        normaliser=normaliser,
+    )
+    if out is not None:
+        lines = [f"{i}\t{t}\t{h}" for i, t, h in zip(rows.column("id"), rows.column("text"), hypotheses, strict=True)]
+        table, numbers = "\n".join(["id\treference\thypothesis", *lines]), asdict(scores)
+        for name, text in (
+            ("hypotheses.tsv", table),
+            ("scores.json", json.dumps(numbers, ensure_ascii=False, indent=2)),
+        ):
+            with replacing(out / name) as draft:
+                draft.write_text(text + "\n", "utf-8")
+    return scores
+
+
+def transcribe_manifest(model: Any, rows: Manifest, batch_seconds: float = 60.0) -> list[str]:
+    """Greedy text of every row: many short rows per batch, rows longer than a batch in windows. A row too short for one
+    frame gives an empty text; rows whose audio cannot be read are an error, for a score must not depend on which files
+    happened to open."""
+    texts: list[str] = []
+    for result in transcribe_rows(model, rows, range(len(rows)), batch_seconds, batch_seconds, "evaluate"):
+        if isinstance(result.value, InputError) and not isinstance(result.value, TooShort):
+            raise result.value
+        texts.append("" if isinstance(result.value, TooShort) else result.value.text)
+    return texts

@@ -1,0 +1,114 @@
+"""Word and character error rate with a bootstrap interval; the alignment is jiwer's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jiwer
+import numpy as np
+
+from speechssl.core.errors import InputError
+from speechssl.text.tokenizer import normalise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """An error rate over a corpus (errors / reference units) with its 95 % interval, as fractions."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """wer, cer: over the whole corpus. worst: (word errors, id, reference, hypothesis), the largest first."""
+
+    wer: Rate
+    cer: Rate
+    utterances: int
+    empty: int
+    clusters: str
+    normaliser: str
+    worst: list[tuple[int, str, str, str]]
+
+    def __str__(self) -> str:
+        lines = [
+            f"WER {self.wer}   CER {self.cer}",
+            f"  {self.utterances} utterances; 95 % bootstrap over {self.clusters}; greedy CTC, no language model; "
+            f"normaliser {self.normaliser!r}",
+        ]
+        if self.empty:
+            lines.append(f"  {self.empty} utterances with an empty reference are not counted")
+        if self.worst and self.worst[0][0]:
+            lines.append("  worst utterances (word errors, id):")
+        for errors, name, reference, hypothesis in self.worst:
+            if errors:
+                lines += [f"    {errors:3d}  {name}", f"         ref: {reference}", f"         hyp: {hypothesis}"]
+        return "\n".join(lines)
+
+
+def score(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    *,
+    ids: Sequence[str] | None = None,
+    speakers: Sequence[str] | None = None,
+    normaliser: str = "basic",
+    seed: int = 1,
+    worst: int = 10,
+) -> Scores:
+    """WER and CER of hypotheses against references, both normalised alike.
+
+    The interval resamples speakers if there are at least five (utterances of one speaker are not independent), else
+    utterances. InputError when no reference has a word.
+    """
+    if len(references) != len(hypotheses):
+        raise InputError(f"{len(references)} references but {len(hypotheses)} hypotheses: give one for each utterance")
+    rows = [
+        (name, normalise(reference, normaliser), normalise(hypothesis, normaliser), speaker)
+        for name, reference, hypothesis, speaker in zip(
+            ids or [str(i) for i in range(len(references))],
+            references,
+            hypotheses,
+            speakers or [""] * len(references),
+            strict=True,
+        )
+    ]
+    kept = [row for row in rows if row[1]]
+    if not kept:
+        raise InputError("no reference has a word; scoring needs transcripts (column `text`)")
+    names, refs, hyps, spoken_by = zip(*kept, strict=True)
+    words = [errors_of(jiwer.process_words(r, h)) for r, h in zip(refs, hyps, strict=True)]
+    characters = [errors_of(jiwer.process_characters(r, h)) for r, h in zip(refs, hyps, strict=True)]
+    by_speaker = len(set(spoken_by)) >= 5
+    groups = np.unique(spoken_by, return_inverse=True)[1] if by_speaker else np.arange(len(kept))
+    order = sorted(range(len(kept)), key=lambda i: -words[i][0])[:worst]
+    return Scores(
+        wer=bootstrap(np.array(words), groups, seed),
+        cer=bootstrap(np.array(characters), groups, seed),
+        utterances=len(kept),
+        empty=len(rows) - len(kept),
+        clusters="speakers" if by_speaker else "utterances",
+        normaliser=normaliser,
+        worst=[(words[i][0], names[i], refs[i], hyps[i]) for i in order],
+    )
+
+
+def errors_of(output: jiwer.WordOutput | jiwer.CharacterOutput) -> tuple[int, int]:
+    """(errors, units of the reference) of one alignment."""
+    errors = output.substitutions + output.deletions + output.insertions
+    return errors, output.hits + output.substitutions + output.deletions
+
+
+def bootstrap(counts_N2: np.ndarray, groups_N: np.ndarray, seed: int, resamples: int = 1000) -> Rate:
+    """Total errors / total units, and the 2.5 and 97.5 percentiles over resampled groups."""
+    sums_G2 = np.stack([np.bincount(groups_N, weights=column) for column in counts_N2.T], axis=1)
+    picks_RG = np.random.default_rng(seed).integers(0, len(sums_G2), size=(resamples, len(sums_G2)))
+    totals_R2 = sums_G2[picks_RG].sum(axis=1)
+    rates_R = totals_R2[:, 0] / np.maximum(totals_R2[:, 1], 1)
+    low, high = np.percentile(rates_R, [2.5, 97.5])
+    total = sums_G2.sum(axis=0)
+    return Rate(value=float(total[0] / total[1]), low=float(low), high=float(high))

@@ -1,0 +1,1 @@
+"""Transcripts: normalisers, tokenizer, decoding."""

@@ -1,0 +1,1 @@
+"""A loaded model over any number of clips: embeddings and transcripts."""

@@ -1,0 +1,132 @@
+"""Transcribe audio of any length in constant memory: overlapping windows, of which only the middles are kept."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from speechssl.core import dist
+from speechssl.core.errors import InputError
+from speechssl.core.files import output_file, output_folder, replacing
+from speechssl.data.corpora import audio_files, identity
+from speechssl.data.manifest import Manifest, Utterance
+from speechssl.sound.windows import windows
+from speechssl.text.decode import Transcript, greedy, spell, write
+from speechssl.use.stream import BATCH, Result, own_rows, stream
+
+
+def transcribe(model: Any, source: Any, **options: Any) -> Transcript:
+    """Text and word times of one clip: path, file object, array or tensor; options as in speechssl.sound.windows.windows.
+
+    Of a long clip the frames are computed window by window and decoded once, so no word is cut. Only the best character of
+    every frame is kept, so memory does not grow with the vocabulary.
+    """
+    geometry = model.config.geometry
+    best = [model.log_probs([wave_S])[0][rows].max(dim=1) for wave_S, rows in windows(source, geometry, **options)]
+    if not best:
+        name = "the array" if hasattr(source, "__len__") and not isinstance(source, str) else source
+        raise InputError(f"{name} is shorter than one frame (25 ms); there is nothing to transcribe")
+    scores_T, tokens_T = (torch.cat(parts) for parts in zip(*best, strict=True))
+    return spell(tokens_T, scores_T.exp(), model.tokenizer, geometry)
+
+
+def transcribe_waves(model: Any, waves: Sequence[np.ndarray]) -> list[Transcript]:
+    """Short clips in one packed batch; each transcript is that of the clip alone."""
+    return [greedy(log_probs_TV, model.tokenizer, model.config.geometry) for log_probs_TV in model.log_probs(waves)]
+
+
+def transcribe_rows(
+    model: Any, rows: Manifest, indices: Sequence[int], longest: float, batch_seconds: float, what: str
+) -> Iterator[Result]:
+    """A Transcript, or an InputError, of some rows: many short ones a batch, those over `longest` seconds in windows."""
+    several, one = partial(transcribe_waves, model), partial(transcribe, model)
+    sizes: dict[str, Any] = {"reach": model.config.geometry.receptive_field, "batch_seconds": batch_seconds}
+    yield from chain.from_iterable(stream(rows, indices, several, one, longest=longest, **sizes, what=what))
+
+
+def transcribe_files(model: Any, sources: Sequence[Path], *, style: str = "txt", out: Path | None = None) -> int:
+    """Transcribe files, and all audio of folders, printing or writing into `out`; returns how many failed (each is named).
+
+    What this model has written into `out` already is left as it is, unless the audio is newer. Under torchrun every process takes
+    its share.
+    """
+    model.require_tokenizer()
+    rows, failed = files_of(sources), 0
+    with dist.sharing():
+        if out is None and dist.world() > 1:
+            raise InputError("several processes cannot print in order; name a folder for the transcripts with --out")
+        if out is None and style != "txt" and len(rows) > 1:
+            raise InputError(f"{len(rows)} files one after the other are no {style}; name a folder for them with --out")
+        mine = own_rows(len(rows), dist.rank(), dist.world())
+        waiting = mine if out is None else unwritten(model, rows, mine, output_folder(out), style)
+        for result in transcribe_rows(model, rows, waiting, 30.0, BATCH[model.device.type], "transcribe"):
+            file, text = Path(result.row.path), result.value
+            if isinstance(text, InputError):
+                failed += 1
+                with tqdm.external_write_mode():
+                    print(f"error: {text}", file=sys.stderr)
+            elif out is not None:
+                with replacing(output_file(out / f"{result.row.id}.{style}", "x")) as draft:
+                    draft.write_text(write(text, style), encoding="utf-8")
+            else:
+                name = f"{file}: " if style == "txt" and len(rows) > 1 else ""
+                with tqdm.external_write_mode():
+                    print(f"{name}{write(text, style)}", end="", flush=True)
+        return int(dist.all_sum_float(failed))  # waits for the others
+
+
+def files_of(sources: Sequence[Path]) -> Manifest:
+    """Audio files, and those below folders, each with the name of its transcript as its id: its own without the ending, unless
+    another file of the folder has that name too."""
+
+    def found() -> Iterator[Utterance]:
+        for source in sources:
+            if not source.is_dir():
+                yield Utterance(id=source.stem, path=str(source))
+            inside = audio_files(source) if source.is_dir() else []
+            names = Counter(identity(file, source) for file in inside)
+            for file in inside:
+                name = identity(file, source)
+                yield Utterance(id=name if names[name] == 1 else name + file.suffix, path=str(file))
+
+    rows = Manifest.of(found())
+    if not len(rows):
+        raise InputError(f"no audio found in {', '.join(map(str, sources))}")
+    return rows
+
+
+def unwritten(model: Any, rows: Manifest, indices: Sequence[int], out: Path, style: str) -> list[int]:
+    """The rows without a transcript in `out` that is newer than its audio and was written since this model was noted there."""
+    refuse_equal_names(rows, style)
+    note = out / f".{style}.model"
+    if dist.rank() == 0 and not (note.is_file() and note.read_text() == model.fingerprint()):
+        with replacing(note) as draft:
+            draft.write_text(model.fingerprint())
+    dist.barrier()
+    since = note.stat().st_mtime_ns
+
+    def written(row: Utterance) -> bool:
+        text, sound = out / f"{row.id}.{style}", Path(row.path)
+        return text.exists() and sound.exists() and text.stat().st_mtime_ns >= max(since, sound.stat().st_mtime_ns)
+
+    left = [index for index in indices if not written(rows[index])]
+    done = int(dist.all_sum_float(len(indices) - len(left)))
+    if done and dist.rank() == 0:
+        print(f"{out}: {done} of {len(rows)} transcripts are there already and not made again", file=sys.stderr)
+    return left
+
+
+def refuse_equal_names(rows: Manifest, style: str) -> None:
+    """InputError when the transcripts of two files would overwrite each other."""
+    seen: dict[str, str] = {}
+    for name, path in zip(rows.cells("id"), rows.cells("path"), strict=True):
+        if name in seen:
+            raise InputError(f"{seen[name]} and {path} would both become {name}.{style}; give each an --out of its own")
+        seen[name] = path

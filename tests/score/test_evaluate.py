@@ -1,0 +1,62 @@
+"""Scores of a manifest: batches change nothing, durations may be missing, long rows go through windows."""
+
+import json
+
+import pytest
+import soundfile
+
+import speechssl
+from speechssl.core.errors import InputError
+from speechssl.data.manifest import read_manifest
+from speechssl.score.evaluate import evaluate, transcribe_manifest
+from tests.conftest import DATA, digits, write_table
+
+
+@pytest.fixture(scope="module")
+def model(ctc_folder):
+    """A tiny model of random letters."""
+    return speechssl.load(ctc_folder)
+
+
+def test_a_row_in_a_batch_gives_what_it_gives_alone(model):
+    rows = read_manifest(DATA / "fsdd.tsv").select(range(0, 1500, 130))
+    assert transcribe_manifest(model, rows) == [model.transcribe(row.path).text for row in rows]
+
+
+def test_durations_may_be_missing(model, tmp_path):
+    rows = digits()
+    with_them = write_table(tmp_path / "a.tsv", *rows)
+    without = write_table(tmp_path / "b.tsv", *[{k: v for k, v in row.items() if k != "duration"} for row in rows])
+    assert evaluate(model, with_them) == evaluate(model, without)
+
+
+def test_long_rows_go_through_windows(model, speech, tmp_path):
+    soundfile.write(tmp_path / "x.wav", speech, 16_000)
+    rows = read_manifest(write_table(tmp_path / "x.tsv", {"path": "x.wav", "text": "x"}))
+    sizes, ask = [], model.log_probs
+    model.log_probs = lambda waves: sizes.append(max(map(len, waves))) or ask(waves)
+    try:
+        found = transcribe_manifest(model, rows, batch_seconds=10.0)
+    finally:
+        del model.log_probs
+    assert found == [model.transcribe(tmp_path / "x.wav").text]
+    assert max(sizes) <= 34 * 16_000 < len(speech)
+
+
+def test_a_clip_under_a_frame_counts_as_nothing_heard(model, speech, tmp_path):
+    soundfile.write(tmp_path / "x.wav", speech[:300], 16_000)
+    scores = evaluate(model, write_table(tmp_path / "x.tsv", {"path": "x.wav", "text": "one two"}))
+    assert (scores.wer.value, scores.worst[0][3]) == (1.0, "")
+
+
+def test_what_is_written_is_what_is_scored(model, tmp_path):
+    scores = evaluate(model, write_table(tmp_path / "a.tsv", *digits()), out=tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["wer"]["value"] == scores.wer.value
+    lines = (tmp_path / "out" / "hypotheses.tsv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + scores.utterances
+
+
+def test_an_unreadable_row_stops_the_evaluation(model, tmp_path):
+    rows = [*digits(), {"id": "gone", "path": tmp_path / "gone.wav", "duration": 1.0, "text": "one"}]
+    with pytest.raises(InputError, match=r"gone\.wav is missing"):
+        evaluate(model, write_table(tmp_path / "a.tsv", *rows))

@@ -1,0 +1,74 @@
+"""WER and CER against jiwer over the whole corpus; the interval; what is not counted."""
+
+import jiwer
+import numpy as np
+import pytest
+
+from speechssl.core.errors import InputError
+from speechssl.data.manifest import read_manifest
+from speechssl.score.wer import bootstrap, score
+from speechssl.text.tokenizer import basic
+from tests.conftest import DATA
+
+REFERENCES = [
+    text for name in ("librispeech_test", "kerstin") for text in read_manifest(DATA / f"{name}.tsv").column("text")
+]
+
+
+def misheard(text: str, seed: int) -> str:
+    """A transcript with words dropped, repeated and changed."""
+    rng = np.random.default_rng(seed)
+    return " ".join(w if r > 0.3 else (w + " " + w if r > 0.2 else ("uh" if r > 0.1 else "")) for w, r in
+                    zip(text.split(), rng.random(len(text.split())), strict=True))  # fmt: skip
+
+
+HYPOTHESES = [misheard(text, seed) for seed, text in enumerate(REFERENCES)]
+
+
+def test_rates_equal_jiwer_s_over_the_corpus():
+    scores = score(REFERENCES, HYPOTHESES)
+    references, hypotheses = [basic(t) for t in REFERENCES], [basic(t) for t in HYPOTHESES]
+    assert scores.wer.value == pytest.approx(jiwer.wer(references, hypotheses))
+    assert scores.cer.value == pytest.approx(jiwer.cer(references, hypotheses))
+    assert scores.wer.low < scores.wer.value < scores.wer.high
+    assert scores.utterances == len(REFERENCES)
+
+
+def test_the_normaliser_is_applied_to_both_sides():
+    texts = ["Don't — STOP!"], ["dont stop"]
+    assert score(*texts, normaliser="basic").wer.value == 0.5
+    assert score(["A b!"], ["a B"], normaliser="basic").wer.value == 0
+    assert score(["A b!"], ["a B"], normaliser="none").wer.value == 1
+
+
+def test_empty_references_are_told_and_not_counted():
+    scores = score(["one two", "…", ""], ["one", "noise", "x"])
+    assert (scores.utterances, scores.empty, scores.wer.value) == (1, 2, 0.5)
+    assert "2 utterances with an empty reference" in str(scores)
+    with pytest.raises(InputError, match="no reference has a word"):
+        score(["", "…"], ["a", "b"])
+    with pytest.raises(InputError, match="2 references but 1 hypotheses"):
+        score(["a", "b"], ["a"])
+
+
+def test_the_worst_come_first():
+    scores = score(REFERENCES, HYPOTHESES, ids=[str(i) for i in range(len(REFERENCES))])
+    errors = [entry[0] for entry in scores.worst]
+    assert errors == sorted(errors, reverse=True)
+    for count, name, reference, hypothesis in scores.worst:
+        assert reference == basic(REFERENCES[int(name)])
+        out = jiwer.process_words(reference, hypothesis)
+        assert count == out.substitutions + out.deletions + out.insertions
+
+
+def test_the_interval_resamples_speakers_where_there_are_five():
+    few, many = (score(REFERENCES, HYPOTHESES, speakers=[str(i % n) for i in range(len(REFERENCES))]) for n in (4, 5))
+    assert (few.clusters, many.clusters) == ("utterances", "speakers")
+
+
+def test_the_interval_is_that_of_the_binomial_distribution():
+    counts = np.stack([np.arange(400) % 4 == 0, np.ones(400)], axis=1).astype(int)
+    rate = bootstrap(counts, np.arange(400), seed=1)
+    half = 1.96 * (0.25 * 0.75 / 400) ** 0.5
+    assert rate.value == 0.25
+    assert (rate.low, rate.high) == (pytest.approx(0.25 - half, abs=0.006), pytest.approx(0.25 + half, abs=0.006))

@@ -1,0 +1,166 @@
+"""Decoding against soundfile, librosa and soxr; segments against the whole; what is refused and how."""
+
+import io
+
+import librosa
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+
+from speechssl.core.errors import InputError
+from speechssl.sound import audio
+from tests.conftest import CLIP, DATA
+
+
+@pytest.fixture(scope="module")
+def sentence() -> np.ndarray:
+    """The clip as soundfile reads it."""
+    return soundfile.read(CLIP, dtype="float32")[0]
+
+
+@pytest.mark.parametrize("source", [CLIP, str(CLIP), io.BytesIO(CLIP.read_bytes())], ids=["path", "text", "file"])
+def test_any_source_gives_soundfile_s_samples(source, sentence):
+    np.testing.assert_array_equal(audio.load(source), sentence)
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000, 96_000])
+def test_other_rates_equal_librosa_s(rate, sentence, tmp_path):
+    soundfile.write(tmp_path / "x.wav", soxr.resample(sentence, 16_000, rate), rate, subtype="FLOAT")
+    expected = librosa.load(tmp_path / "x.wav", sr=16_000, res_type="soxr_hq")[0]
+    found = audio.load(tmp_path / "x.wav")
+    assert abs(len(found) - len(expected)) <= 1
+    size = min(len(found), len(expected))
+    np.testing.assert_allclose(found[:size], expected[:size], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "ending, subtype, tolerance",
+    [
+        ("wav", "PCM_24", 1e-6),
+        ("wav", "PCM_U8", 1e-2),
+        ("wav", "FLOAT", 0),
+        ("flac", "PCM_24", 1e-6),
+        ("aiff", "PCM_16", 0),
+    ],
+)
+def test_sample_formats(ending, subtype, tolerance, sentence, tmp_path):
+    soundfile.write(tmp_path / f"x.{ending}", sentence, 16_000, subtype=subtype)
+    np.testing.assert_allclose(audio.load(tmp_path / f"x.{ending}"), sentence, atol=tolerance)
+
+
+def test_channels_are_averaged(sentence, tmp_path):
+    stereo_S2 = np.stack([sentence, 0.5 * sentence], axis=1)
+    soundfile.write(tmp_path / "x.wav", stereo_S2, 16_000, subtype="FLOAT")
+    np.testing.assert_allclose(audio.load(tmp_path / "x.wav"), 0.75 * sentence, atol=1e-7)
+    np.testing.assert_allclose(audio.load(stereo_S2.T), 0.75 * sentence, atol=1e-7)
+
+
+def test_the_ending_of_a_name_decides_nothing(sentence, tmp_path):
+    (tmp_path / "x.wav").write_bytes(CLIP.read_bytes())
+    np.testing.assert_array_equal(audio.load(tmp_path / "x.wav"), sentence)
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+def test_a_segment_is_that_part_of_the_whole(rate, sentence, tmp_path):
+    path = tmp_path / "x.wav"
+    soundfile.write(path, soxr.resample(sentence, 16_000, rate), rate, subtype="FLOAT")
+    whole = audio.load(path)
+    for start, duration in ((0.0, 0.5), (0.25, 1.0), (1.5, 100.0), (0.7, None)):
+        part, first = audio.load(path, start=start, duration=duration), round(start * 16_000)
+        expected = whole[first:][: None if duration is None else round(duration * 16_000)]
+        size = min(len(part), len(expected))
+        assert abs(len(part) - len(expected)) <= 2
+        np.testing.assert_allclose(part[40 : size - 40], expected[40 : size - 40], atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.uint8, np.float64])
+def test_arrays_of_numbers_scale_as_files_do(kind, sentence):
+    limits = np.iinfo(kind) if np.issubdtype(kind, np.integer) else None
+    half = (int(limits.max) - int(limits.min) + 1) // 2 if limits else 1
+    array = (sentence.astype(np.float64) * half + (int(limits.min) + half if limits else 0)).astype(kind)
+    np.testing.assert_allclose(audio.load(array), sentence, atol=2 / half if limits else 1e-7)
+
+
+def test_tensors_pass(sentence):
+    np.testing.assert_array_equal(audio.load(torch.from_numpy(sentence.copy()).requires_grad_()), sentence)
+
+
+@pytest.mark.parametrize(
+    "source, rate, complaint",
+    [
+        (np.zeros((2, 2, 2)), None, "shape"),
+        (np.array(["a"]), None, "is not audio"),
+        (np.zeros(0, np.float32), None, "holds no audio"),
+        (np.array([0.0, np.nan], np.float32), None, "the array holds NaN"),
+        (np.zeros(100, np.float32), 0, "sample_rate = 0"),
+        (DATA, None, "is a folder"),
+        (DATA / "gone.wav", None, r"gone\.wav is missing.*speechssl prepare"),
+        (DATA / "LICENSES.md", None, r"LICENSES\.md cannot be decoded"),
+        (io.BytesIO(b"nothing"), None, "cannot be decoded"),
+        ((np.zeros(100), 16_000), None, "load\\(wave, sample_rate=rate\\)"),
+        (np.zeros((9, 100)), None, "shape"),
+        (np.zeros(100, np.int64), None, "64 bits"),
+        (np.full(100, 3e4), None, "up to 3e\\+04, but audio lies within"),
+    ],
+    ids=[
+        "3-D",
+        "text",
+        "empty",
+        "NaN",
+        "rate",
+        "folder",
+        "gone",
+        "document",
+        "file",
+        "pair",
+        "utterances",
+        "int64",
+        "loud",
+    ],
+)
+def test_what_is_no_audio_is_refused(source, rate, complaint):
+    with pytest.raises(InputError, match=complaint):
+        audio.load(source, sample_rate=rate)
+
+
+def test_a_file_that_cannot_be_decoded_names_the_remedy(tmp_path):
+    (tmp_path / "my call.m4a").write_bytes(b"ftyp")
+    with pytest.raises(InputError, match=r"ffmpeg -i 'my call\.m4a' 'my call\.wav'"):
+        audio.load(tmp_path / "my call.m4a")
+
+
+def test_a_file_object_can_be_read_twice(sentence):
+    file = io.BytesIO(CLIP.read_bytes())
+    assert np.array_equal(audio.load(file), audio.load(file))
+
+
+def test_a_path_that_the_system_refuses_is_told():
+    with pytest.raises(InputError, match=r"cannot be read \(File name too long\)"):
+        audio.load("x" * 300)
+
+
+def test_headers_that_cannot_be_right(sentence, tmp_path):
+    soundfile.write(tmp_path / "slow.wav", sentence, 1_000)
+    streamed = bytearray(CLIP.read_bytes())  # flac written into a pipe: the header's 36 bits of length stay zero
+    streamed[21] &= 0xF0
+    streamed[22:26] = bytes(4)
+    (tmp_path / "streamed.flac").write_bytes(bytes(streamed))
+    for name, problem in (("slow.wav", "1000 Hz"), ("streamed.flac", "no length")):
+        with pytest.raises(InputError, match=f"{name} has a header that cannot be right .*{problem}"):
+            audio.load(tmp_path / name)
+
+
+def test_beyond_the_end_of_a_file():
+    with pytest.raises(InputError, match=r"0007\.flac holds no audio at 99 s"):
+        audio.load(CLIP, start=99)
+
+
+def test_info_is_the_header_s():
+    told, expected = audio.info(CLIP), soundfile.info(CLIP)
+    assert (told.duration, told.sample_rate, told.channels) == (
+        expected.duration,
+        expected.samplerate,
+        expected.channels,
+    )

@@ -1,0 +1,147 @@
+"""Long audio: windows change no word, memory stays constant, any rate aligns; files in and files out."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+import speechssl
+from speechssl.core.errors import InputError
+from speechssl.sound import audio
+from speechssl.text.decode import write
+from speechssl.use.transcribe import transcribe, transcribe_files
+from tests.conftest import CLIP, digits
+
+
+@pytest.fixture(scope="module")
+def model(ctc_folder):
+    """A tiny model of random letters; its convolutions see no further than a frame, its attention as far as the window."""
+    return speechssl.load(ctc_folder)
+
+
+class Local:
+    """A model whose letters depend on the frame alone: which of 27 loudness classes it has."""
+
+    def __init__(self, model):
+        self.config, self.tokenizer, self.sizes = model.config, model.tokenizer, []
+
+    def log_probs(self, waves):
+        import torch
+
+        self.sizes.append(max(map(len, waves)))
+        field, hop, found = self.config.geometry.receptive_field, self.config.geometry.hop, []
+        for wave_S in waves:
+            frames_TS = np.lib.stride_tricks.sliding_window_view(wave_S, field)[::hop]
+            loud_T = np.clip(-np.log10(frames_TS.astype(np.float64).std(axis=1) + 1e-9) * 6, 0, 26).astype(int)
+            found.append(torch.nn.functional.one_hot(torch.from_numpy(loud_T) + 2, len(self.tokenizer)).float().log())
+        return found
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+def test_windows_change_no_word_and_no_time(model, rate, speech, tmp_path):
+    local, wave = Local(model), speech[: 16_000 * 20]
+    soundfile.write(tmp_path / "x.wav", soxr.resample(wave, 16_000, rate), rate, subtype="FLOAT")
+    whole = transcribe(local, tmp_path / "x.wav", window=100.0)
+    assert len(local.sizes) == 1
+    cut = transcribe(local, tmp_path / "x.wav", window=2.0, context=0.5)
+    assert max(local.sizes[1:]) <= 3.2 * 16_000
+    assert abs(cut.duration - whole.duration) <= 0.021
+    if rate == 16_000:
+        assert cut == whole
+    else:  # the resampler's edges may move a frame across a class
+        spoken, heard = ([(w.text, w.start) for w in t.words] for t in (whole, cut))
+        assert len(set(spoken) & set(heard)) > 0.8 * max(len(spoken), len(heard))
+
+
+def test_an_array_a_path_and_a_file_object_agree(model, clip):
+    with open(CLIP, "rb") as file:
+        found = [model.transcribe(source) for source in (CLIP, str(CLIP), file, clip)]
+    assert all(transcript == found[0] for transcript in found)
+    assert found[0].duration == pytest.approx(len(clip) / 16_000, abs=0.025)
+
+
+def test_less_than_a_frame_is_told_without_the_samples(model):
+    with pytest.raises(InputError, match=r"^the array is shorter than one frame"):
+        model.transcribe(np.ones(399, np.float32))
+
+
+def test_a_bad_file_does_not_stop_the_others(model, tmp_path, capsys):
+    gone = tmp_path / "gone.wav"
+    assert transcribe_files(model, [gone, CLIP], out=tmp_path / "out") == 1
+    assert f"error: {gone} is missing" in capsys.readouterr().err
+    written = (tmp_path / "out" / f"{CLIP.stem}.txt").read_text(encoding="utf-8")
+    assert written == model.transcribe(CLIP).text + "\n"
+
+
+def test_two_files_never_become_one_transcript(model, tmp_path):
+    twin = tmp_path / f"{CLIP.stem}.wav"
+    with pytest.raises(InputError, match=rf"{CLIP.stem}\.flac and .*\.wav would both become {CLIP.stem}\.srt"):
+        transcribe_files(model, [CLIP, twin], style="srt", out=tmp_path / "out")
+
+
+def test_files_of_one_name_in_a_folder_keep_their_endings(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.flac", "a.wav", "b.flac"):
+        soundfile.write(tmp_path / "in" / name, audio.load(CLIP), 16_000)
+    assert transcribe_files(model, [tmp_path / "in"], out=tmp_path / "out") == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.txt")) == ["a.flac.txt", "a.wav.txt", "b.txt"]
+
+
+def test_a_model_without_letters_is_told_before_any_file(pretrained_folder, tmp_path):
+    with pytest.raises(InputError, match=r"has no CTC head .*speechssl finetune"):
+        transcribe_files(speechssl.load(pretrained_folder), [tmp_path / "gone.wav"])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of short clips, one of them below, and a text that pretends to be audio."""
+    (tmp_path / "clips" / "below").mkdir(parents=True)
+    for number, row in enumerate(digits()):
+        shutil.copy(row["path"], tmp_path / "clips" / ("below" if number == 3 else ".") / f"{number:02d}.flac")
+    (tmp_path / "clips" / "text.wav").write_text("I am a text")
+    return tmp_path / "clips"
+
+
+def test_clips_of_a_folder_give_in_batches_what_they_give_alone(model, folder, tmp_path, monkeypatch, capsys):
+    sizes, ask = [], model.log_probs
+    monkeypatch.setattr(model, "log_probs", lambda waves: sizes.append(len(waves)) or ask(waves))
+    assert transcribe_files(model, [folder, CLIP], style="json", out=tmp_path / "out") == 1
+    assert sizes == [13]
+    assert f"error: {folder / 'text.wav'} cannot be decoded" in capsys.readouterr().err
+    for file in [*folder.rglob("*.flac"), CLIP]:
+        name = file.stem if file == CLIP else file.relative_to(folder).with_suffix("")
+        written = (tmp_path / "out" / f"{name}.json").read_text(encoding="utf-8")
+        assert written == write(model.transcribe(file), "json")
+
+
+def test_transcripts_are_printed_in_the_order_of_the_files(model, folder, capsys):
+    files = sorted(folder.glob("*.flac"), reverse=True)
+    transcribe_files(model, [*files, folder / "below"])
+    texts = {str(file): model.transcribe(file).text for file in [*files, folder / "below" / "03.flac"]}
+    assert capsys.readouterr().out == "".join(f"{file}: {text}\n" for file, text in texts.items())
+
+
+def test_what_is_written_is_not_made_again_unless_audio_or_model_changed(model, folder, tmp_path, monkeypatch, capsys):
+    def made(sources, model=model) -> int:
+        """Clips that a call transcribes."""
+        sizes, ask = [], model.log_probs
+        with monkeypatch.context() as patch:
+            patch.setattr(model, "log_probs", lambda waves: sizes.append(len(waves)) or ask(waves))
+            transcribe_files(model, sources, out=tmp_path / "out")
+        return sum(sizes)
+
+    assert made([folder / "00.flac"]) == 1
+    assert made([folder]) == 11
+    assert "1 of 13 transcripts are there already" in capsys.readouterr().err
+    os.utime(folder / "05.flac")
+    (tmp_path / "out" / "below" / "03.txt").unlink()
+    assert made([folder]) == 2
+    other = speechssl.load(model.source)
+    other.model.lm_head.weight.data.neg_()
+    assert made([folder / "00.flac"], other) == 1  # as if stopped after this one
+    assert made([folder], other) == 11
+    for file in folder.glob("*.flac"):
+        assert (tmp_path / "out" / f"{file.stem}.txt").read_text() == other.transcribe(file).text + "\n"
