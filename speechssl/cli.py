@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from speechssl.core.config import explain, load_recipe, read_toml, split_overrides
+from speechssl.core.config import explain, split_overrides
 from speechssl.core.errors import InputError
 from speechssl.core.memory import forget_shapes, keep_freed_memory
 from speechssl.verbs import VERBS
@@ -91,26 +91,21 @@ def parse(verb: str, argv: Sequence[str]) -> argparse.Namespace:
         sys.exit(0)
     parser.check_flags(rest)
     args = parser.parse_args(rest)
-    args.recipe = load_recipe(recipe_class(verb, args.recipe), args.recipe, overrides)
+    from speechssl.train.recipe import parse_recipe
+
+    run = args.out if args.resume and (args.out / "recipe.toml").exists() else None
+    args.recipe = parse_recipe(verb, args.recipe, overrides, scratch=args.scratch, run=run)
     return args
-
-
-def recipe_class(verb: str, path: Path | None) -> type:
-    """The dataclass that describes a recipe: what is pretrained stands in its key `kind`."""
-    from speechssl.train.recipe import PRETRAIN_RECIPES, FinetuneRecipe
-
-    if verb == "finetune":
-        return FinetuneRecipe
-    kind = read_toml(path).get("kind", "wav2vec2") if path else "wav2vec2"
-    return PRETRAIN_RECIPES.get(kind, PRETRAIN_RECIPES["wav2vec2"])
 
 
 def recipe_help(verb: str, path: Path | None) -> str:
     """Every key of the recipe at `path` with its value there, or with its default."""
+    from speechssl.train.recipe import parse_recipe
+
     values = (
         f"in {path}" if path else "by default (the paper's BASE); name a RECIPE.toml before --help to see its values"
     )
-    return f"\nrecipe keys and their values {values}:\n{explain(load_recipe(recipe_class(verb, path), path))}"
+    return f"\nrecipe keys and their values {values}:\n{explain(parse_recipe(verb, path))}"
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -57,33 +57,34 @@ def run_arguments(parser: argparse.ArgumentParser, finetune: bool) -> None:
 
 
 def pretrain(args: argparse.Namespace) -> None:
-    """Pretrain wav2vec 2.0 or BYOL-S on unlabeled audio."""
+    """Pretrain on unlabeled audio: wav2vec 2.0, BYOL-S."""
     from speechssl.data.prepare import listed
     from speechssl.train.folder import RunFolder
-    from speechssl.train.run import pretrain
 
     RunFolder(path=args.out).check(args.resume)  # before its lists are made anew
     for name in ("train", "valid"):
         setattr(args, name, listed(getattr(args, name), args.out, name, args.resume))
-    run(pretrain, args)
+    run(args)
 
 
 def finetune(args: argparse.Namespace) -> None:
     """Fine-tune a pretrained model with CTC on transcribed audio."""
-    from speechssl.train.run import finetune
-
-    run(finetune, args)
+    run(args)
 
 
-def run(verb: Callable, args: argparse.Namespace) -> None:
-    """Train as `args` and its recipe say, and tell where the model is."""
-    from speechssl.train.run import Paths
+def run(args: argparse.Namespace) -> None:
+    """Train as `args` and its recipe say, and report where the model is."""
+    from speechssl.train.run import Paths, train
 
-    values = vars(args)
-    recipe = values.pop("recipe")
-    state = verb(recipe, Paths(**values))
+    recipe = args.recipe
+    state = train(
+        recipe,
+        Paths(
+            train=args.train, valid=args.valid, out=args.out, init=args.init, resume=args.resume, scratch=args.scratch
+        ),
+    )
     stopped = state.step < recipe.train.steps
-    if os.environ.get("RANK", "0") == "0":  # under torchrun the first process speaks for all
+    if os.environ.get("RANK", "0") == "0":
         heard = f"{state.step} updates, {state.seconds_heard / 3600:.2f} h of audio heard"
         hint = f"best model: {args.out}/best" if (args.out / "best").exists() else f"model: {args.out}/last"
         hint = "stopped; continue with the same command and --resume" if stopped else hint
@@ -105,7 +106,7 @@ def loaded(args: argparse.Namespace) -> Any:
     from speechssl import load
     from speechssl.core import dist
 
-    return load(args.model, device=dist.honest(dist.usable(args.device)), precision=args.precision)
+    return load(args.model, device=dist.usable(args.device), precision=args.precision)
 
 
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -228,7 +229,7 @@ def benchmark(args: argparse.Namespace) -> None:
     from speechssl.score.benchmark import benchmark
 
     values = vars(args)
-    values["device"] = dist.honest(dist.usable(args.device))
+    values["device"] = dist.usable(args.device)
     print(benchmark(values.pop("model"), values.pop("data"), **values))
 
 

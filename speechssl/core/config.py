@@ -22,17 +22,24 @@ T = TypeVar("T")
 COMMAND_LINE = "the command line"
 
 
-def load_recipe(cls: type[T], path: Path | None, overrides: Sequence[str] = ()) -> T:
-    """The recipe in `path` (None: the defaults) with overrides such as ["--optim.lr", "1e-4"] on top.
-
-    InputError names the file (or the command line), the key, the value and what would be right.
-    """
-    recipe = cls()
-    if path is not None:
-        recipe = apply(recipe, dict(flatten(read_toml(path))), str(path))
+def parse_overrides(recipe: Any, overrides: Sequence[str]) -> dict[str, Any]:
+    """["--optim.lr", "1e-4"] -> {"optim.lr": 1e-4}, by the types of the recipe's fields."""
     kinds = dict(leaves(recipe))
-    values = {key: from_text(text, kinds.get(key, str)) for key, text in pairs(overrides)}
-    return apply(recipe, values, COMMAND_LINE)
+    return {key: from_text(text, kinds.get(key, str)) for key, text in pairs(overrides)}
+
+
+def stated_values(values: dict[str, Any]) -> dict[str, Any]:
+    """A TOML file's tables as {dotted key: value}."""
+    return dict(flatten(values))
+
+
+def flat_values(recipe: Any, prefix: str = "") -> dict[str, Any]:
+    """Every value of a recipe by its dotted key."""
+    found: dict[str, Any] = {}
+    for field in fields(recipe):
+        value, key = getattr(recipe, field.name), prefix + field.name
+        found |= flat_values(value, key + ".") if is_dataclass(value) else {key: value}
+    return found
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -1,9 +1,12 @@
-"""Several processes under torchrun; on one process every function here is a no-op."""
+"""Several processes under torchrun; with one process every collective here is a no-op."""
 
 import contextlib
 import os
+import sys
+import time
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,38 +40,77 @@ def usable(device: str) -> str:
     return device
 
 
-def honest(device: str) -> str:
-    """`device`, on which float32 convolutions are float32 from now on: torch lets a GPU round their inputs to 10 bits (TF32)."""
-    if device.startswith("cuda"):
-        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
-    return device
+@contextlib.contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Compute float32 convolutions in float32 on a GPU, where torch by default rounds their inputs to 10 bits (TF32)."""
+    conv: Any = torch.backends.cudnn.conv
+    before, conv.fp32_precision = conv.fp32_precision, "ieee"
+    try:
+        yield
+    finally:
+        conv.fp32_precision = before
 
 
-def start(device: str) -> None:
-    """Join the other processes when torchrun started several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not td.is_initialized():
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[str]:
+    """Join the other processes of torchrun for a training run; gives the device of this one."""
+    device = usable(device)
+    if device != "cpu":
+        torch.cuda.set_device(device)
+    if several() and not td.is_initialized():
         td.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")  # logs add up on the host
-
-
-def stop() -> None:
-    """Leave the group."""
-    if td.is_initialized():
-        td.destroy_process_group()
+    try:
+        with exact_convolutions():
+            yield device
+    finally:
+        leave()
 
 
 @contextlib.contextmanager
 def sharing() -> Iterator[None]:
-    """Join the other processes for work that they share out and do each at its own pace, waiting for each other in the end."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not td.is_initialized():
+    """Join the other processes for work that each does at its own pace, waiting for the others only at the end."""
+    if several() and not td.is_initialized():
         td.init_process_group("gloo", timeout=timedelta(days=365))
     try:
         yield
     finally:
-        stop()
+        leave()
+
+
+def several() -> bool:
+    """Whether torchrun started more than one process."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def leave() -> None:
+    """Leave the process group."""
+    if td.is_initialized():
+        td.destroy_process_group()
+
+
+def report(message: str) -> None:
+    """Print one line to stderr, on rank 0 only."""
+    if rank() == 0:
+        print(message, file=sys.stderr)
+
+
+def bf16_is_fast(device: str) -> bool:
+    """Whether every process multiplies matrices faster in bf16 than in float32, which a CPU without such instructions
+    emulates several times slower. Measured in a few milliseconds: no flag tells it for every processor."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    seconds = {torch.bfloat16: float("inf"), torch.float32: float("inf")}
+    for _ in range(5):
+        for kind in seconds:
+            x, weight = torch.ones(256, 1024, dtype=kind), torch.ones(1024, 1024, dtype=kind)
+            began = time.perf_counter()
+            torch.nn.functional.linear(x, weight)
+            seconds[kind] = min(seconds[kind], time.perf_counter() - began)
+    return all_sum_float(seconds[torch.bfloat16] < seconds[torch.float32]) == world()
 
 
 def all_sum(x: Tensor) -> Tensor:
-    """Sum over all processes; `x` itself on one process. No gradient flows through it."""
+    """Sum over all processes; `x` itself with one process. No gradient flows through it."""
     if world() == 1:
         return x
     total = x.detach().clone()
@@ -77,7 +119,7 @@ def all_sum(x: Tensor) -> Tensor:
 
 
 class AllSum(torch.autograd.Function):
-    """Sum over all processes whose gradient is summed likewise."""
+    """Sum over all processes; its gradient is summed over them too."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -94,7 +136,7 @@ def all_sum_grad(x: Tensor) -> Tensor:
 
 
 def all_gather(x: Tensor) -> Tensor:
-    """The rows of all processes, rank after rank; their numbers of rows may differ."""
+    """Concatenate the rows of all processes in the order of ranks; their numbers of rows may differ."""
     if world() == 1:
         return x
     counts = [torch.zeros((), dtype=torch.long, device=x.device) for _ in range(world())]
@@ -111,6 +153,11 @@ def all_sum_float(x: float) -> float:
     if world() == 1:
         return float(x)
     return float(all_sum(torch.tensor(float(x), dtype=torch.float64)))
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether `flag` is set on any rank; every rank gets the same answer."""
+    return all_sum_float(flag) > 0
 
 
 def barrier() -> None:

@@ -1,9 +1,11 @@
-"""From manifest rows to micro-batches, in worker processes that read only the segment needed."""
+"""From manifest rows to micro-batches, in worker processes that decode only the segment needed."""
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import tee
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,45 +17,90 @@ from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.sampler import MicroBatch, Position, Updates
 from speechssl.sound import audio
 
-SLACK = 0.05  # seconds that a file may lack of what its manifest says: rounding, and padding of lossy formats
+SLACK = 0.05  # seconds that a file may be shorter than its manifest says: rounding, and padding of lossy formats
 
 
-class Micro(Dataset):
-    """MicroBatch -> what `collate` makes of its items. A user's error is returned, not raised: worker processes would
-    bury it in a traceback."""
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One training example.
 
-    def __init__(self, manifest: Manifest, make: Callable, collate: Callable, crop_seconds: float, seed: int) -> None:
-        self.manifest, self.make, self.collate = manifest, make, collate
+    wave_S: float32 mono 16 kHz. id: the utterance. epoch: how many passes over the corpus came before. start: where the
+    wave starts in the utterance, in samples. labels: what `frame_labels` gave for the whole utterance, for the objective to
+    cut out from `start` on. text, speaker: as in the manifest.
+    """
+
+    wave_S: np.ndarray
+    id: str
+    epoch: int
+    start: int = 0
+    labels: np.ndarray | None = None
+    text: str = ""
+    speaker: str = ""
+
+
+class Collator(Protocol):
+    """What the loader needs of an objective."""
+
+    def frame_labels(self, utterance: Utterance) -> np.ndarray | None:
+        """Labels of the whole utterance's frames."""
+        ...
+
+    def collate(self, items: Sequence[Item]) -> Any:
+        """Items to a micro-batch."""
+        ...
+
+
+class MicroBatches(Dataset):
+    """MicroBatch -> what `collate` makes of its items. An InputError is returned, not raised: a worker process would bury it
+    in a traceback."""
+
+    def __init__(self, manifest: Manifest, collator: Collator, crop_seconds: float, seed: int) -> None:
+        """crop_seconds: longer utterances are cut to a random crop of this length (0: never)."""
+        self.manifest, self.collator = manifest, collator
         self.crop_seconds, self.seed = crop_seconds, seed
+
+    @property
+    def seconds_R(self) -> np.ndarray:
+        """What each row contributes once cropped, in seconds."""
+        return np.minimum(self.manifest.durations, self.crop_seconds or np.inf)
 
     def __getitem__(self, micro: MicroBatch) -> Any:
         try:
-            return self.collate([self.item(self.manifest[row], micro.epoch) for row in micro.rows])
+            return self.collator.collate([self.item(self.manifest[row], micro.epoch) for row in micro.rows])
         except InputError as error:
             return error
 
     def batch(self, micro: MicroBatch) -> Any:
-        """The same in this process: a user's error is raised."""
-        return checked(self[micro])
+        """Load a micro-batch in this process; an InputError is raised."""
+        return raised(self[micro])
 
-    def item(self, utterance: Utterance, epoch: int) -> Any:
+    def item(self, utterance: Utterance, epoch: int) -> Item:
         """Read an utterance, or a random crop of it that is a function of (seed, epoch, utterance)."""
-        start, duration = utterance.start, utterance.duration
+        offset, duration = 0.0, utterance.duration
         if 0 < self.crop_seconds < duration:
             rng = np.random.default_rng(noise_key("crop", self.seed, epoch, utterance.id))
-            start += float(rng.uniform(0, duration - self.crop_seconds))
+            offset = float(rng.uniform(0, duration - self.crop_seconds))
             duration = self.crop_seconds
+        start = utterance.start + offset
         wave_S = audio.load(utterance.path, start=start, duration=duration)
         if len(wave_S) < (duration - SLACK) * audio.SAMPLE_RATE:
             raise InputError(
                 f"{utterance.path} holds {len(wave_S) / audio.SAMPLE_RATE:.2f} s after {start:.2f} s but the manifest says "
                 f"{duration:.2f} s; it has changed, run `speechssl prepare` again"
             )
-        return self.make(wave_S=wave_S, id=utterance.id, epoch=epoch, text=utterance.text, speaker=utterance.speaker)
+        return Item(
+            wave_S=wave_S,
+            id=utterance.id,
+            epoch=epoch,
+            start=round(offset * audio.SAMPLE_RATE),
+            labels=self.collator.frame_labels(utterance),
+            text=utterance.text,
+            speaker=utterance.speaker,
+        )
 
 
-def checked(batch: Any) -> Any:
-    """A batch as it is; the InputError that stands for one is raised."""
+def raised(batch: Any) -> Any:
+    """The batch, unless it is an InputError, which is raised."""
     if isinstance(batch, InputError):
         raise batch
     return batch
@@ -66,9 +113,9 @@ def ignore_signals(_worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def stream(dataset: Micro, micros: Iterable[MicroBatch], workers: int) -> Iterator[Any]:
-    """Micro-batches in order, prepared ahead by `workers` processes (0: in this one, as where processes cannot be forked:
-    others would need a copy of everything)."""
+def load_ahead(dataset: MicroBatches, micros: Iterable[MicroBatch], workers: int) -> Iterator[Any]:
+    """Micro-batches in order, loaded ahead by `workers` processes. 0: in this process, as where processes cannot be forked,
+    since others would need a copy of everything."""
     workers = workers if "fork" in multiprocessing.get_all_start_methods() else 0
     loader = DataLoader(
         dataset,
@@ -80,31 +127,36 @@ def stream(dataset: Micro, micros: Iterable[MicroBatch], workers: int) -> Iterat
         worker_init_fn=ignore_signals,
         pin_memory=torch.cuda.is_available(),
     )
-    yield from map(checked, loader)
+    yield from map(raised, loader)
 
 
-class TrainLoader:
-    """Updates from a position on: each a (next position, micro-batches of this rank)."""
-
-    def __init__(self, dataset: Micro, updates: Updates, workers: int) -> None:
-        self.dataset, self.updates, self.workers = dataset, updates, workers
-
-    def since(self, position: Position) -> Iterator[tuple[Position, list[Any]]]:
-        """The micro-batches of one update after the other; the loader works ahead of the consumer."""
-        micros = (micro for _, own in self.updates.since(position) for micro in own)
-        batches = stream(self.dataset, micros, self.workers)
-        for after, own in self.updates.since(position):
-            yield after, [next(batches) for _ in own]
+def load_updates(
+    dataset: MicroBatches, updates: Updates, position: Position, workers: int
+) -> Iterator[tuple[Position, list[Any]]]:
+    """The updates from `position` on, each as (next position, this rank's micro-batches); the workers load ahead."""
+    to_load, to_yield = tee(updates.since(position))
+    batches = load_ahead(dataset, (micro for _, own in to_load for micro in own), workers)
+    for after, own in to_yield:
+        yield after, [next(batches) for _ in own]
 
 
-def valid_micros(seconds_R: np.ndarray, micro_seconds: float) -> list[MicroBatch]:
+def once_over(
+    dataset: MicroBatches, micro_seconds: float, rank: int, world: int, workers: int
+) -> Callable[[], Iterator]:
+    """A function that goes once through this rank's share of a validation set, in micro-batches of at most
+    `micro_seconds`. With fewer micro-batches than ranks, every rank takes all."""
+    micros = in_order(dataset.seconds_R, micro_seconds)
+    own = micros[rank::world] if len(micros) >= world else micros
+    return lambda: load_ahead(dataset, own, workers)
+
+
+def in_order(seconds_R: np.ndarray, micro_seconds: float) -> list[MicroBatch]:
     """Every row once, in order, as micro-batches of at most `micro_seconds`."""
-    seconds = seconds_R.tolist()
     micros, rows, total = [], [], 0.0
-    for row in range(len(seconds)):
-        if rows and total + seconds[row] > micro_seconds:
+    for row, seconds in enumerate(seconds_R.tolist()):
+        if rows and total + seconds > micro_seconds:
             micros.append(MicroBatch(rows=tuple(rows), epoch=0))
             rows, total = [], 0.0
         rows.append(row)
-        total += seconds[row]
+        total += seconds
     return [*micros, MicroBatch(rows=tuple(rows), epoch=0)]

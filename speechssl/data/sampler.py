@@ -6,7 +6,8 @@ hardware see the same updates.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 
@@ -47,11 +48,6 @@ def micro_batches(rows: np.ndarray, seconds_R: np.ndarray, micro_seconds: float,
     """Cut one global batch into a multiple of `world` micro-batches of about equal length, none over `micro_seconds`
     unless a single row is longer. Longest row first, each to the shortest micro-batch."""
     seconds = seconds_R[rows]
-    if len(rows) < world:
-        raise InputError(
-            f"an update of {len(rows)} utterances ({seconds.sum():.0f} s) cannot be shared by {world} processes; "
-            "raise data.batch_seconds or start fewer processes"
-        )
     count = world * int(np.ceil(max(1.0, float(seconds.sum()) / micro_seconds / world)))
     while True:
         count = min(count, len(rows) // world * world)
@@ -76,6 +72,28 @@ class Updates:
     seed: int
     rank: int = 0
     world: int = 1
+
+    def first(self) -> MicroBatch:
+        """The first micro-batch that a single process would take: the same on every rank."""
+        return next(replace(self, rank=0, world=1).since(Position()))[1][0]
+
+    def check(self, steps: int) -> None:
+        """InputError if any of the first `steps` updates has fewer rows than there are processes to share it."""
+        longest, total = float(self.seconds_R.max()), float(self.seconds_R.sum())
+        if self.world == 1 or min(self.batch_seconds, total) / 2 > (self.world + 1) * longest:
+            return  # an update holds more than half of batch_seconds, and its middle row marks belong to whole rows
+        done = 0
+        for epoch in count():
+            batches = epoch_batches(self.seconds_R, self.batch_seconds, self.seed, epoch)
+            least = min(map(len, batches[: steps - done]))
+            if least < self.world:
+                raise InputError(
+                    f"pass {epoch + 1} over the data has an update of {least} utterances, which {self.world} processes cannot "
+                    f"share; raise data.batch_seconds = {self.batch_seconds:g} or start fewer processes"
+                )
+            done += len(batches)
+            if done >= steps:
+                return
 
     def since(self, position: Position) -> Iterator[tuple[Position, list[MicroBatch]]]:
         """Updates from `position` on; nothing before it is visited."""

@@ -12,16 +12,14 @@ from speechssl.core.errors import InputError
 from speechssl.core.files import output_folder, writing
 from speechssl.interop import fairseq, torchaudio
 from speechssl.interop.source import locate, read
-from speechssl.models.byols.model import ByolsConfig
-from speechssl.models.checkpoint import Checkpoint, require_wav2vec2
-from speechssl.models.wav2vec2 import folder as huggingface
-from speechssl.sound.audio import SAMPLE_RATE
+from speechssl.models import families
+from speechssl.models.checkpoint import Checkpoint
 
 WRITERS: dict[str, Callable[[Path, Checkpoint], list[str] | None]] = {
-    "transformers": huggingface.write,
+    "transformers": families.write,
     "fairseq": fairseq.write,
     "torchaudio": torchaudio.write,
-    "speechssl": huggingface.write,  # the same folder: what speechssl saves is what transformers reads
+    "speechssl": families.write,  # the same folder: what speechssl saves is what transformers reads
 }
 
 
@@ -35,7 +33,7 @@ def convert(source: str | Path, target: Path, to: str) -> str:
     if to == "torchaudio" and torchaudio.sidecar(target).exists():
         raise InputError(f"{torchaudio.sidecar(target)} exists; choose another name, nothing is overwritten")
     checkpoint = read(source)
-    require_wav2vec2(checkpoint.config, str(source), "convert")
+    families.require(checkpoint.config.model_type, str(source), families.CONVERTIBLE, "convert")
     output_folder(target.parent)
     draft = target.with_name(f".draft-{target.name}")
     try:
@@ -58,42 +56,19 @@ def info(source: str | Path) -> str:
     checkpoint = read(source)
     raw = checkpoint.raw
     card, ours = model_card(source), dict(raw.get("speechssl") or {})
-    described = describe_byols if isinstance(checkpoint.config, ByolsConfig) else describe_wav2vec2
-    origin, network = described(checkpoint)
+    network = families.family(checkpoint).describe(checkpoint)
     known = {
-        "model": f"{source} ({ours.get('origin') or origin})",
-        **network,
+        "model": f"{source} ({ours.get('origin') or network['format']})",
+        "family": checkpoint.config.model_type,
+        "layers": network["layers"],
+        "frame rate": network["frame rate"],
         "parameters": f"{parameters(checkpoint):,}",
-        "head": checkpoint.head.removeprefix("For") if checkpoint.head != "Model" else "none",
+        "head": network["head"],
         "vocabulary": vocabulary(checkpoint),
         "trained on": ", ".join(ours.get("train") or card.get("datasets") or []) or "not recorded",
         "licence": raw.get("license") or ours.get("licence") or card.get("license") or "not recorded",
     }
     return "\n".join(f"{name:<12}{value}" for name, value in known.items())
-
-
-def describe_wav2vec2(checkpoint: Checkpoint) -> tuple[str, dict[str, str]]:
-    """Whose format it is, and the network as lines."""
-    config = checkpoint.config
-    norms = (
-        f"{config.feat_extract_norm} norm in the encoder, {'pre' if config.do_stable_layer_norm else 'post'}-LN layers"
-    )
-    return f"{huggingface.class_name(checkpoint)}, transformers' format", {
-        "family": config.model_type,
-        "layers": f"{config.num_hidden_layers} of width {config.hidden_size}, {config.num_attention_heads} heads; {norms}",
-        "frame rate": f"{SAMPLE_RATE / config.geometry.hop:g} Hz, each frame sees {config.geometry.receptive_field} samples "
-        f"at {SAMPLE_RATE} Hz, {'normalised' if config.do_normalize else 'as they are'}",
-    }
-
-
-def describe_byols(checkpoint: Checkpoint) -> tuple[str, dict[str, str]]:
-    """The same for BYOL-S."""
-    config = checkpoint.config
-    return "speechssl's format", {
-        "family": "byol-s",
-        "layers": f"encoder {config.encoder}, its frames pooled by {config.pool}",
-        "frame rate": f"{SAMPLE_RATE / config.geometry.hop:g} Hz, on the {config.frontend} log-mels of {SAMPLE_RATE} Hz",
-    }
 
 
 def parameters(checkpoint: Checkpoint) -> int:

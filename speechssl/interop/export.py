@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from speechssl.core.errors import InputError
 from speechssl.core.files import output_folder, writing
 from speechssl.core.packed import pack
-from speechssl.models.checkpoint import require_wav2vec2
+from speechssl.models import families
 
 LONGEST = 60 * 16_000  # samples that a graph accepts at once
 TOLERANCE = 1e-4
@@ -70,12 +70,12 @@ def export(model: Any, out: Path, to: str, *, int8: bool = False, encoder: bool 
 
     int8: matrix weights in 8 bits, quantised on the fly (onnx only). encoder: without the CTC head.
     """
-    require_wav2vec2(model.config, model.source, "export")
+    families.require(model.config.model_type, model.source, families.CONVERTIBLE, "export")
     if int8 and to != "onnx":
         raise InputError("--int8 needs --to onnx: onnxruntime has the 8-bit matrix products")
     if out.exists():
         raise InputError(f"{out} exists; choose another name, nothing is overwritten")
-    head = hasattr(model.model, "lm_head") and not encoder
+    head = model.model.head == "CTC" and not encoder
     single = Single(model.model, head)
     output_folder(out.parent)
     time = torch.export.Dim("samples", min=2 * model.config.geometry.receptive_field, max=LONGEST)

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from speechssl.core.errors import InputError
-from speechssl.interop.keys import BODY, FAIRSEQ, TRANSFORMERS, traits, translate
+from speechssl.interop.keys import FAIRSEQ, TRANSFORMERS, traits, translate
 from speechssl.interop.pickles import plain
-from speechssl.models.checkpoint import FAMILIES, Checkpoint, check_sizes, family_of, infer
+from speechssl.models.checkpoint import Checkpoint
+from speechssl.models.wav2vec2.checkpoint import check_sizes, family_of, infer
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
 from speechssl.models.wav2vec2.folder import architecture
+from speechssl.models.wav2vec2.names import BODY
 from speechssl.text.tokenizer import DELIMITER, PAD, UNKNOWN, CharTokenizer
 
 CTC, HEAD = "w2v_encoder.w2v_model.", "w2v_encoder."
@@ -213,6 +215,3 @@ def model_settings(checkpoint: Checkpoint) -> dict[str, Any]:
         "final_dim": config.proj_codevector_dim,
         **{theirs: getattr(config, ours) for ours, theirs in SETTINGS.items()},
     }
-
-
-assert set(NAMES) == set(FAMILIES)

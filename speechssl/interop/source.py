@@ -1,8 +1,7 @@
 """What a MODEL on the command line, or in `speechssl.load`, may be; its format is recognised, never asked for.
 
-In this order: a run folder (its best checkpoint), a model folder (transformers' or BYOL-S's), a file of fairseq's, torchaudio's
-or BYOL-S's authors, the name of a model that ships with the package, an id of the Hugging Face hub. `MODEL@LANGUAGE` adds an
-adapter of MMS.
+In this order: a run folder (its best checkpoint), a model folder, a file of fairseq, torchaudio or the authors of BYOL-S, the
+name of a model that ships with the package, an id of the Hugging Face hub. `MODEL@LANGUAGE` adds an adapter of MMS.
 """
 
 import re
@@ -12,14 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from speechssl.core.errors import InputError
-from speechssl.interop import fairseq, torchaudio
+from speechssl.interop import byols, fairseq, torchaudio
 from speechssl.interop.pickles import read_pickle
-from speechssl.models.byols import folder as byols
-from speechssl.models.byols.model import ByolsConfig
-from speechssl.models.checkpoint import Checkpoint, checkpoint_of
-from speechssl.models.wav2vec2 import folder as huggingface
-from speechssl.models.wav2vec2.folder import BIN, CONFIG, WEIGHTS
-from speechssl.text.tokenizer import CharTokenizer
+from speechssl.models import families
+from speechssl.models.checkpoint import Checkpoint
+from speechssl.models.folder import BIN, CONFIG, WEIGHTS
 
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"
 HUB_FILES = ("*.json", "*.safetensors", "pytorch_model*.bin", "README.md")
@@ -33,28 +29,10 @@ def read(source: str | Path) -> Checkpoint:
         name, language = str(source), ""
     path = locate(name, language)
     if path.is_dir():
-        if huggingface.read_json(path / CONFIG).get("model_type") != byols.MODEL_TYPE:
-            return huggingface.read(path, language)
-        if not language:
-            return byols.read(path)
+        return families.read(path, language)
     if language:
-        kind = "a BYOL-S model" if path.is_dir() else "a single file"
-        raise InputError(f"{path} is {kind}, without adapters for languages such as {language!r}")
+        raise InputError(f"{path} is a single file, without adapters for languages such as {language!r}")
     return read_file(path)
-
-
-def write(folder: Path, checkpoint: Checkpoint, *, half: bool = False) -> None:
-    """A checkpoint as the model folder that `read` opens; half: weights in 16 bits, else as they are."""
-    writer = byols if isinstance(checkpoint.config, ByolsConfig) else huggingface
-    writer.write(folder, checkpoint, half=half)
-
-
-def save_model(
-    folder: Path, model: Any, tokenizer: CharTokenizer | None, facts: dict[str, Any], *, half: bool = False
-) -> None:
-    """Write a model folder. `facts` (training data, step, objective ...) go under "speechssl" in config.json. half: weights
-    in 16 bits."""
-    write(folder, checkpoint_of(model, tokenizer, {"speechssl": facts}), half=half)
 
 
 def read_file(path: Path) -> Checkpoint:

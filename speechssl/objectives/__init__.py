@@ -1,1 +1,12 @@
-"""What is optimised: one file per objective."""
+"""What is optimised: one file per objective, and the one table of them."""
+
+from speechssl.objectives.byol import Byol
+from speechssl.objectives.ctc import CTC
+from speechssl.objectives.protocol import Objective
+from speechssl.objectives.wav2vec2 import Wav2Vec2
+
+OBJECTIVES: dict[str, type[Objective]] = {  # by the `kind` of a recipe; a verb's first is its default
+    "wav2vec2": Wav2Vec2,
+    "byol-s": Byol,
+    "ctc": CTC,
+}

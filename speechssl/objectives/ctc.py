@@ -1,8 +1,8 @@
 """CTC fine-tuning of a pretrained encoder (wav2vec 2.0, section 3.3 and appendix B): freezing, time and channel masks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, Self
 
 import jiwer
 import numpy as np
@@ -12,11 +12,18 @@ from torch import Tensor, nn
 
 from speechssl.core.errors import InputError
 from speechssl.core.noise import noise_key
-from speechssl.core.packed import Movable, Packed, pack, segments
+from speechssl.core.packed import pack, segments
+from speechssl.data.loader import Item
+from speechssl.data.manifest import Manifest
+from speechssl.models.checkpoint import Checkpoint
+from speechssl.models.wav2vec2.checkpoint import copy_body
 from speechssl.models.wav2vec2.model import Wav2Vec2ForCTC
-from speechssl.objectives.masking import channel_mask, span_mask
-from speechssl.objectives.protocol import Item, Step
-from speechssl.text.tokenizer import CharTokenizer
+from speechssl.objectives import recipe as recipes
+from speechssl.objectives.masking import channel_mask, skipped_layers, span_mask
+from speechssl.objectives.protocol import TRAINING, Batch, Objective, Step
+from speechssl.objectives.recipe import DataConfig, OptimConfig, TrainConfig
+from speechssl.objectives.transcripts import TextConfig, alignable, spelled, transcribed, vocabulary
+from speechssl.text.tokenizer import CharTokenizer, normalise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,26 +53,58 @@ class CTCObjectiveConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CTCBatch(Movable):
-    """audio: packed utterances. mask_T, channel_mask_BD: what is masked in training. targets: characters of all
-    utterances end to end; lengths: how many each has. texts: the transcripts. count: utterances."""
+class RegularisationConfig:
+    """Dropouts in fine-tuning; the sizes of the model come from --init. Defaults: the published recipes."""
 
-    audio: Packed
+    feat_proj_dropout: float = 0.0
+    """Dropout of the transformer's input."""
+    hidden_dropout: float = 0.1
+    """Dropout after attention and after the feed-forward block."""
+    attention_dropout: float = 0.0
+    """Dropout of the attention weights."""
+    activation_dropout: float = 0.1
+    """Dropout inside the feed-forward block."""
+    final_dropout: float = 0.0
+    """Dropout before the CTC layer."""
+    layerdrop: float = 0.05
+    """Chance that a layer is skipped in an update."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(recipes.Recipe):
+    """CTC fine-tuning; the defaults are the published BASE recipe for 10 hours of labels."""
+
+    kind: Literal["ctc"] = "ctc"
+    """The objective."""
+    model: RegularisationConfig = field(default_factory=RegularisationConfig)
+    objective: CTCObjectiveConfig = field(default_factory=CTCObjectiveConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    data: DataConfig = field(
+        default_factory=lambda: DataConfig(batch_seconds=1600.0, micro_seconds=100.0, crop_seconds=0.0, min_seconds=0.1)
+    )
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr=5e-5, eps=1e-8, weight_decay=0.0, schedule="tri-stage", warmup=0.1)
+    )
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=20_000, valid_every=1000, save_every=1000))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CTCBatch(Batch):
+    """mask_T, channel_mask_BD: what is masked in training. targets: characters of all utterances end to end; lengths: how
+    many each has. texts: the normalised transcripts."""
+
     mask_T: Tensor
     channel_mask_BD: Tensor
     targets: Tensor
     lengths: tuple[int, ...]
     texts: tuple[str, ...]
 
-    @property
-    def count(self) -> int:
-        """Utterances: what the loss is divided by."""
-        return len(self.lengths)
 
+class Shared(NamedTuple):
+    """frozen: whether only the output layer learns. skip: layers left out."""
 
-def frames_needed(ids: Sequence[int]) -> int:
-    """Frames that CTC needs for a character sequence: one each, and a blank between equal neighbours."""
-    return len(ids) + sum(a == b for a, b in pairwise(ids))
+    frozen: bool
+    skip: frozenset[int]
 
 
 def ctc_loss(log_probs_TV: Tensor, batch: CTCBatch, blank: int = 0) -> Tensor:
@@ -82,46 +121,70 @@ def ctc_loss(log_probs_TV: Tensor, batch: CTCBatch, blank: int = 0) -> Tensor:
     )
 
 
-class CTCObjective(nn.Module):
-    """Fine-tune `model` to write `tokenizer`'s characters."""
+class CTC(Objective):
+    """Fine-tune a network to write characters."""
 
-    def __init__(self, model: Wav2Vec2ForCTC, config: CTCObjectiveConfig, tokenizer: CharTokenizer, seed: int) -> None:
-        super().__init__()
-        self.model, self.config, self.tokenizer, self.seed = model, config, tokenizer, seed
+    Recipe = Recipe
+    verb = "finetune"
+    bar = {"loss": ".2f", "blank": ".2f", "grad_norm": ".2f"}  # noqa: RUF012
+    score = "cer"  # while words are still out of reach, WER prefers silence to near misses
+    from_scratch = {"objective.feature_grad": 1.0, "objective.freeze_steps": 0}  # noqa: RUF012
+    recipe: Recipe
+    model: Wav2Vec2ForCTC
+    tokenizer: CharTokenizer
+
+    def __init__(self, recipe: Recipe, model: Wav2Vec2ForCTC, tokenizer: CharTokenizer, *, fresh: bool = True) -> None:
+        super().__init__(recipe, model, fresh=fresh)
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def build(cls, recipe: Any, start: Checkpoint | None, rows: Sequence[Manifest]) -> Self:
+        """The network of `start`, with its weights if it has any, and an output layer for the characters of `rows`."""
+        if start is None:
+            raise InputError("finetune needs --init MODEL: a pretrained run or model folder")
+        tokenizer = vocabulary(recipe.text, rows)
+        model = Wav2Vec2ForCTC(replace(start.config, **vars(recipe.model)), vocab_size=len(tokenizer))
+        if start.state:
+            copy_body(
+                model, replace(start, state={k: v for k, v in start.state.items() if not k.startswith("lm_head.")})
+            )
+        return cls(recipe, model, tokenizer, fresh=not start.state)
+
+    def usable(self, rows: Manifest, part: str) -> Manifest:
+        """The rows with a transcript, in training those whose transcript fits into their frames. InputError for a character
+        that the vocabulary lacks."""
+        text = self.recipe.text
+        rows = transcribed(rows, text, part)
+        ids = spelled(rows, self.tokenizer, text, part)
+        return alignable(rows, ids, self.model.geometry, part) if part == TRAINING else rows
 
     def collate(self, items: Sequence[Item]) -> CTCBatch:
         """Pack the waves, draw the masks from (seed, epoch, utterance), encode the transcripts."""
-        config, model_config = self.config, self.model.config
+        config, model_config = self.recipe.objective, self.model.config
         audio = pack([item.wave_S for item in items], model_config.geometry, normalise=model_config.do_normalize)
         masks, channels = [], []
         for item, frames in zip(items, audio.frames, strict=True):
-            key = noise_key("mask", self.seed, item.epoch, item.id)
+            key = noise_key("mask", self.recipe.train.seed, item.epoch, item.id)
             masks.append(span_mask(frames, config.mask_prob, config.mask_length, key))
             channels.append(channel_mask(model_config.hidden_size, config.channel_prob, config.channel_length, key + 1))
-        targets = [self.tokenizer.encode(item.text) for item in items]
+        texts = tuple(normalise(item.text, self.recipe.text.normaliser) for item in items)
+        targets = [self.tokenizer.encode(text) for text in texts]
         return CTCBatch(
             audio=audio,
             mask_T=torch.from_numpy(np.concatenate(masks)),
             channel_mask_BD=torch.from_numpy(np.stack(channels)),
             targets=torch.tensor([i for ids in targets for i in ids], dtype=torch.long),
             lengths=tuple(len(ids) for ids in targets),
-            texts=tuple(item.text for item in items),
+            texts=texts,
         )
 
-    def start_step(self, step: int) -> None:
-        """Dropped layers of this update, and whether the pretrained part learns yet; the same on every rank."""
-        encoder, layers = self.model.wav2vec2.encoder, self.model.config.num_hidden_layers
-        chances = np.random.default_rng(noise_key("layerdrop", self.seed, step)).random(layers)
-        encoder.dropped = frozenset(np.flatnonzero(chances < self.model.config.layerdrop).tolist())
-        self.model.wav2vec2.requires_grad_(step >= self.config.freeze_steps)
+    def before_update(self, step: int, micros: Sequence[CTCBatch]) -> Shared:
+        """Whether the pretrained part learns yet, and the skipped layers; the same on every rank."""
+        config = self.model.config
+        skip = skipped_layers(config.num_hidden_layers, config.layerdrop, self.recipe.train.seed, step)
+        return Shared(frozen=step < self.recipe.objective.freeze_steps, skip=skip if self.training else frozenset())
 
-    def pool(self, batches: Sequence[CTCBatch]) -> None:
-        """CTC has no statistics over the whole update."""
-
-    def after_step(self) -> None:
-        """Nothing follows the optimiser's step."""
-
-    def forward(self, batch: CTCBatch) -> Step:
+    def forward(self, batch: CTCBatch, shared: Shared) -> Step:
         """Sum of the CTC loss; in evaluation nothing is masked and word and character errors are counted too."""
         if not self.training:
             log_probs_TV = self.model(batch.audio)
@@ -129,9 +192,12 @@ class CTCObjective(nn.Module):
             return Step(loss=loss, sums={"ctc": (loss, batch.count), **self.errors(log_probs_TV, batch)})
         log_probs_TV = self.model(
             batch.audio,
+            frozen=shared.frozen,
             mask_T=batch.mask_T,
             channel_mask_BD=batch.channel_mask_BD,
-            feature_grad=self.config.feature_grad,
+            feature_grad=self.recipe.objective.feature_grad,
+            skip=shared.skip,
+            checkpointing=self.recipe.train.gradient_checkpointing,
         )
         loss = ctc_loss(log_probs_TV, batch, self.tokenizer.blank)
         blank = (log_probs_TV.argmax(dim=1) == self.tokenizer.blank).sum()
@@ -147,3 +213,7 @@ class CTCObjective(nn.Module):
             "wer": (words.substitutions + words.deletions + words.insertions, sum(map(len, words.references))),
             "cer": (chars.substitutions + chars.deletions + chars.insertions, sum(map(len, chars.references))),
         }
+
+    def rates(self) -> dict[str, float]:
+        """The new output layer may learn faster."""
+        return {"model.lm_head.": self.recipe.optim.head_scale}

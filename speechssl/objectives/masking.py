@@ -5,6 +5,8 @@ Span masking: wav2vec 2.0, section 3.1 and appendix A. Distractors: section 3.2.
 
 import numpy as np
 
+from speechssl.core.noise import noise_key
+
 
 def span_mask(frames: int, prob: float, length: int, key: int) -> np.ndarray:
     """Boolean mask (T,) of overlapping spans: int(prob * T / length + u) starts, u uniform, drawn without replacement.
@@ -50,3 +52,9 @@ def distractor_counts(masked: int, negatives: int, key: int) -> np.ndarray:
     return (
         np.bincount((draws + rows * masked).ravel(), minlength=masked * masked).reshape(masked, masked).astype(np.uint8)
     )
+
+
+def skipped_layers(layers: int, chance: float, seed: int, step: int) -> frozenset[int]:
+    """Layer drop: the transformer layers that update `step` leaves out, the same on every rank (Fan et al. 2019)."""
+    draws = np.random.default_rng(noise_key("layerdrop", seed, step)).random(layers)
+    return frozenset(np.flatnonzero(draws < chance).tolist())

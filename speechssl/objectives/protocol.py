@@ -1,25 +1,41 @@
-"""What the training loop asks of an objective: sums and a count, never means."""
+"""The door for objectives: the base class whose hooks are all that set-up and the training loop use."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
+
+from speechssl.core.packed import Movable, Packed
+from speechssl.data.loader import Item
+from speechssl.data.manifest import Manifest, Utterance
+from speechssl.models.checkpoint import Checkpoint
+from speechssl.models.protocol import Encoder
+from speechssl.objectives.recipe import Recipe
+from speechssl.sound.audio import SAMPLE_RATE
+from speechssl.text.tokenizer import CharTokenizer
+
+TRAINING, VALIDATION = "training data", "validation data"
+WAV2VEC2_FAMILIES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
-    """One training example as the loader hands it over.
+class Batch(Movable):
+    """A micro-batch: the packed utterances, and in a subclass whatever else the objective needs of them."""
 
-    wave_S: float32 mono 16 kHz. id: the utterance. epoch: how often the corpus was passed through before.
-    """
+    audio: Packed
 
-    wave_S: np.ndarray
-    id: str
-    epoch: int
-    text: str = ""
-    speaker: str = ""
+    @property
+    def count(self) -> int:
+        """What the loss sum is divided by, after it is summed over micro-batches and ranks: utterances."""
+        return len(self.audio.samples)
+
+    @property
+    def seconds(self) -> float:
+        """Audio in the micro-batch."""
+        return sum(self.audio.samples) / SAMPLE_RATE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,27 +50,81 @@ class Step:
     sums: dict[str, tuple[Tensor | float, Tensor | float]] = field(default_factory=dict)
 
 
-class Objective(Protocol):
-    """An nn.Module that trains its `model`; everything random in it is a function of (seed, step or epoch, utterance)."""
+class Verdict(NamedTuple):
+    """What is wrong with a run, and whether going on is pointless."""
 
-    model: Any
+    message: str
+    fatal: bool
 
+
+class Objective(nn.Module, ABC):
+    """Trains `model`. Everything random is a function of (seed, step or epoch, utterance); sums, never means, leave it.
+
+    In the order of their use: `build`, `usable`, `initialise`; per micro-batch `frame_labels` and `collate`, in a loader's
+    worker; per update `before_update`, `forward`, `after_update`; per line of the log `verdict`. Only `build`, `collate` and
+    `forward` must be written, the other hooks do nothing unless overridden.
+
+    Parameters and buffers outside `model` (a predictor, a teacher) are training state: saved for --resume, not part of
+    the model.
+    """
+
+    Recipe: ClassVar[type[Recipe]]
+    verb: ClassVar[str] = "pretrain"  # the verb that runs it: pretrain, or finetune if it needs labels
+    families: ClassVar[tuple[str, ...]] = WAV2VEC2_FAMILIES  # the networks that it can start from
+    bar: ClassVar[dict[str, str]] = {"loss": ".3f"}  # metrics of the progress line and their formats
+    score: ClassVar[str] = "loss"  # the validation metric that is lowest in the best checkpoint
+    whole_updates: ClassVar[bool] = False  # statistics over a whole update: a rank's share is never cut
+    from_scratch: ClassVar[dict[str, Any]] = {}  # recipe values that differ by default with --from-scratch
+    tokenizer: CharTokenizer | None = None
+
+    def __init__(self, recipe: Recipe, model: Encoder, *, fresh: bool = True) -> None:
+        """recipe: whose sizes are those of `model`. fresh: whether the model's weights are random, not those of --init."""
+        super().__init__()
+        self.recipe, self.model, self.fresh = recipe, model, fresh
+
+    @classmethod
+    @abstractmethod
+    def build(cls, recipe: Any, start: Checkpoint | None, rows: Sequence[Manifest]) -> Self:
+        """The objective around a network: of the recipe's sizes, or of the sizes of `start` and with its weights if it has
+        any. rows: training data, then validation data if there is any (for a vocabulary, a number of speakers)."""
+
+    def usable(self, rows: Manifest, part: str) -> Manifest:
+        """The rows that can be used, out of those of at least data.min_seconds; reports how many are left out, and why.
+        part: TRAINING or VALIDATION. InputError when none is left."""
+        return rows
+
+    def initialise(self, first: Callable[[], Batch]) -> None:
+        """Set whatever depends on the data before update 0 of a new run. first: loads the first micro-batch."""
+
+    def frame_labels(self, utterance: Utterance) -> np.ndarray | None:
+        """Labels of all frames of an utterance, for `collate` to find in `item.labels`; it cuts out the crop's part."""
+        return None
+
+    @abstractmethod
     def collate(self, items: Sequence[Item]) -> Any:
-        """Examples -> micro-batch, on the CPU in a loader worker; it has `.to(device)` and an int `.count`."""
-        ...
+        """Items to a Batch, on the CPU, in a loader's worker."""
 
-    def start_step(self, step: int) -> None:
-        """Set whatever depends on the update number: temperature, dropped layers, freezing. Idempotent."""
-        ...
+    def before_update(self, step: int, micros: Sequence[Any]) -> Any:
+        """What the micro-batches of update `step` share: schedules, skipped layers, statistics of the whole update. Given to
+        `forward` and `after_update`. In validation it is called for each micro-batch by itself, and must not use
+        collectives: ranks may have different numbers of them."""
+        return None
 
-    def pool(self, batches: Sequence[Any]) -> None:
-        """Before an update of several micro-batches: gather the statistics that must be averaged over all of them."""
-        ...
+    @abstractmethod
+    def forward(self, batch: Any, shared: Any) -> Step:
+        """The micro-batch's share of the loss, a sum, and of the metrics."""
 
-    def forward(self, batch: Any) -> Step:
-        """The micro-batch's share of the loss; the loop divides by the count of all micro-batches of all ranks."""
-        ...
+    def after_update(self, step: int, shared: Any) -> None:
+        """After the optimiser's step: move a teacher, fill a memory."""
 
-    def after_step(self) -> None:
-        """After the optimiser's step: a moving average, a memory."""
-        ...
+    def verdict(self, line: dict[str, Any]) -> Verdict | None:
+        """Judge a line of the log: collapsed (fatal) or slow. A verdict that is not fatal is reported once."""
+        return None
+
+    def rates(self) -> dict[str, float]:
+        """Parameters, by the start of their names, whose learning rate is a multiple of the recipe's."""
+        return {}
+
+    def origin(self) -> dict[str, Any]:
+        """What config.json shall record of the objective besides its kind, seed and steps."""
+        return {}

@@ -1,27 +1,35 @@
-"""The wav2vec 2.0 pretraining objective (Baevski et al. 2020, section 3.2): contrastive + diversity + feature penalty.
+"""wav2vec 2.0 pretraining (Baevski et al. 2020, section 3.2): contrastive loss, code diversity, feature penalty.
 
 Everything is a sum over masked frames, so that micro-batches and ranks add up to one big batch. Two choices make that
 exact: the feature penalty is averaged per utterance and weighted by the utterance's masked frames, and the diversity
-statistics are averaged over ALL micro-batches of ALL ranks (`pool`), not per device as elsewhere.
+statistics are averaged over all micro-batches of all ranks, not per device as elsewhere.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechssl.core import dist
 from speechssl.core.errors import InputError
 from speechssl.core.noise import noise_key
-from speechssl.core.packed import Movable, Packed, on_device, pack
-from speechssl.models.wav2vec2.model import Wav2Vec2ForPreTraining
+from speechssl.core.packed import on_device, pack
+from speechssl.data.loader import Item
+from speechssl.data.manifest import Manifest
+from speechssl.models.checkpoint import Checkpoint
+from speechssl.models.wav2vec2.checkpoint import copy_body
+from speechssl.models.wav2vec2.config import Wav2Vec2Config
+from speechssl.models.wav2vec2.model import Encoded, Wav2Vec2ForPreTraining
 from speechssl.models.wav2vec2.quantizer import Quantised, perplexity
-from speechssl.objectives.masking import distractor_counts, span_mask
-from speechssl.objectives.protocol import Item, Step
-from speechssl.objectives.utterance import UtteranceLoss
+from speechssl.objectives import recipe as recipes
+from speechssl.objectives.contrastive import contrastive, gumbel_noise, keyed_dropout, upcast
+from speechssl.objectives.masking import distractor_counts, skipped_layers, span_mask
+from speechssl.objectives.protocol import Batch, Objective, Step, Verdict
+from speechssl.objectives.published import published_accuracy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +61,7 @@ class Wav2Vec2ObjectiveConfig:
     before the first update (0: the paper's plain initialisation). Small runs need it: at random initialisation the
     features of all frames are nearly alike, so that nearly all choose the same code. 4 works."""
 
-    utterance_weight: float = 0.0
-    """Weight of the auxiliary BYOL-S path: pooled features of the masked utterance predict those of the whole one, through
-    a moving average of the network (objectives/utterance.py). For embeddings that serve classification; it costs one more
-    forward pass."""
-    utterance_tau: float = 0.99
-    """Share of that moving average that an update keeps."""
-
     def __post_init__(self) -> None:
-        if self.utterance_weight < 0 or not 0 <= self.utterance_tau <= 1:
-            raise InputError("objective.utterance_weight cannot be negative, and utterance_tau lies in [0, 1]")
         if not 0 < self.mask_prob <= 1:
             raise InputError(f"objective.mask_prob = {self.mask_prob} is outside (0, 1]; the paper uses 0.65")
         if not 1 <= self.num_negatives <= 255:
@@ -75,12 +74,21 @@ class Wav2Vec2ObjectiveConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainBatch(Movable):
-    """audio: the packed utterances. mask_T: whether a frame is masked; masked_M: the numbers of those. masked: how many of each
-    utterance (M). distractors: per utterance (M, M), how often each masked frame is a distractor of each other one, flat
-    and end to end, uint8. keys: per utterance, the seed of its Gumbel noise. count: masked frames of all utterances."""
+class Recipe(recipes.Recipe):
+    """wav2vec 2.0 pretraining."""
 
-    audio: Packed
+    kind: Literal["wav2vec2"] = "wav2vec2"
+    """The objective."""
+    model: Wav2Vec2Config = field(default_factory=Wav2Vec2Config)
+    objective: Wav2Vec2ObjectiveConfig = field(default_factory=Wav2Vec2ObjectiveConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainBatch(Batch):
+    """mask_T: whether a frame is masked; masked_M: the numbers of those. masked: how many of each utterance (M).
+    distractors: per utterance (M, M), how often each masked frame is a distractor of each other one, flat and end to end,
+    uint8. keys: per utterance, the seed of its Gumbel noise."""
+
     mask_T: Tensor
     masked_M: Tensor
     masked: tuple[int, ...]
@@ -89,154 +97,130 @@ class PretrainBatch(Movable):
 
     @property
     def count(self) -> int:
-        """Masked frames: what the loss is divided by."""
+        """Masked frames of all utterances."""
         return sum(self.masked)
 
 
-def contrastive(context_MD: Tensor, target_MD: Tensor, codes_MG: Tensor, counts_MM: Tensor, temperature: float):
-    """InfoNCE of one utterance (equation 3) as one matrix product: -> (loss sum, number of frames told apart).
+class Shared(NamedTuple):
+    """temperature: of the Gumbel softmax. skip: layers left out. totals: the quantizer's probabilities (G, V) summed over
+    the masked frames of the whole update, and the number of those; None where an update is one micro-batch per rank."""
 
-    context_MD, target_MD: projected context and quantised target of its M masked frames. counts_MM: multiplicity of each
-    distractor. A distractor with the positive's own codes is no distractor (minus infinity in the reference).
-    """
-    scores_MM = F.normalize(context_MD, dim=1) @ F.normalize(target_MD, dim=1).T / temperature
-    same_MM = (codes_MG[:, None] == codes_MG[None]).all(dim=-1)
-    weights_MM = counts_MM.to(scores_MM.dtype).masked_fill(same_MM, 0.0)
-    positive_M = scores_MM.diagonal()
-    candidates_MM = scores_MM + weights_MM.clone().fill_diagonal_(1.0).log()
-    best_M = scores_MM.detach().masked_fill(weights_MM == 0, -torch.inf).amax(dim=1)
-    loss = torch.logsumexp(candidates_MM, dim=1) - positive_M
-    return loss.sum(), (positive_M.detach() > best_M).sum()
+    temperature: float
+    skip: frozenset[int]
+    totals: tuple[Tensor, float] | None
 
 
-def full(x: Tensor) -> Tensor:
-    """At least float32: the quantizer, the similarities and the losses are never computed in less."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+class Wav2Vec2(Objective):
+    """Masked contrastive learning."""
 
+    Recipe = Recipe
+    bar = {"loss": ".3f", "accuracy": ".3f", "code_perplexity": ".1f", "grad_norm": ".2f"}  # noqa: RUF012
+    recipe: Recipe
+    model: Wav2Vec2ForPreTraining
 
-def gumbel_noise(keys: Sequence[int], counts: Sequence[int], shape: tuple[int, int], device: torch.device) -> Tensor:
-    """Gumbel noise (M, G, V), drawn per utterance from its own key, so that no batch mate changes it."""
-    pieces = []
-    for key, masked in zip(keys, counts, strict=True):
-        generator = torch.Generator(device).manual_seed(key)
-        pieces.append(torch.empty(masked, *shape, device=device).exponential_(generator=generator))
-    return -torch.cat(pieces).clamp_min(torch.finfo(torch.float32).tiny).log()
+    @classmethod
+    def build(cls, recipe: Any, start: Checkpoint | None, rows: Sequence[Manifest]) -> Self:
+        """A network with its quantizer, of the recipe's sizes or of those of `start`."""
+        recipe = recipes.sized_as(recipe, start)
+        model = Wav2Vec2ForPreTraining(recipe.model)
+        fresh = start is None or not start.state
+        if start is not None and not fresh:
+            copy_body(model, start)
+        return cls(recipe, model, fresh=fresh)
 
-
-def keyed_dropout(x_MC: Tensor, prob: float, keys: Sequence[int], counts: Sequence[int]) -> Tensor:
-    """Dropout whose mask belongs to the utterance, so that the statistics of a whole update can be gathered beforehand."""
-    if prob == 0:
-        return x_MC
-    pieces = []
-    for key, masked in zip(keys, counts, strict=True):
-        generator = torch.Generator(x_MC.device).manual_seed(key ^ 1)
-        pieces.append(torch.rand(masked, x_MC.shape[1], device=x_MC.device, generator=generator))
-    return x_MC * (torch.cat(pieces) >= prob) / (1 - prob)
-
-
-class Wav2Vec2Objective(nn.Module):
-    """Masked contrastive learning of `model`."""
-
-    def __init__(self, model: Wav2Vec2ForPreTraining, config: Wav2Vec2ObjectiveConfig, seed: int) -> None:
-        super().__init__()
-        self.model, self.config, self.seed = model, config, seed
-        self.temperature = config.gumbel_start
-        self.pooled: tuple[Tensor, float] | None = None
-        self.utterance = UtteranceLoss(model.wav2vec2, config.utterance_tau) if config.utterance_weight else None
+    @torch.no_grad()
+    def initialise(self, first: Callable[[], PretrainBatch]) -> None:
+        """Centre and scale the quantizer's logits on a first batch, if the recipe asks for it and the weights are fresh."""
+        spread = self.recipe.objective.logit_spread
+        if not (self.fresh and spread):
+            return
+        linear, body = self.model.quantizer.weight_proj, self.model.wav2vec2
+        normed_TC = body.feature_projection.layer_norm(body.feature_extractor(first().audio))
+        logits_TV = normed_TC @ linear.weight.T
+        linear.weight.mul_(spread / logits_TV.std(dim=0).mean())
+        linear.bias.copy_(-(normed_TC.mean(dim=0) @ linear.weight.T))
 
     def collate(self, items: Sequence[Item]) -> PretrainBatch:
         """Pack the waves; draw each utterance's mask and distractors from (seed, epoch, utterance)."""
-        config, model_config = self.config, self.model.config
+        config, model_config = self.recipe.objective, self.model.config
         audio = pack([item.wave_S for item in items], model_config.geometry, normalise=model_config.do_normalize)
         masks, tables = [], []
         for item, frames in zip(items, audio.frames, strict=True):
             masks.append(span_mask(frames, config.mask_prob, config.mask_length, self.key("mask", item)))
             masked = int(masks[-1].sum())
             tables.append(distractor_counts(masked, config.num_negatives, self.key("negatives", item)).ravel())
+        mask_T = np.concatenate(masks)
         return PretrainBatch(
             audio=audio,
-            mask_T=torch.from_numpy(np.concatenate(masks)),
-            masked_M=torch.from_numpy(np.flatnonzero(np.concatenate(masks))),
-            masked=tuple(int(mask_T.sum()) for mask_T in masks),
+            mask_T=torch.from_numpy(mask_T),
+            masked_M=torch.from_numpy(np.flatnonzero(mask_T)),
+            masked=tuple(int(own_T.sum()) for own_T in masks),
             distractors=torch.from_numpy(np.concatenate(tables)),
             keys=tuple(self.key("gumbel", item) for item in items),
         )
 
     def key(self, purpose: str, item: Item) -> int:
         """Seed of one kind of noise for one utterance in one epoch."""
-        return noise_key(purpose, self.seed, item.epoch, item.id)
+        return noise_key(purpose, self.recipe.train.seed, item.epoch, item.id)
+
+    def before_update(self, step: int, micros: Sequence[PretrainBatch]) -> Shared:
+        """Gumbel temperature, skipped layers, and for several micro-batches the statistics of the diversity loss."""
+        config, model_config = self.recipe.objective, self.model.config
+        skip: frozenset[int] = frozenset()
+        if self.training:
+            skip = skipped_layers(model_config.num_hidden_layers, model_config.layerdrop, self.recipe.train.seed, step)
+        return Shared(
+            temperature=max(config.gumbel_start * config.gumbel_decay**step, config.gumbel_end),
+            skip=skip,
+            totals=self.probability_totals(micros) if self.training and len(micros) > 1 else None,
+        )
 
     @torch.no_grad()
-    def initialise(self, batch: PretrainBatch) -> None:
-        """Centre and scale the quantizer's logits on a first batch, if the config asks for it."""
-        if not self.config.logit_spread:
-            return
-        linear, projection = self.model.quantizer.weight_proj, self.model.wav2vec2.feature_projection
-        normed_TC = projection.layer_norm(self.model.wav2vec2.feature_extractor(batch.audio))
-        logits_TV = normed_TC @ linear.weight.T
-        linear.weight.mul_(self.config.logit_spread / logits_TV.std(dim=0).mean())
-        linear.bias.copy_(-(normed_TC.mean(dim=0) @ linear.weight.T))
-
-    def start_step(self, step: int) -> None:
-        """Gumbel temperature and dropped layers of this update, the same on every rank."""
-        config, model_config = self.config, self.model.config
-        self.temperature = max(config.gumbel_start * config.gumbel_decay**step, config.gumbel_end)
-        chances = np.random.default_rng(noise_key("layerdrop", self.seed, step)).random(model_config.num_hidden_layers)
-        dropped = np.flatnonzero(chances < model_config.layerdrop)
-        self.model.wav2vec2.encoder.dropped = frozenset(dropped.tolist())
-        self.pooled = None
-
-    @torch.no_grad()
-    def pool(self, batches: Sequence[PretrainBatch]) -> None:
+    def probability_totals(self, micros: Sequence[PretrainBatch]) -> tuple[Tensor, float]:
         """Sum the quantizer's probabilities over all micro-batches of all ranks: what the diversity loss averages.
 
-        One extra pass of the convolutional encoder, needed only when an update has several micro-batches.
+        This takes an extra pass of the convolutional encoder: the gradient of every micro-batch needs the statistics of all of
+        them, and to keep their graphs instead would cost the memory that micro-batches are there to save.
         """
-        encoder, projection = self.model.wav2vec2.feature_extractor, self.model.wav2vec2.feature_projection
-        total_GV = None
-        for batch in batches:
-            normed_MC = projection.layer_norm(encoder(batch.audio)).index_select(0, batch.masked_M)
+        body, sums = self.model.wav2vec2, []
+        for batch in micros:
+            features_TC = body.feature_extractor(batch.audio)
+            normed_MC = body.feature_projection.layer_norm(features_TC).index_select(0, batch.masked_M)
             with torch.autocast(normed_MC.device.type, enabled=False):
-                logits_MGV = self.model.quantizer.logits(self.dropped(full(normed_MC), batch))
-            sum_GV = logits_MGV.softmax(dim=-1).sum(dim=0)
-            total_GV = sum_GV if total_GV is None else total_GV + sum_GV
-        assert total_GV is not None
-        self.pooled = dist.all_sum(total_GV), dist.all_sum_float(sum(batch.count for batch in batches))
+                logits_MGV = self.model.quantizer.logits(self.drop(upcast(normed_MC), batch))
+            sums.append(logits_MGV.softmax(dim=-1).sum(dim=0))
+        total_GV = sum(sums[1:], sums[0])
+        return dist.all_sum(total_GV), dist.all_sum_float(sum(batch.count for batch in micros))
 
-    def after_step(self) -> None:
-        """The auxiliary path's target network follows."""
-        if self.utterance is not None:
-            self.utterance.follow(self.model.wav2vec2)
-
-    def forward(self, batch: PretrainBatch) -> Step:
+    def forward(self, batch: PretrainBatch, shared: Shared) -> Step:
         """Sum of the loss over the micro-batch's masked frames, with the metrics that show whether it learns."""
-        encoded = self.model.wav2vec2(batch.audio, batch.mask_T, feature_grad=self.config.feature_grad)
+        config = self.recipe.objective
+        encoded: Encoded = self.model.wav2vec2(
+            batch.audio,
+            batch.mask_T,
+            feature_grad=config.feature_grad,
+            skip=shared.skip,
+            checkpointing=self.recipe.train.gradient_checkpointing,
+        )
         with torch.autocast(encoded.normed_TC.device.type, enabled=False):
-            quantised = self.quantise(full(encoded.normed_TC.index_select(0, batch.masked_M)), batch)
-            context_MD = self.model.project_hid(full(encoded.states[-1].index_select(0, batch.masked_M)))
+            quantised = self.quantise(upcast(encoded.normed_TC.index_select(0, batch.masked_M)), batch, shared)
+            context_MD = self.model.project_hid(upcast(encoded.states[-1].index_select(0, batch.masked_M)))
             target_MD = self.model.project_q(quantised.q_MD)
             loss, correct = self.contrast(context_MD, target_MD, quantised.codes_MG, batch)
             penalty = self.penalty(encoded.features_TC, batch)
-            diversity, value = self.diversity(quantised.probs_MGV.sum(dim=0), batch.count)
-        total = loss + self.config.penalty_weight * penalty + self.config.diversity_weight * diversity
-        sums = self.metrics(batch, loss, correct, penalty, value, quantised, target_MD)
-        if self.utterance is not None:
-            weights_B = on_device(batch.masked, total.device)
-            utterance = (self.utterance(encoded.states[-1], batch.audio) * weights_B).sum()
-            total = total + self.config.utterance_weight * utterance
-            sums["utterance"] = (utterance.detach(), batch.count)
-        return Step(loss=total, sums=sums)
+            diversity, value = self.diversity(quantised.probs_MGV.sum(dim=0), batch.count, shared)
+        total = loss + config.penalty_weight * penalty + config.diversity_weight * diversity
+        return Step(loss=total, sums=self.metrics(batch, loss, correct, penalty, value, quantised, target_MD))
 
-    def quantise(self, normed_MC: Tensor, batch: PretrainBatch) -> Quantised:
+    def quantise(self, normed_MC: Tensor, batch: PretrainBatch, shared: Shared) -> Quantised:
         """Targets of the masked frames, with Gumbel noise in training and the plain arg max otherwise."""
-        quantizer = self.model.quantizer
-        noise_MGV = None
+        quantizer, noise_MGV = self.model.quantizer, None
         if self.training:
             noise_MGV = gumbel_noise(batch.keys, batch.masked, (quantizer.groups, quantizer.entries), normed_MC.device)
-        return quantizer(self.dropped(normed_MC, batch), noise_MGV, self.temperature)
+        return quantizer(self.drop(normed_MC, batch), noise_MGV, shared.temperature)
 
-    def dropped(self, normed_MC: Tensor, batch: PretrainBatch) -> Tensor:
-        """The quantizer's input after its own dropout."""
+    def drop(self, normed_MC: Tensor, batch: PretrainBatch) -> Tensor:
+        """Dropout of the quantizer's input."""
         prob = self.model.config.feat_quantizer_dropout if self.training else 0.0
         return keyed_dropout(normed_MC, prob, batch.keys, batch.masked)
 
@@ -247,27 +231,31 @@ class Wav2Vec2Objective(nn.Module):
         losses, corrects = [], []
         for context, target, codes, table, masked in zip(*pieces, tables, batch.masked, strict=True):
             counts_MM = table.view(masked, masked)
-            loss, correct = contrastive(context, target, codes, counts_MM, self.config.logit_temperature)
+            loss, correct = contrastive(context, target, codes, counts_MM, self.recipe.objective.logit_temperature)
             losses.append(loss)
             corrects.append(correct)
         return torch.stack(losses).sum(), torch.stack(corrects).sum()
 
     def penalty(self, features_TC: Tensor, batch: PretrainBatch) -> Tensor:
         """Each utterance's mean squared feature times its masked frames, summed."""
-        means = [full(piece).square().mean() for piece in features_TC.split(batch.audio.frames)]
+        means = [upcast(piece).square().mean() for piece in features_TC.split(batch.audio.frames)]
         weights_B = on_device(batch.masked, features_TC.device)
         return (torch.stack(means) * weights_B).sum()
 
-    def diversity(self, probs_GV: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def diversity(self, probs_GV: Tensor, count: int, shared: Shared) -> tuple[Tensor, Tensor]:
         """(share of the loss sum, value): 1 - perplexity of the averaged probabilities / (G V) (equation 4).
 
-        The average is over the whole update; this micro-batch differentiates only its own part of it.
+        The average is over the whole update. Its value is the same for every micro-batch; the gradient reaches only this
+        micro-batch's own part of it, `probs_GV`.
         """
-        total_GV, total = probs_GV.detach(), float(count)
-        if self.training:
-            total_GV, total = self.pooled or (dist.all_sum(total_GV), dist.all_sum_float(total))
-        total_GV = probs_GV + (total_GV - probs_GV).detach()
-        value = 1 - perplexity(total_GV / total) / probs_GV.numel()
+        own_GV = probs_GV.detach()
+        total_GV, total = own_GV, float(count)
+        if shared.totals is not None:
+            total_GV, total = shared.totals
+        elif self.training:
+            total_GV, total = dist.all_sum(own_GV), dist.all_sum_float(count)
+        others_GV = total_GV - own_GV
+        value = 1 - perplexity((others_GV + probs_GV) / total) / probs_GV.numel()
         gradient_only = (value - value.detach()) * total
         return gradient_only + value.detach() * count, value.detach()
 
@@ -285,3 +273,43 @@ class Wav2Vec2Objective(nn.Module):
             "prob_perplexity": (perplexity(quantised.probs_MGV.detach().mean(dim=0)) / groups * n, n),
             "target_std": (target_MD.detach().std(dim=0, correction=0).mean() * n, n),
         }
+
+    def verdict(self, line: dict[str, Any]) -> Verdict | None:
+        """Collapsed codes, targets or task; slow if near chance where published runs had long left it."""
+        if line["step"] <= max(200, int(self.recipe.optim.warmup * self.recipe.train.steps)):
+            return None
+        message = self.collapsed(line)
+        if message:
+            return Verdict(message, fatal=True)
+        seconds = self.recipe.data.batch_seconds
+        expected = published_accuracy(seconds, line["step"])
+        if expected is None or line["accuracy"] > expected / 3:
+            return None
+        message = (
+            f"slow, not collapsed: accuracy {line['accuracy']:.3f} after {line['step']} updates and "
+            f"{line['hours_heard']:.1f} h heard, where BASE with about {seconds:.0f} s per update had {expected:.2f}. Quality "
+            "follows hours heard: train longer; if the loss is flat near ln(K + 1), raise optim.lr"
+        )
+        return Verdict(message, fatal=False)
+
+    def collapsed(self, line: dict[str, Any]) -> str | None:
+        """Advice when nothing can be learned any more."""
+        entries = self.recipe.model.num_codevectors_per_group
+        if line["code_perplexity"] < min(2.0, 0.1 * entries):
+            return (
+                f"the codebooks have collapsed: code perplexity {line['code_perplexity']:.2f} of {entries} at update "
+                f"{line['step']}, so nothing is left to tell apart; raise objective.diversity_weight, set "
+                "objective.logit_spread = 4, or lower optim.lr"
+            )
+        if line["target_std"] < 1e-4:
+            return (
+                f"the targets have collapsed to one point (standard deviation {line['target_std']:.1e}) at update "
+                f"{line['step']}; lower optim.lr or raise objective.penalty_weight"
+            )
+        if line["accuracy"] > 0.999:
+            return (
+                f"contrastive accuracy {line['accuracy']:.4f} at update {line['step']}: the task has become trivial, which "
+                "real speech never is; look for silent or repeated audio, lower optim.lr or raise "
+                "objective.diversity_weight"
+            )
+        return None

@@ -16,7 +16,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from speechssl.core import dist
+from speechssl.core.config import dump_toml, flat_values, read_toml, stated_values
 from speechssl.core.errors import InputError
+from speechssl.core.files import replacing
+from speechssl.objectives.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,34 +35,63 @@ class RunFolder:
         return self.path / "log.jsonl"
 
     @property
+    def recipe(self) -> Path:
+        """Every value that the run was started or last resumed with."""
+        return self.path / "recipe.toml"
+
+    @property
     def checkpoints(self) -> Path:
         """Where the checkpoints lie."""
         return self.path / "checkpoints"
 
     def check(self, resume: bool) -> None:
         """InputError rather than mix two runs, or a run with something else."""
-        recipe = self.path / "recipe.toml"
-        if not resume and recipe.exists():
+        if not resume and self.recipe.exists():
             raise InputError(f"{self.path} holds another run; add --resume to continue it, or choose another --out")
-        if not recipe.exists() and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if not self.recipe.exists() and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(f"{self.path} exists and is neither a run nor an empty folder; choose another --out")
 
-    def create(self, recipe_toml: str, resume: bool) -> None:
-        """Make the folder, or accept an existing run to resume."""
+    def enter(self, recipe: Recipe, resume: bool) -> Path | None:
+        """Make the folder on rank 0, or accept an existing run; gives the checkpoint to continue from, the same on every rank.
+
+        None too for a run to resume that ended before it saved anything: it starts again. On a resumed run recipe.toml gets
+        the values that changed, and log.jsonl a line about them.
+        """
         self.check(resume)
-        resume = resume and self.latest() is not None  # else nothing was saved before the run ended: start again
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            if not resume:
-                (self.path / "recipe.toml").write_text(recipe_toml, encoding="utf-8")
-                self.log.write_text("")
-        except OSError as error:
-            raise InputError(f"cannot write to {self.path} ({error.strerror}); choose another --out") from None
+        dist.barrier()  # no rank may find the folder of this very run
+        checkpoint = self.latest() if resume else None
+        if dist.rank() == 0:
+            try:
+                self.checkpoints.mkdir(parents=True, exist_ok=True)
+                changed = self.changed(recipe) if checkpoint else {}
+                if not checkpoint:
+                    self.log.write_text("")
+                if changed or not checkpoint:
+                    with replacing(self.recipe) as draft:
+                        draft.write_text(dump_toml(recipe), encoding="utf-8")
+                if changed:
+                    with open(self.log, "a", encoding="utf-8") as log:
+                        step = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
+                        log.write(json.dumps({"step": step, "split": "resumed", "changed": changed}) + "\n")
+            except OSError as error:
+                raise InputError(f"cannot write to {self.path} ({error.strerror}); choose another --out") from None
+        dist.barrier()
+        return checkpoint
+
+    def changed(self, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+        """{key: (recorded value, value of `recipe`)} where recipe.toml has another one."""
+        recorded, now = stated_values(read_toml(self.recipe)), flat_values(recipe)
+        pairs = {key: (recorded.get(key), value) for key, value in now.items() if key in recorded}
+        return {
+            key: (old, new)
+            for key, (old, new) in pairs.items()
+            if old != (list(new) if isinstance(new, tuple) else new)
+        }
 
     def latest(self) -> Path | None:
         """The newest complete checkpoint."""
         found = {p.name.removeprefix("step-"): p for p in self.checkpoints.glob("step-*") if p.is_dir()}
-        steps = [name for name in found if name.isdecimal()]  # the others are drafts, or copies that a user made
+        steps = [name for name in found if name.isdecimal()]  # the others are drafts, or copies of a user
         return found[max(steps, key=int)] if steps else None
 
     def save(self, step: int, write_model: Callable[[Path], None], state: dict[str, Any], best: bool) -> Path:
@@ -77,7 +110,7 @@ class RunFolder:
             draft.rename(final)
             for name in ("last", "best") if best else ("last",):
                 self.point(name, final)
-        except (OSError, RuntimeError, SafetensorError) as error:  # each library tells of a full disk in its own way
+        except (OSError, RuntimeError, SafetensorError) as error:  # each library reports a full disk in its own way
             shutil.rmtree(draft, ignore_errors=True)
             kept = self.latest()
             raise InputError(

@@ -1,8 +1,7 @@
-"""What a run says while it goes: log.jsonl, a progress bar, TensorBoard on request."""
+"""The log of a run: log.jsonl, a progress bar, TensorBoard on request."""
 
 import json
 import sys
-import time
 from typing import Any
 
 import torch
@@ -11,18 +10,18 @@ from tqdm import tqdm
 
 from speechssl.core import dist
 from speechssl.core.errors import InputError
+from speechssl.objectives.recipe import TrainConfig
 from speechssl.train.folder import RunFolder
-from speechssl.train.recipe import TrainConfig
 
 
 class Meter:
-    """Sums of (numerator, denominator) per metric; they stay on the device until somebody reads them."""
+    """Sums of (numerator, denominator) per metric; they stay on the device until they are read."""
 
     def __init__(self) -> None:
         self.sums: dict[str, list[Tensor]] = {}
         self.shared: set[str] = set()
-        self.seconds = 0.0
-        self.started = time.perf_counter()
+        self.seconds = 0.0  # of audio
+        self.elapsed = 0.0  # of updates, without validation and saving
 
     def add(self, sums: dict[str, tuple[Any, Any]], shared: bool = False) -> None:
         """Add numerators and denominators; `shared` ones are the same on every rank already."""
@@ -95,7 +94,7 @@ class RunLog:
         for name, value in means.items():
             if not abs(value) < float("inf"):
                 raise InputError(not_finite(name))
-        speed = meter.seconds / max(time.perf_counter() - meter.started, 1e-9)
+        speed = meter.seconds / max(meter.elapsed, 1e-9)
         line = line | {"split": "train"} | means | {"audio_seconds_per_second": speed}
         self.write(line)
         shown = [f"{name} {format(means[name], spec)}" for name, spec in self.formats.items() if name in means]

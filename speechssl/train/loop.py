@@ -1,13 +1,14 @@
 """The one training loop, read from top to bottom: update, log, validate, save, stop.
 
-It knows nothing of any objective but the protocol. An update's loss is the sum over all micro-batches of all ranks divided
-by their count, so the cut into micro-batches and processes changes nothing. Each micro-batch's dropout is seeded by (seed,
-step, its number in the update): a resumed run repeats the uninterrupted one bit for bit on the CPU.
+It knows nothing of any objective but the hooks of the protocol. An update's loss is the sum over all micro-batches of all
+ranks divided by their count, so the cut into micro-batches and processes changes nothing. Each micro-batch's dropout is
+seeded by (seed, step, its number in the update): a resumed run repeats the uninterrupted one bit for bit on the CPU.
 """
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,19 @@ from speechssl.core import dist
 from speechssl.core.errors import InputError
 from speechssl.core.noise import noise_key
 from speechssl.data.sampler import Position
-from speechssl.objectives.health import Verdict
-from speechssl.objectives.protocol import Step
+from speechssl.models import families
+from speechssl.objectives.protocol import Batch, Objective, Step
 from speechssl.train.folder import RunFolder
 from speechssl.train.log import Meter, RunLog
 from speechssl.train.optim import build_optimizer, learning_rate
-from speechssl.train.recipe import OptimConfig, TrainConfig
+
+SAME = "resume with what it was started with, or start anew"
 
 
 @dataclass(kw_only=True)
 class State:
-    """Where a run stands; all of it is saved."""
+    """Where a run stands; all of it is saved. seconds_heard: audio in all updates. best: the best score so far. data: a hash of
+    the training rows."""
 
     step: int = 0
     position: Position = Position()
@@ -39,57 +42,51 @@ class State:
 
 
 class Trainer:
-    """Trains `objective` on the micro-batches of `batches(position)`.
+    """Trains `objective` on the updates that `batches` gives from a position on: (next position, micro-batches of this rank).
 
-    validate: () -> {metric: value} or None. score: which of these metrics is best when smallest. write_model: saves the
-    model folder. watch: looks at each logged line and may raise InputError to end a hopeless run.
+    valid_batches: goes once through this rank's share of the validation set. origin: for config.json. data: a hash of the
+    training rows.
     """
 
     def __init__(
         self,
-        objective: Any,
+        objective: Objective,
         batches: Callable[[Position], Iterator],
         run: RunFolder,
-        optim: OptimConfig,
-        train: TrainConfig,
         *,
-        write_model: Callable[[Path], None],
         valid_batches: Callable[[], Iterator] | None = None,
-        score: str = "loss",
-        watch: Callable[[dict[str, Any]], Verdict | None] | None = None,
-        bar: dict[str, str] | None = None,
-        fingerprint: str = "",
+        origin: dict[str, Any] | None = None,
+        data: str = "",
     ) -> None:
         self.objective, self.batches, self.run = objective, batches, run
-        self.optim_config, self.config = optim, train
-        self.write_model, self.valid_batches, self.score, self.watch = write_model, valid_batches, score, watch
-        self.device = torch.device(train.device)
-        head = getattr(objective.model, "lm_head", None)
-        self.optimizer = build_optimizer(objective, list(head.parameters()) if head is not None else [], optim)
+        self.valid_batches, self.origin = valid_batches, origin or {}
+        self.config, self.optim = objective.recipe.train, objective.recipe.optim
+        self.device = torch.device(self.config.device)
+        self.optimizer = build_optimizer(objective, objective.rates(), self.optim)
         self.parallel: nn.Module = objective
         if dist.world() > 1:
             self.parallel = nn.parallel.DistributedDataParallel(objective, find_unused_parameters=True)
-        self.state, self.meter = State(data=fingerprint), Meter()
-        self.bar = bar or {}
+        self.state, self.meter = State(data=data), Meter()
+        self.warned = False
         self.stop_signal: int | None = None
 
     def fit(self) -> State:
         """Train to the last update, or until a signal asks to stop (the state is then saved)."""
         previous = {number: signal.signal(number, self.ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        log = RunLog(self.run, self.config, self.state.step, self.bar)
+        log = RunLog(self.run, self.config, self.state.step, self.objective.bar)
+        updates = self.batches(self.state.position)
+        stopping = False
         try:
-            for after, micros in self.batches(self.state.position):
-                if self.state.step >= self.config.steps:
-                    break
+            while self.state.step < self.config.steps and not stopping:
+                began = time.perf_counter()
+                after, micros = next(updates)
                 self.update(micros)
                 self.state.position = after
                 self.state.step += 1
-                stopping = (
-                    self.stop_signal is not None
-                )  # read once: what comes while books are kept waits for the next update
+                self.meter.elapsed += time.perf_counter() - began
+                # agreed on, or a rank would wait for another that has left; a later signal waits for the next update
+                stopping = dist.any_rank(self.stop_signal is not None)
                 self.keep_books(log, stopping)
-                if stopping:
-                    break
         finally:
             log.close()
             for number, handler in previous.items():
@@ -106,41 +103,43 @@ class Trainer:
         """bf16 matrix products where the recipe asks for them."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
-    def update(self, micros: list[Any]) -> None:
+    def update(self, micros: Sequence[Batch]) -> None:
         """One optimiser step over this rank's micro-batches."""
-        step, seed = self.state.step, self.config.seed
+        step = self.state.step
         self.objective.train()
-        self.objective.start_step(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["scale"] * learning_rate(step, self.config.steps, self.optim_config)
+            group["lr"] = group["scale"] * learning_rate(step, self.config.steps, self.optim)
         micros = [micro.to(self.device) for micro in micros]
         total = dist.all_sum_float(sum(micro.count for micro in micros))
-        if len(micros) > 1:
-            with self.autocast():
-                self.objective.pool(micros)
+        with self.autocast():
+            shared = self.objective.before_update(step, micros)
         for number, micro in enumerate(micros):
-            torch.manual_seed(noise_key("dropout", seed, step, dist.rank() + dist.world() * number))
-            last = number + 1 == len(micros)
-            with contextlib.nullcontext() if last or dist.world() == 1 else self.parallel.no_sync():  # type: ignore[operator]
-                with self.autocast():  # not the backward pass: what was computed in float32 gets its gradient so
-                    result: Step = self.parallel(micro)
-                (result.loss * (dist.world() / total)).backward()  # DDP averages over ranks; we want the sum
-            self.meter.add({"loss": (result.loss.detach(), micro.count)} | result.sums)
-        norm = gradient_norm(list(self.objective.parameters()), self.optim_config.clip_norm)
+            self.accumulate(micro, shared, total, number, last=number + 1 == len(micros))
+        norm = gradient_norm(list(self.objective.parameters()), self.optim.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.objective.after_step()
-        seconds = dist.all_sum_float(sum(sum(micro.audio.samples) for micro in micros)) / 16_000
+        self.objective.after_update(step, shared)
+        seconds = dist.all_sum_float(sum(micro.seconds for micro in micros))
         self.state.seconds_heard += seconds
         self.meter.add({"grad_norm": (norm, 1)}, shared=True)
         self.meter.seconds += seconds
 
+    def accumulate(self, micro: Batch, shared: Any, total: float, number: int, *, last: bool) -> None:
+        """Add the gradient of micro-batch `number` of an update; ranks exchange gradients after the `last` one."""
+        noise = noise_key("dropout", self.config.seed, self.state.step, dist.rank() + dist.world() * number)
+        torch.manual_seed(noise)
+        with contextlib.nullcontext() if last or dist.world() == 1 else self.parallel.no_sync():  # type: ignore[operator]
+            with self.autocast():  # not the backward pass: what was computed in float32 gets its gradient so
+                result: Step = self.parallel(micro, shared)
+            (result.loss * (dist.world() / total)).backward()  # DDP averages over ranks; we want the sum
+        self.meter.add({"loss": (result.loss.detach(), micro.count)} | result.sums)
+
     def keep_books(self, log: RunLog, stopping: bool) -> None:
-        """Log, validate and save when it is time; health is checked before anything is saved."""
+        """Log, validate and save when it is time; the verdict comes before anything is saved."""
         step, config = self.state.step, self.config
         ending = step == config.steps or stopping
         if step % config.log_every == 0 or step == config.steps:
-            self.check(log.train_line(self.line(), self.meter), log)
+            self.judge(log.train_line(self.line(), self.meter), log)
             self.meter = Meter()
         log.advance()
         improved = False
@@ -155,32 +154,34 @@ class Trainer:
         lr = self.optimizer.param_groups[0]["lr"]
         return {"step": self.state.step, "lr": lr, "hours_heard": self.state.seconds_heard / 3600}
 
-    def check(self, line: dict[str, Any], log: RunLog) -> None:
-        """End the run when a line shows that it learns nothing any more; warn when it is merely slow."""
-        verdict = self.watch(line) if self.watch else None
+    def judge(self, line: dict[str, Any], log: RunLog) -> None:
+        """End the run when a line shows that it learns nothing any more; warn, once, when it is merely slow."""
+        verdict = self.objective.verdict(line)
         if verdict is None:
             return
         if verdict.fatal and self.config.stop_on_collapse:
             kept = self.run.latest()
             ending = f"the last good checkpoint is {kept}" if kept else "nothing was saved yet"
             raise InputError(f"{verdict.message} ({ending})")
-        log.say(f"warning: {verdict.message}")
+        if verdict.fatal or not self.warned:
+            log.say(f"warning: {verdict.message}")
+        self.warned = self.warned or not verdict.fatal
 
     @torch.no_grad()
     def validate(self, log: RunLog) -> bool:
         """Metrics on the validation set; True when the score is the best so far."""
         assert self.valid_batches is not None
         self.objective.eval()
-        self.objective.start_step(self.state.step)
         meter = Meter()
         for micro in self.valid_batches():
+            micro = micro.to(self.device)
             with self.autocast():
-                result = self.objective(micro.to(self.device))
+                result = self.objective(micro, self.objective.before_update(self.state.step, [micro]))
             meter.add({"loss": (result.loss, micro.count)} | result.sums)
-        means = log.valid_line({"step": self.state.step}, meter)
-        improved = self.state.best is None or means[self.score] < self.state.best
+        means, score = log.valid_line({"step": self.state.step}, meter), self.objective.score
+        improved = self.state.best is None or means[score] < self.state.best
         if improved:
-            self.state.best = means[self.score]
+            self.state.best = means[score]
         return improved
 
     def save(self, best: bool) -> None:
@@ -189,22 +190,25 @@ class Trainer:
             self.run.save(self.state.step, self.write_model, self.snapshot(), best)
         dist.barrier()
 
+    def write_model(self, folder: Path) -> None:
+        """The model folder of a checkpoint."""
+        families.save(folder, self.objective.model, self.objective.tokenizer, self.origin)
+
     def snapshot(self) -> dict[str, Any]:
         """The training state as tensors and plain values."""
-        state = asdict(self.state)
         own = {name: value for name, value in self.objective.state_dict().items() if not name.startswith("model.")}
         return {
-            "state": state,
+            "state": asdict(self.state),
             "objective": own,
             "optimizer": self.optimizer.state_dict(),
             "meter": self.meter.state_dict(),
         }
 
-    def restore(self, checkpoint: Path, model_state: dict[str, torch.Tensor]) -> None:
-        """Continue from a checkpoint: its weights, optimiser, counters and half-filled log window."""
+    def restore(self, checkpoint: Path) -> None:
+        """Continue from a checkpoint: its weights, optimiser, counters and half-filled log window. InputError unless it is of
+        this model, objective and data."""
         saved = self.run.load_state(checkpoint)
-        self.objective.model.load_state_dict(model_state)
-        self.objective.load_state_dict(saved.get("objective", {}), strict=False)
+        self.load_objective(checkpoint, saved["objective"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.meter.load_state_dict(saved["meter"])
         values = saved["state"]
@@ -216,6 +220,23 @@ class Trainer:
         self.state = State(**{**values, "position": Position(**values["position"])})
         if dist.rank() == 0:
             self.run.rewind_log(self.state.step)
+
+    def load_objective(self, checkpoint: Path, own: dict[str, torch.Tensor]) -> None:
+        """Load the model of a checkpoint and `own`, the objective's state outside it."""
+        saved, tokenizer = families.read(checkpoint), self.objective.tokenizer
+        if tokenizer is not None and (saved.tokenizer is None or saved.tokenizer.vocab != tokenizer.vocab):
+            problem = (
+                f"its vocabulary, {checkpoint / 'vocab.json'}, differs from that of these transcripts and text.vocab"
+            )
+            raise InputError(f"{checkpoint} cannot be continued: {problem}; {SAME}")
+        state = {f"model.{name}": value for name, value in saved.state.items()} | own
+        wanted = self.objective.state_dict()
+        odd = [name for name in wanted if name not in state or state[name].shape != wanted[name].shape]
+        odd += [name for name in state if name not in wanted]
+        if odd:
+            problem = f"its weights and the recipe's differ in {', '.join(odd[:3])}{' ...' if odd[3:] else ''}"
+            raise InputError(f"{checkpoint} cannot be continued: {problem}; {SAME}")
+        self.objective.load_state_dict(state)
 
 
 def gradient_norm(parameters: list[nn.Parameter], limit: float) -> torch.Tensor:

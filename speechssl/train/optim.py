@@ -1,24 +1,22 @@
 """AdamW and the learning-rate schedules as functions of the update number."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import nn
 
-from speechssl.train.recipe import OptimConfig
+from speechssl.objectives.recipe import OptimConfig
 
 
-def build_optimizer(model: nn.Module, fresh: Sequence[nn.Parameter], config: OptimConfig) -> torch.optim.AdamW:
+def build_optimizer(model: nn.Module, rates: dict[str, float], config: OptimConfig) -> torch.optim.AdamW:
     """AdamW over every weight (fairseq's Adam decays all of them too), in one fused kernel.
 
-    fresh: the weights of a new output layer, whose rate is `head_scale` times that of the others.
+    rates: for parameters whose names start so, the multiple of the learning rate.
     """
-    chosen = {id(parameter) for parameter in fresh}
-    old = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
-    groups: list[dict[str, Any]] = [{"params": old, "scale": 1.0}]
-    if fresh:
-        groups.append({"params": list(fresh), "scale": config.head_scale})
+    named = dict(model.named_parameters())
+    groups = []
+    for prefix, scale in {**rates, "": 1.0}.items():
+        chosen = [named.pop(name) for name in list(named) if name.startswith(prefix)]
+        groups.append({"params": chosen, "scale": scale})
+    groups = [group for group in reversed(groups) if group["params"]]
     return torch.optim.AdamW(
         groups, config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
     )

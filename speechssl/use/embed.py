@@ -69,7 +69,7 @@ def pooled(model: Any, mean_LD: np.ndarray, largest_LD: np.ndarray, pool: str) -
     """Mean and maximum over time -> (L, D) for mean and model (as the model's authors do it), (L, 2 D) for mean+max."""
     if pool == "mean+max":
         return np.concatenate([mean_LD, largest_LD], axis=1)
-    return mean_LD + largest_LD if pool == "model" and model.adds_maximum else mean_LD
+    return model.model.pool(mean_LD, largest_LD) if pool == "model" else mean_LD
 
 
 def embed_clip(
@@ -81,7 +81,7 @@ def embed_clip(
     together, so that memory does not grow with it.
     """
     check_pool(pool)
-    chosen = choose_layers(layer, model.config.num_hidden_layers + 1)
+    chosen = choose_layers(layer, model.model.layers)
     total, largest, count, parts = np.zeros(()), np.full((), -np.inf, np.float32), 0, []
     for wave_S, rows in windows(source, model.config.geometry, window=LONGEST, **segment):
         states_LTD = model.hidden_states([wave_S], chosen)[0][:, rows].numpy()
@@ -102,7 +102,7 @@ def embed_clip(
 def embed_waves(model: Any, waves: Sequence[np.ndarray], *, layer: int | str, pool: str) -> list[np.ndarray]:
     """Several clips in one packed batch; each result is what the clip alone would give."""
     results = []
-    for states_LTD in model.hidden_states(waves, choose_layers(layer, model.config.num_hidden_layers + 1)):
+    for states_LTD in model.hidden_states(waves, choose_layers(layer, model.model.layers)):
         mean_LD, largest_LD = states_LTD.mean(dim=1).numpy(), states_LTD.amax(dim=1).numpy()
         values = states_LTD.numpy() if pool == "none" else pooled(model, mean_LD, largest_LD, pool)
         results.append(values if layer in ("all", "weighted") else values[0])
@@ -151,7 +151,7 @@ def embed_to_parquet(
     out = output_file(out, "e.parquet")
     rows, began = rows_of(sources, where), time.perf_counter()
     check_pool(pool)
-    choose_layers(layer, model.config.num_hidden_layers + 1)
+    choose_layers(layer, model.model.layers)
     meta = {"model": str(model.source), "layer": str(layer), "pool": pool}
     key = hashlib.blake2b("\n".join([*meta.values(), model.fingerprint(), rows.digest()]).encode(), digest_size=8)
     with dist.sharing():

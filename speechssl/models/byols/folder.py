@@ -1,48 +1,36 @@
-"""BYOL-S model folders (config.json + model.safetensors), and the published weights as they were published (.pth)."""
+"""BYOL-S model folders: config.json + model.safetensors."""
 
-import json
-import re
-import shutil
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from speechssl.core.config import coerce
 from speechssl.core.errors import InputError
-from speechssl.models.byols.model import ByolsConfig
-from speechssl.models.checkpoint import Checkpoint
-from speechssl.models.wav2vec2.folder import CONFIG, WEIGHTS, read_json, read_tensors, weight_files
-from speechssl.sound.features import FlavourName
-
-MODEL_TYPE = "byol-s"
-CREMA_D_STATS = (-4.99372816, 3.13660264)  # SERAB's, the only ones published with these weights
-SLANEY_STATS = (
-    -8.32,
-    3.08,
-)  # those, moved as one utterance of each of 84 LibriSpeech speakers moves (by -3.33; times 0.982)
-BYOL_A_BATCHES = 1_534_402  # that the batch norms of BYOL-A's files count
-MARKS = ("layers.0.0.weight", "layer1.0.conv1.weight", "fc.3.weight")  # of a published CvT, ResNetish, AudioNTT
+from speechssl.models.byols.model import ByolsConfig, ByolsModel
+from speechssl.models.checkpoint import Checkpoint, as_float, check_fit
+from speechssl.models.folder import CONFIG, WEIGHTS, read_tensors, weight_files, write_json, write_tensors
+from speechssl.sound.audio import SAMPLE_RATE
 
 
 def write(folder: Path, checkpoint: Checkpoint, *, half: bool = False) -> None:
     """A checkpoint as a model folder; half: weights in 16 bits, statistics as they are."""
     folder.mkdir(parents=True, exist_ok=True)
-    raw = checkpoint.raw | asdict(checkpoint.config) | {"architectures": ["ByolsModel"], "model_type": MODEL_TYPE}
-    (folder / CONFIG).write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+    config = checkpoint.config
+    raw = checkpoint.raw | asdict(config) | {"architectures": ["ByolsModel"], "model_type": config.model_type}
+    write_json(folder / CONFIG, raw)
     state = {}
     for key, value in checkpoint.state.items():
-        state[key] = (value.half() if half and key.endswith((".weight", ".bias")) else value).contiguous()
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
-    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # the library would let nobody else read them
+        state[key] = value.half() if half and key.endswith((".weight", ".bias")) else value
+    write_tensors(folder, state)
 
 
-def read(folder: Path) -> Checkpoint:
-    """A model folder as a checkpoint."""
-    raw, kinds = read_json(folder / CONFIG), get_type_hints(ByolsConfig)
+def read(folder: Path, raw: dict[str, Any], language: str = "") -> Checkpoint:
+    """A model folder, whose config.json is `raw`, as a checkpoint; InputError for a `language`: there are no adapters."""
+    if language:
+        raise InputError(f"{folder} is a BYOL-S model, without adapters for languages such as {language!r}")
+    kinds = get_type_hints(ByolsConfig)
     known = [field.name for field in fields(ByolsConfig) if field.name in raw]
     try:
         config = ByolsConfig(**{name: coerce(raw[name], kinds[name], name, "it") for name in known})
@@ -54,55 +42,20 @@ def read(folder: Path) -> Checkpoint:
     return Checkpoint(config=config, state=state, raw=raw, source=str(folder / WEIGHTS))
 
 
-def recognised(named: dict[str, Any]) -> bool:
-    """Whether a file's content is a state dict as published."""
-    return any(isinstance(named.get(mark), Tensor) for mark in MARKS)
+def build(checkpoint: Checkpoint) -> ByolsModel:
+    """The model in float32 on the CPU, in evaluation mode; InputError when a tensor is missing or has another shape."""
+    model = ByolsModel(checkpoint.config)  # allocated: its filters are in no file, and its layout in memory is its own
+    check_fit(model, checkpoint.state, checkpoint.source)
+    model.load_state_dict({key: as_float(checkpoint.state[key]) for key in model.state_dict()})
+    return model.eval()
 
 
-def read_published(path: Path, named: dict[str, Any]) -> Checkpoint:
-    """A state dict as the authors of BYOL-S or BYOL-A published it: sizes by its shapes, log-mel flavour by its origin.
-
-    No published file holds the mean and standard deviation of its log-mels: BYOL-S's get SERAB's for CREMA-D, BYOL-A's
-    the same moved to their mel scale.
-    """
-    tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
-    state = {f"encoder.{key}": value for key, value in tensors.items()}
-    frontend = published_frontend(path.name, tensors)
-    stats = CREMA_D_STATS if frontend == "byol-s" else SLANEY_STATS
-    try:
-        config = ByolsConfig(frontend=frontend, **published_sizes(path.name, tensors))
-    except (KeyError, TypeError, IndexError, InputError) as error:
-        raise InputError(
-            f"{path} is not a published BYOL-S state dict ({error}); give a model folder instead"
-        ) from None
-    heard = f"front-end {frontend}, log-mel statistics {stats[0]:.4f}, {stats[1]:.4f}"
-    origin = f"{path.name} as its authors published it; {heard}"
-    state |= {"mel_stats": torch.tensor(stats)}
-    return Checkpoint(config=config, state=state, raw={"speechssl": {"origin": origin}}, source=str(path))
-
-
-def published_frontend(name: str, state: dict[str, Tensor]) -> FlavourName:
-    """BYOL-A's second version was trained on nnAudio's log-mels, its first on librosa's, BYOL-S on torchaudio's."""
-    if "features.0.weight" in state and "features.8.weight" not in state:
-        return "nnaudio"
-    heard = state.get("features.1.num_batches_tracked")
-    first = re.search("BYOLA-", name) or (heard is not None and int(heard) == BYOL_A_BATCHES)
-    return "librosa" if first else "byol-s"
-
-
-def published_sizes(name: str, state: dict[str, Tensor]) -> dict[str, Any]:
-    """The architecture that a published state dict belongs to. Only the names tell the two CvT of 64-256-512 apart: that
-    trained in batches of 512 takes the mean over time."""
-    if "layers.0.0.weight" in state:
-        dims = tuple(len(state[f"layers.{i}.0.weight"]) for i in range(3))
-        return {
-            "encoder": "cvt",
-            "dims": dims,
-            "pool": "mean+max" if dims == (64, 256, 512) and "bs512" not in name else "mean",
-        }
-    if "layer1.0.conv1.weight" in state:
-        return {"encoder": "resnetish34"}
-    width, channels = len(state["fc.3.weight"]), len(state["features.0.weight"])
-    if "features.8.weight" in state:
-        return {"encoder": "audiontt2020", "width": width, "channels": channels}
-    return {"encoder": "audiontt2022", "width": width + state["fc.0.weight"].shape[1], "channels": channels}
+def describe(checkpoint: Checkpoint) -> dict[str, str]:
+    """The model as lines of name and value, for `speechssl info`."""
+    config = checkpoint.config
+    return {
+        "format": "the format of speechssl",
+        "layers": f"encoder {config.encoder}, its frames pooled by {config.pool}",
+        "frame rate": f"{SAMPLE_RATE / config.geometry.hop:g} Hz, on the {config.frontend} log-mels of {SAMPLE_RATE} Hz",
+        "head": "none",
+    }

@@ -8,7 +8,7 @@ parameter names are those of the published weights. Architecture only: no traini
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,16 +22,20 @@ from speechssl.models.byols.resnetish import ResNetish34
 from speechssl.models.kernels.dropout import Dropout
 from speechssl.models.kernels.norm import BatchNorm
 from speechssl.models.kernels.products import Linear
+from speechssl.models.protocol import Encoder
 from speechssl.sound.features import BANDS, FLAVOURS, HOP, FlavourName, LogMel
 
 ENCODERS = {"audiontt2020": 8, "audiontt2022": 4, "cvt": 16, "resnetish34": 16}  # mel frames (10 ms) per frame
 SHORTEST = 2_560  # samples: one frame of the slowest encoder; shorter clips are padded with zeros
+HEAR_WINDOW, HEAR_HOP = 16_000, 800  # samples
+HEAR_BATCH = 256  # windows embedded together
 
 
 @dataclass(frozen=True, kw_only=True)
 class ByolsConfig:
     """BYOL-S architecture; the defaults are the published AudioNTT of 512 dimensions, 0.6 M weights."""
 
+    model_type: ClassVar[str] = "byol-s"
     encoder: Literal["audiontt2020", "audiontt2022", "cvt", "resnetish34"] = "audiontt2020"
     """audiontt2020: 3 convolutions and 2 linear maps (BYOL-A, BYOL-S). audiontt2022: BYOL-A version 2. cvt: the best
     published BYOL-S. resnetish34: 21 M weights."""
@@ -70,8 +74,6 @@ class ByolsConfig:
         """Samples from frame to frame, and the shortest clip worth embedding (one window)."""
         return Geometry(kernels=(400,), strides=(ENCODERS[self.encoder] * HOP,))
 
-    num_hidden_layers = 0  # the frames are the one hidden state
-
 
 class AudioNTT(nn.Module):
     """Convolutions that halve both axes, then two linear maps per frame (Niizumi et al. 2021, table 1).
@@ -108,14 +110,10 @@ def build_encoder(config: ByolsConfig) -> Any:
     return ResNetish34() if config.encoder == "resnetish34" else AudioNTT(config)
 
 
-def pool(frames_BTD: Tensor, kind: str) -> Tensor:
-    """(B, T, D) -> (B, D)."""
-    mean_BD = frames_BTD.mean(dim=1)
-    return mean_BD + frames_BTD.amax(dim=1) if kind == "mean+max" else mean_BD
-
-
-class ByolsModel(nn.Module):
+class ByolsModel(Encoder):
     """Waves -> embeddings."""
+
+    layers = 1  # the frames are the one hidden state
 
     def __init__(self, config: ByolsConfig) -> None:
         super().__init__()
@@ -125,23 +123,50 @@ class ByolsModel(nn.Module):
         self.register_buffer("mel_stats", torch.tensor([0.0, 1.0]))
         self.mel_stats: Tensor
 
+    @property
+    def width(self) -> int:
+        """D, numbers per frame."""
+        return self.encoder.width
+
     def mels(self, wave_BS: Tensor) -> Tensor:
         """(B, S) at 16 kHz -> normalised log-mel spectrograms (B, F, T)."""
         return (self.frontend(wave_BS) - self.mel_stats[0]) / self.mel_stats[1]
 
-    def pool(self, frames_BTD: Tensor) -> Tensor:
+    def pool(self, mean_D: Any, largest_D: Any) -> Any:
+        """The sum of mean and maximum over time, or the mean."""
+        return mean_D + largest_D if self.config.pool == "mean+max" else mean_D
+
+    def embedding(self, frames_BTD: Tensor) -> Tensor:
         """(B, T, D) -> (B, D)."""
-        return pool(frames_BTD, self.config.pool)
+        return self.pool(frames_BTD.mean(dim=1), frames_BTD.amax(dim=1))
 
     def forward(self, mel_BFT: Tensor) -> Tensor:
         """Normalised (B, F, T) -> embeddings (B, D)."""
-        return self.pool(self.encoder(mel_BFT))
+        return self.embedding(self.encoder(mel_BFT))
 
-    def hidden_states(self, waves: Sequence[np.ndarray | Tensor]) -> list[Tensor]:
-        """Per clip (S,) at 16 kHz: its frames (1, T, D), each clip by itself."""
-        device, found = self.mel_stats.device, []
+    def states(self, waves: Sequence[np.ndarray | Tensor], layers: Sequence[int] | None = None) -> list[Tensor]:
+        """Frames of each wave (S,), each wave by itself: (1, T, D)."""
+        found = []
         for wave_S in waves:
-            wave_1S = torch.as_tensor(wave_S, dtype=torch.float32, device=device)[None]
+            wave_1S = torch.as_tensor(wave_S, dtype=torch.float32, device=self.device)[None]
             wave_1S = F.pad(wave_1S, (0, max(0, SHORTEST - wave_1S.shape[1])))
-            found.append(self.encoder(self.mels(wave_1S)))
+            frames_1TD = self.encoder(self.mels(wave_1S))
+            found.append(frames_1TD if layers is None else frames_1TD[list(layers)])
         return found
+
+    def timestamps(self, waves: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """As in the HEAR module of BYOL-S: an embedding of each second, every 50 ms, the wave padded with half a second of
+        zeros on both sides: (B, T, D), and the sample at the centre of each (T,)."""
+        found = []
+        for wave_S in waves:
+            seconds_TS = F.pad(wave_S.float(), (HEAR_WINDOW // 2, HEAR_WINDOW // 2)).unfold(0, HEAR_WINDOW, HEAR_HOP)
+            pieces = [self(self.mels(piece_TS.to(self.device))) for piece_TS in seconds_TS.split(HEAR_BATCH)]
+            found.append(torch.cat(pieces))
+        frames_BTD = torch.stack(found)
+        return frames_BTD, torch.arange(frames_BTD.shape[1]) * HEAR_HOP
+
+    def untrained(self) -> Encoder:
+        """The same network with random weights and the normalisation of its log-mels."""
+        fresh = ByolsModel(self.config)
+        fresh.mel_stats.copy_(self.mel_stats)
+        return fresh

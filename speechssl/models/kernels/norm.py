@@ -34,11 +34,11 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         return (y * self.weight.view(shape) + self.bias.view(shape)).to(input.dtype)
 
 
-def standardised(x: Tensor, alone: bool = False) -> Tensor:
-    """Zero mean and unit variance (unbiased) over every value of every process, or of this one: BYOL-A's "post-norm". No
-    gradient."""
-    n = x.numel() if alone else dist.all_sum_float(x.numel())
-    mean = (x.sum() if alone else dist.all_sum(x.sum())) / n
+def standardised(x: Tensor, own_rank: bool = False) -> Tensor:
+    """Standardise x by the mean and the unbiased std of all its values over all ranks (`own_rank`: of this one): the
+    "post-norm" of BYOL-A. No gradient."""
+    n = x.numel() if own_rank else dist.all_sum_float(x.numel())
+    mean = (x.sum() if own_rank else dist.all_sum(x.sum())) / n
     power = (x - mean).square().sum()
-    std = ((power if alone else dist.all_sum(power)) / max(n - 1, 1)).sqrt()
+    std = ((power if own_rank else dist.all_sum(power)) / max(n - 1, 1)).sqrt()
     return (x - mean) / std.clamp_min(1e-5)

@@ -1,32 +1,33 @@
 """Model folders as transformers reads and writes them: config.json + model.safetensors (+ preprocessor, tokenizer).
 
-Module names are transformers' own; only the body's prefix, which differs between families, and the older spelling of
-weight norm are mended on reading. Weights may also lie in several files with an index, or in pytorch_model.bin.
+Module names are transformers' own; only the body's prefix, which differs between families, and the older names of weight
+norm's tensors are replaced on reading.
 """
 
-import json
 import re
-import shutil
-from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from speechssl.core.config import coerce
 from speechssl.core.errors import InputError
-from speechssl.interop.keys import BODY, today
-from speechssl.models.checkpoint import FAMILIES, Checkpoint, check_sizes
+from speechssl.models.checkpoint import Checkpoint
+from speechssl.models.folder import CONFIG, WEIGHTS, read_json, read_tensors, weight_files, write_json, write_tensors
+from speechssl.models.wav2vec2.checkpoint import check_sizes, head_of
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
+from speechssl.models.wav2vec2.names import BODY, current_name
+from speechssl.sound.audio import SAMPLE_RATE
 from speechssl.text.tokenizer import CharTokenizer
 
-WEIGHTS, CONFIG, PREPROCESSOR, VOCAB = "model.safetensors", "config.json", "preprocessor_config.json", "vocab.json"
-BIN, INDEX = "pytorch_model.bin", ".index.json"
-LONGEST_JSON = 64 << 20  # bytes; the vocabulary of MMS, a thousand languages, has five million
+PREPROCESSOR, VOCAB = "preprocessor_config.json", "vocab.json"
+TRANSFORMERS = {  # model_type: (what the names of transformers' classes start with, the prefix of its tensors)
+    "wav2vec2": ("Wav2Vec2", "wav2vec2."),
+    "hubert": ("Hubert", "hubert."),
+    "wavlm": ("WavLM", "wavlm."),
+    "data2vec-audio": ("Data2VecAudio", "data2vec_audio."),
+}
 SPECIFIC = {  # fields that only one family's config has; any other family's is left as transformers would have it
     "conv_pos_kernel_size": "data2vec-audio",
     "conv_pos_batch_norm": "hubert",
@@ -53,27 +54,26 @@ def write(folder: Path, checkpoint: Checkpoint, *, half: bool = False) -> None:
         del preprocessor["processor_class"]
     else:
         checkpoint.tokenizer.save(folder)
-    prefix = FAMILIES[config.model_type][1] if class_name(checkpoint).rpartition("For")[1] else ""
+    prefix = TRANSFORMERS[config.model_type][1] if class_name(checkpoint).rpartition("For")[1] else ""
     state = {}
     for key, value in checkpoint.state.items():
         name = prefix + key.removeprefix(BODY) if key.startswith(BODY) else key
-        state[name] = (value.half() if half and value.is_floating_point() else value).contiguous()
-    for name, content in ((CONFIG, describe(checkpoint, state)), (PREPROCESSOR, preprocessor)):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
-    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # the library would let nobody else read them
+        state[name] = value.half() if half and value.is_floating_point() else value
+    write_json(folder / CONFIG, config_json(checkpoint, state))
+    write_json(folder / PREPROCESSOR, preprocessor)
+    write_tensors(folder, state)
 
 
 def class_name(checkpoint: Checkpoint) -> str:
     """transformers' class for a checkpoint: the one it came from, else by its head."""
-    family, head = checkpoint.config.model_type, checkpoint.head
+    family, head = checkpoint.config.model_type, head_of(checkpoint.state)
     if head == "ForPreTraining" and family != "wav2vec2":
         head = "Model"  # transformers has no such class; its class for the body skips the quantizer's tensors
-    named = checkpoint.raw.get("architectures") or [FAMILIES[family][0] + head]
+    named = checkpoint.raw.get("architectures") or [TRANSFORMERS[family][0] + head]
     return str(named[0])
 
 
-def describe(checkpoint: Checkpoint, state: dict[str, Tensor]) -> dict[str, Any]:
+def config_json(checkpoint: Checkpoint, state: dict[str, Tensor]) -> dict[str, Any]:
     """config.json: our architecture fields, which are transformers', and what else transformers wants to know of `state`."""
     config, raw = checkpoint.config, checkpoint.raw
     architecture = {k: v for k, v in asdict(config).items() if SPECIFIC.get(k, config.model_type) == config.model_type}
@@ -88,44 +88,20 @@ def describe(checkpoint: Checkpoint, state: dict[str, Tensor]) -> dict[str, Any]
         "pad_token_id": 0,
         "vocab_size": 32,
     }
-    told: dict[str, Any] = {
+    known: dict[str, Any] = {
         "num_feat_extract_layers": len(config.conv_dim),
         "architectures": [class_name(checkpoint)],
     }
-    told["dtype"] = next(str(v.dtype).removeprefix("torch.") for v in state.values() if v.is_floating_point())
-    told |= {} if head is None else {"vocab_size": len(head)}
-    told |= {} if tokenizer is None else {"pad_token_id": tokenizer.blank}
-    whole = defaults | raw | architecture | told
+    known["dtype"] = next(str(v.dtype).removeprefix("torch.") for v in state.values() if v.is_floating_point())
+    known |= {} if head is None else {"vocab_size": len(head)}
+    known |= {} if tokenizer is None else {"pad_token_id": tokenizer.blank}
+    whole = defaults | raw | architecture | known
     whole.pop("torch_dtype", None)  # the older name of dtype
     return whole
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file."""
-    try:
-        if path.stat().st_size > LONGEST_JSON:
-            raise InputError(
-                f"{path} has {path.stat().st_size >> 20} MiB, which no model's settings have; do not trust it"
-            )
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path} is missing: {path.parent} is not a model folder (config.json + {WEIGHTS})") from None
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is not valid JSON ({error}); the folder is damaged, copy it again") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path} does not hold a JSON object; the folder is damaged, copy it again")
-    return value
-
-
-def read_config(folder: Path) -> tuple[Wav2Vec2Config, dict[str, Any]]:
-    """(architecture, the whole config.json) of a model folder."""
-    raw = read_json(folder / CONFIG)
-    if raw.get("model_type") not in FAMILIES:
-        raise InputError(
-            f"{folder / CONFIG} says model_type = {raw.get('model_type')!r}; only {', '.join(FAMILIES)} can be opened"
-        )
+def read_config(folder: Path, raw: dict[str, Any]) -> Wav2Vec2Config:
+    """The architecture that a model folder's config.json, `raw`, and preprocessor describe."""
     for key, only in (("hidden_act", "gelu"), ("feat_extract_activation", "gelu"), ("add_adapter", False)):
         if raw.get(key, only) != only:
             raise InputError(f"{folder / CONFIG} says {key} = {raw[key]!r}; only {only} can be opened")
@@ -136,7 +112,7 @@ def read_config(folder: Path) -> tuple[Wav2Vec2Config, dict[str, Any]]:
     preprocessor = folder / PREPROCESSOR
     if preprocessor.exists():
         config = replace(config, do_normalize=bool(read_json(preprocessor).get("do_normalize", False)))
-    return config, raw
+    return config
 
 
 def architecture(values: dict[str, Any], source: str) -> Wav2Vec2Config:
@@ -151,50 +127,13 @@ def architecture(values: dict[str, Any], source: str) -> Wav2Vec2Config:
         raise InputError(f"{source} cannot be used: {error}") from None
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a folder's weights: one, or those that an index names."""
-    for name in (WEIGHTS, BIN):
-        if (folder / name).exists():
-            return [folder / name]
-        index = folder / (name + INDEX)
-        if index.exists():
-            named = read_json(index).get("weight_map")
-            names = sorted({str(file) for file in named.values()}) if isinstance(named, dict) else []
-            if not names or any(not re.fullmatch(r"[\w.-]*\w", file) for file in names):
-                raise InputError(
-                    f"{index} names files outside the folder or none at all ({', '.join(names)[:80]}); do not trust it"
-                )
-            return [folder / file for file in names]
-    raise InputError(f"{folder / WEIGHTS} is missing; a model folder is config.json + {WEIGHTS} (or {BIN})")
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of one .safetensors or .bin file; of a .bin nothing but tensors is unpickled."""
-    loads: dict[bool, Callable[[Path], Any]] = {
-        True: load_file,
-        False: lambda file: torch.load(file, map_location="cpu", weights_only=True),
-    }
-    try:
-        state = loads[path.suffix == ".safetensors"](path)
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; a model folder is config.json + {WEIGHTS}") from None
-    except SafetensorError as error:
-        raise InputError(f"{path} cannot be read ({error}); it is damaged or cut short, copy it again") from None
-    except Exception as error:  # whatever a damaged or hostile pickle provokes
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{path} cannot be read as tensors ({reason}); it is damaged, or do not trust it") from None
-    if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
-        raise InputError(f"{path} holds more than tensors; only a state dict can be opened")
-    return state
-
-
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a model folder, under today's names, the body's under `wav2vec2.` whatever its family."""
+    """The tensors of a model folder, under torch's current names, the body's under `wav2vec2.` whatever its family."""
     state: dict[str, Tensor] = {}
     for file in weight_files(folder):
         state |= read_tensors(file)
-    state = {today(key): value for key, value in state.items()}
-    for _, prefix in FAMILIES.values():
+    state = {current_name(key): value for key, value in state.items()}
+    for _, prefix in TRANSFORMERS.values():
         if any(key.startswith(prefix + "encoder.") for key in state):
             return {BODY + key.removeprefix(prefix) if key.startswith(prefix) else key: v for key, v in state.items()}
     bare = ("feature_extractor.conv", "feature_projection.", "encoder.", "masked_spec_embed")
@@ -210,9 +149,9 @@ def read_adapter(folder: Path, language: str) -> dict[str, Tensor]:
     raise InputError(f"{folder} has no adapter for {language!r}; it has {', '.join(languages[:9]) or 'none'}")
 
 
-def read(folder: Path, language: str = "") -> Checkpoint:
-    """A model folder as a checkpoint, with the adapter of `language` where one is asked for."""
-    config, raw = read_config(folder)
+def read(folder: Path, raw: dict[str, Any], language: str = "") -> Checkpoint:
+    """A model folder, whose config.json is `raw`, as a checkpoint; language: with the adapter that MMS has for it."""
+    config = read_config(folder, raw)
     state = read_weights(folder)
     if language:
         state |= read_adapter(folder, language)
@@ -227,3 +166,18 @@ def read(folder: Path, language: str = "") -> Checkpoint:
     checkpoint = Checkpoint(config=config, state=state, tokenizer=tokenizer, raw=raw, source=str(folder / WEIGHTS))
     check_sizes(checkpoint)
     return checkpoint
+
+
+def describe(checkpoint: Checkpoint) -> dict[str, str]:
+    """The model as lines of name and value, for `speechssl info`."""
+    config = checkpoint.config
+    norms = (
+        f"{config.feat_extract_norm} norm in the encoder, {'pre' if config.do_stable_layer_norm else 'post'}-LN layers"
+    )
+    return {
+        "format": f"{class_name(checkpoint)}, the format of transformers",
+        "layers": f"{config.num_hidden_layers} of width {config.hidden_size}, {config.num_attention_heads} heads; {norms}",
+        "frame rate": f"{SAMPLE_RATE / config.geometry.hop:g} Hz, each frame sees {config.geometry.receptive_field} samples "
+        f"at {SAMPLE_RATE} Hz, {'normalised' if config.do_normalize else 'as they are'}",
+        "head": head_of(checkpoint.state).removeprefix("For").replace("Model", "none"),
+    }

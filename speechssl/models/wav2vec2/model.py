@@ -6,14 +6,16 @@ call the attribute `wav2vec2` otherwise, on disk.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from speechssl.core.packed import Packed, on_device
+from speechssl.core.packed import Packed, on_device, pack, segments
 from speechssl.models.kernels.dropout import Dropout
 from speechssl.models.kernels.products import Linear
+from speechssl.models.protocol import Encoder
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
 from speechssl.models.wav2vec2.context import ContextNetwork
 from speechssl.models.wav2vec2.encoder import ConvEncoder
@@ -63,11 +65,14 @@ class Wav2Vec2Model(nn.Module):
         mask_T: Tensor | None = None,
         channel_mask_BD: Tensor | None = None,
         feature_grad: float = 1.0,
+        skip: frozenset[int] = frozenset(),
+        checkpointing: bool = False,
     ) -> Encoded:
         """Encode a batch.
 
         mask_T: frames whose input the learned mask vector replaces. channel_mask_BD: channels set to zero, per
         utterance. feature_grad: factor on the gradient that reaches the convolutional encoder (0: it gets none).
+        skip: layers left out in training. checkpointing: recompute the layers' insides in the backward pass.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and feature_grad > 0):
             features_TC = self.feature_extractor(batch)
@@ -77,7 +82,7 @@ class Wav2Vec2Model(nn.Module):
             x_TD = torch.where(mask_T[:, None], self.masked_spec_embed.to(x_TD.dtype), x_TD)
         if channel_mask_BD is not None:
             x_TD = x_TD.masked_fill(expand(channel_mask_BD, batch.frames), 0.0)
-        return Encoded(features_TC, normed_TC, self.encoder(x_TD, batch.frames))
+        return Encoded(features_TC, normed_TC, self.encoder(x_TD, batch.frames, skip, checkpointing))
 
 
 def expand(values_BD: Tensor, frames: Sequence[int]) -> Tensor:
@@ -99,16 +104,49 @@ class ScaleGradient(torch.autograd.Function):
         return grads[0] * ctx.factor, None
 
 
-class Headless(nn.Module):
-    """The model alone, as published without a head; the heads below add to it."""
+class Wav2Vec2Encoder(Encoder):
+    """The model as published without a head; the classes below add one."""
 
     def __init__(self, config: Wav2Vec2Config) -> None:
         super().__init__()
         self.config = config
         self.wav2vec2 = Wav2Vec2Model(config)
 
+    @property
+    def width(self) -> int:
+        """D, numbers per frame."""
+        return self.config.hidden_size
 
-class Wav2Vec2ForPreTraining(Headless):
+    @property
+    def layers(self) -> int:
+        """L: the input of the first layer and the output of each."""
+        return self.config.num_hidden_layers + 1
+
+    def packed(self, waves: Sequence[np.ndarray | Tensor]) -> Packed:
+        """Waves (S,) as one stream where the weights are, normalised if the model wants that."""
+        arrays = [wave_S.detach().cpu() if isinstance(wave_S, Tensor) else wave_S for wave_S in waves]
+        return pack(arrays, self.geometry, normalise=self.config.do_normalize).to(self.device)
+
+    def states(self, waves: Sequence[np.ndarray | Tensor], layers: Sequence[int] | None = None) -> list[Tensor]:
+        """Hidden states of each wave (S,): (L, T, D); 0 is the input of the first layer."""
+        batch = self.packed(waves)
+        states = self.wav2vec2(batch).states
+        states_LTD = torch.stack(states if layers is None else [states[layer] for layer in layers])
+        return [states_LTD[:, rows] for rows in segments(batch.frames)]
+
+    def untrained(self) -> Encoder:
+        """The same network without its head, with random weights."""
+        return Wav2Vec2Encoder(self.config)
+
+    def saved_state(self, raw: dict[str, Any]) -> dict[str, Tensor]:
+        """The tensors of a checkpoint; transformers makes no mask vector for a model whose config.json never masks."""
+        state = super().saved_state(raw)
+        if not (raw.get("mask_time_prob", 1) or raw.get("mask_feature_prob", 0)):
+            del state["wav2vec2.masked_spec_embed"]
+        return state
+
+
+class Wav2Vec2ForPreTraining(Wav2Vec2Encoder):
     """The model with its quantizer and the two projections in which contexts and targets meet."""
 
     def __init__(self, config: Wav2Vec2Config) -> None:
@@ -117,23 +155,40 @@ class Wav2Vec2ForPreTraining(Headless):
         self.project_hid = Linear(config.hidden_size, config.proj_codevector_dim)
         self.project_q = Linear(config.codevector_dim, config.proj_codevector_dim)
 
+    def untrained(self) -> Encoder:
+        """The same network and quantizer with random weights."""
+        return Wav2Vec2ForPreTraining(self.config)
 
-class Wav2Vec2ForCTC(Headless):
+
+class Wav2Vec2ForCTC(Wav2Vec2Encoder):
     """The model with a linear layer to characters."""
+
+    head = "CTC"
 
     def __init__(self, config: Wav2Vec2Config, vocab_size: int) -> None:
         super().__init__(config)
         self.dropout = Dropout(config.final_dropout)
         self.lm_head = Linear(config.hidden_size, vocab_size)
 
-    def forward(self, batch: Packed, **masks) -> Tensor:
-        """Log-posteriors (T, V) of every frame, float32; keywords as in Wav2Vec2Model.forward."""
-        x_TD = self.dropout(self.wav2vec2(batch, **masks).states[-1])
+    def forward(self, batch: Packed, *, frozen: bool = False, **options: Any) -> Tensor:
+        """Log-posteriors (T, V) of every frame, float32. frozen: no gradient reaches the pretrained part. options: as in
+        Wav2Vec2Model.forward."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            states = self.wav2vec2(batch, **options).states
+        x_TD = self.dropout(states[-1])
         return torch.log_softmax(self.lm_head(x_TD).float(), dim=-1)
 
+    def log_probs(self, waves: Sequence[np.ndarray]) -> list[Tensor]:
+        """CTC log-posteriors of each wave (S,): (T, V), float32."""
+        batch = self.packed(waves)
+        log_probs_TV = self(batch)
+        return [log_probs_TV[rows] for rows in segments(batch.frames)]
 
-class Wav2Vec2ForSequenceClassification(Headless):
+
+class Wav2Vec2ForSequenceClassification(Wav2Vec2Encoder):
     """The model with a mean over time and a linear layer to classes; `weighted`: over a learned mixture of all states."""
+
+    head = "classes"
 
     def __init__(self, config: Wav2Vec2Config, width: int, classes: int, weighted: bool) -> None:
         super().__init__(config)
@@ -150,3 +205,7 @@ class Wav2Vec2ForSequenceClassification(Headless):
             x_TD = torch.einsum("l,ltd->td", self.layer_weights.softmax(dim=0), torch.stack(states))
         pooled = [piece_TD.mean(dim=0) for piece_TD in self.projector(x_TD).split(batch.frames)]
         return self.classifier(torch.stack(pooled)).float()
+
+    def class_logits(self, waves: Sequence[np.ndarray]) -> Tensor:
+        """Class logits of waves (S,): (B, classes), float32."""
+        return self(self.packed(waves)).float()

@@ -1,0 +1,91 @@
+"""The one table of network families: what a config.json's `model_type` stands for."""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from speechssl.core.errors import InputError
+from speechssl.models.byols import folder as byols_folder
+from speechssl.models.byols.model import ByolsConfig
+from speechssl.models.checkpoint import Checkpoint, checkpoint_of
+from speechssl.models.folder import CONFIG, read_json
+from speechssl.models.protocol import Encoder
+from speechssl.models.wav2vec2 import checkpoint as wav2vec2_checkpoint
+from speechssl.models.wav2vec2 import folder as wav2vec2_folder
+from speechssl.models.wav2vec2.config import Wav2Vec2Config
+from speechssl.text.tokenizer import CharTokenizer
+
+
+class Family(NamedTuple):
+    """config: the class of its architecture. build: checkpoint -> module. read, write: its model folder. describe: lines
+    for `speechssl info`. convertible: whether other libraries have a format for it."""
+
+    config: type
+    build: Callable[[Checkpoint], Encoder]
+    read: Callable[[Path, dict[str, Any], str], Checkpoint]
+    write: Callable[..., None]
+    describe: Callable[[Checkpoint], dict[str, str]]
+    convertible: bool
+
+
+WAV2VEC2 = Family(
+    config=Wav2Vec2Config,
+    build=wav2vec2_checkpoint.build,
+    read=wav2vec2_folder.read,
+    write=wav2vec2_folder.write,
+    describe=wav2vec2_folder.describe,
+    convertible=True,
+)
+BYOLS = Family(
+    config=ByolsConfig,
+    build=byols_folder.build,
+    read=byols_folder.read,
+    write=byols_folder.write,
+    describe=byols_folder.describe,
+    convertible=False,
+)
+FAMILIES = {"wav2vec2": WAV2VEC2, "hubert": WAV2VEC2, "wavlm": WAV2VEC2, "data2vec-audio": WAV2VEC2, "byol-s": BYOLS}
+
+CONVERTIBLE = tuple(name for name, row in FAMILIES.items() if row.convertible)
+
+
+def family(checkpoint: Checkpoint) -> Family:
+    """The family of a checkpoint."""
+    return FAMILIES[checkpoint.config.model_type]
+
+
+def require(model_type: str, source: str, families: Collection[str], purpose: str) -> None:
+    """InputError unless `model_type`, that of `source`, is one of `families`, which `purpose` needs."""
+    if model_type not in families:
+        raise InputError(
+            f"{source} is a {model_type} model, and {purpose} needs one of: {', '.join(families)}; embed, probe and benchmark "
+            "work with all"
+        )
+
+
+def build(checkpoint: Checkpoint) -> Encoder:
+    """The module of a checkpoint, in float32 on the CPU, in evaluation mode. InputError when the tensors do not fit."""
+    return family(checkpoint).build(checkpoint)
+
+
+def read(folder: Path, language: str = "") -> Checkpoint:
+    """A model folder as a checkpoint; language: with the adapter that MMS has for it. InputError says what is wrong."""
+    raw = read_json(folder / CONFIG)
+    model_type = raw.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise InputError(
+            f"{folder / CONFIG} says model_type = {model_type!r}; only {', '.join(FAMILIES)} can be opened"
+        )
+    return FAMILIES[model_type].read(folder, raw, language)
+
+
+def write(folder: Path, checkpoint: Checkpoint, *, half: bool = False) -> None:
+    """A checkpoint as the model folder that `read` opens; half: weights in 16 bits, else as they are."""
+    family(checkpoint).write(folder, checkpoint, half=half)
+
+
+def save(
+    folder: Path, model: Encoder, tokenizer: CharTokenizer | None, origin: dict[str, Any], *, half: bool = False
+) -> None:
+    """Write a module as a model folder. origin: training data, step, objective ...: "speechssl" in its config.json."""
+    write(folder, checkpoint_of(model, tokenizer, {"speechssl": origin}), half=half)

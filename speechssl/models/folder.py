@@ -1,0 +1,86 @@
+"""A model folder, config.json + model.safetensors, whatever the family; nothing in it is executed."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from speechssl.core.errors import InputError
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+BIN, INDEX = "pytorch_model.bin", ".index.json"
+LONGEST_JSON = 64 << 20  # bytes; the vocabulary of MMS, a thousand languages, has five million
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file."""
+    try:
+        if path.stat().st_size > LONGEST_JSON:
+            raise InputError(
+                f"{path} has {path.stat().st_size >> 20} MiB, which no model's settings have; do not trust it"
+            )
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path} is missing: {path.parent} is not a model folder (config.json + {WEIGHTS})") from None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is not valid JSON ({error}); the folder is damaged, copy it again") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} does not hold a JSON object; the folder is damaged, copy it again")
+    return value
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a folder's weights: one, or those that an index names."""
+    for name in (WEIGHTS, BIN):
+        if (folder / name).exists():
+            return [folder / name]
+        index = folder / (name + INDEX)
+        if index.exists():
+            named = read_json(index).get("weight_map")
+            names = sorted({str(file) for file in named.values()}) if isinstance(named, dict) else []
+            if not names or any(not re.fullmatch(r"[\w.-]*\w", file) for file in names):
+                raise InputError(
+                    f"{index} names files outside the folder or none at all ({', '.join(names)[:80]}); do not trust it"
+                )
+            return [folder / file for file in names]
+    raise InputError(f"{folder / WEIGHTS} is missing; a model folder is config.json + {WEIGHTS} (or {BIN})")
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one .safetensors or .bin file; of a .bin nothing but tensors is unpickled."""
+    loads: dict[bool, Callable[[Path], Any]] = {
+        True: load_file,
+        False: lambda file: torch.load(file, map_location="cpu", weights_only=True),
+    }
+    try:
+        state = loads[path.suffix == ".safetensors"](path)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; a model folder is config.json + {WEIGHTS}") from None
+    except SafetensorError as error:
+        raise InputError(f"{path} cannot be read ({error}); it is damaged or cut short, copy it again") from None
+    except Exception as error:  # whatever a damaged or hostile pickle provokes
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path} cannot be read as tensors ({reason}); it is damaged, or do not trust it") from None
+    if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
+        raise InputError(f"{path} holds more than tensors; only a state dict can be opened")
+    return state
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """A JSON object as a file."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_tensors(folder: Path, state: dict[str, Tensor]) -> None:
+    """model.safetensors, with the access rights of config.json: the library would let nobody else read it."""
+    save_file({key: value.contiguous() for key, value in state.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+    shutil.copymode(folder / CONFIG, folder / WEIGHTS)
