@@ -8,7 +8,7 @@ import torch
 
 from speechssl import cli
 from speechssl.data.manifest import read_manifest
-from speechssl.interop.source import save_model
+from speechssl.models import families
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
 from speechssl.models.wav2vec2.model import Wav2Vec2ForCTC, Wav2Vec2ForPreTraining
 from speechssl.sound import audio
@@ -87,7 +87,7 @@ def ctc_folder(tmp_path_factory) -> Path:
     """A tiny model with random weights that writes letters."""
     torch.manual_seed(0)
     folder, tokenizer = tmp_path_factory.mktemp("ctc"), CharTokenizer.build(["abcdefghijklmnopqrstuvwxyz '"])
-    save_model(folder, Wav2Vec2ForCTC(tiny(), len(tokenizer)), tokenizer, {})
+    families.save(folder, Wav2Vec2ForCTC(tiny(), len(tokenizer)), tokenizer, {})
     return folder
 
 
@@ -96,7 +96,7 @@ def pretrained_folder(tmp_path_factory) -> Path:
     """A tiny model with random weights and no letters."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("pretrained")
-    save_model(folder, Wav2Vec2ForPreTraining(tiny()), None, {})
+    families.save(folder, Wav2Vec2ForPreTraining(tiny()), None, {})
     return folder
 
 

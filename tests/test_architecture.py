@@ -56,7 +56,9 @@ def imports(path: Path, inside: bool = True) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "speechssl"}
         elif isinstance(node, ast.ImportFrom) and node.level:
-            pytest.fail(f"{path}: relative import in line {node.lineno}; write from speechssl.… so that floors are seen")
+            pytest.fail(
+                f"{path}: relative import in line {node.lineno}; write from speechssl.… so that floors are seen"
+            )
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "speechssl":
             names = [f"{node.module}.{alias.name}" for alias in node.names]
             found |= {name if name in MODULES else str(node.module) for name in names}
