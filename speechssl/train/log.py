@@ -1,15 +1,14 @@
 """The log of a run: log.jsonl, a progress bar, TensorBoard on request."""
 
 import json
-import sys
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from speechssl.core import dist
+from speechssl.core import dist, progress
 from speechssl.core.errors import InputError
+from speechssl.core.progress import Progress
 from speechssl.objectives.recipe import TrainConfig
 from speechssl.train.folder import RunFolder
 
@@ -72,11 +71,8 @@ class RunLog:
     def __init__(self, run: RunFolder, config: TrainConfig, step: int, bar: dict[str, str]) -> None:
         self.main = dist.rank() == 0
         self.file = open(run.log, "a", encoding="utf-8") if self.main else None
-        self.bar = tqdm(
-            total=config.steps, initial=step, unit="update", disable=not self.main, dynamic_ncols=True, smoothing=0.05
-        )
+        self.bar = Progress(config.steps, "update", initial=step)
         self.formats = bar
-        self.steps = config.steps
         self.board = open_board(run) if config.tensorboard and self.main else None
 
     def advance(self) -> None:
@@ -86,7 +82,7 @@ class RunLog:
     def say(self, text: str) -> None:
         """A line above the bar, from rank 0."""
         if self.main:
-            self.bar.write(text, file=sys.stderr)
+            progress.write(text)
 
     def train_line(self, line: dict[str, Any], meter: Meter) -> dict[str, Any]:
         """Write one window of training; returns the line. InputError when it is not finite."""
@@ -98,9 +94,7 @@ class RunLog:
         line = line | {"split": "train"} | means | {"audio_seconds_per_second": speed}
         self.write(line)
         shown = [f"{name} {format(means[name], spec)}" for name, spec in self.formats.items() if name in means]
-        self.bar.set_postfix_str(f"{' | '.join(shown)} | {speed:.0f} s audio/s", refresh=False)
-        if self.bar.disable is False and not sys.stderr.isatty():
-            tqdm.write(str(self.bar), file=sys.stderr)
+        self.bar.postfix(f"{' | '.join(shown)} | {speed:.0f} s audio/s")
         return line
 
     def valid_line(self, line: dict[str, Any], meter: Meter) -> dict[str, float]:
