@@ -1,13 +1,12 @@
-"""CREMA-D as people really have it: git-lfs pointers, the same clip as .wav, .mp3 and .flv, files that others leave out."""
+"""CREMA-D as it is found on disks: with git-lfs pointers, clips as .wav, .mp3 and .flv, and files that others leave out."""
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from speechssl.core.errors import InputError
-from speechssl.core.files import files_below
+from speechssl.core.files import files_below, text_beside
 from speechssl.data.manifest import Utterance
 
 EMOTIONS = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
@@ -22,7 +21,7 @@ POINTER = b"version https://git-lfs"
 
 
 def is_pointer(path: str | Path) -> bool:
-    """Whether a file is what git-lfs leaves before its content is fetched."""
+    """Whether a file is the placeholder that git-lfs leaves until the content is fetched."""
     if not os.path.isfile(path):  # a named pipe would block for ever
         return False
     try:
@@ -33,7 +32,7 @@ def is_pointer(path: str | Path) -> bool:
 
 
 def copies(folder: Path) -> dict[str, dict[str, Path]]:
-    """Clip name -> ending -> file, for every file below with a CREMA-D name, video included; of several files a real one."""
+    """Clip name -> ending -> file, for every file below with a CREMA-D name, video included; audio is preferred to pointers."""
     found: dict[str, dict[str, Path]] = {}
     for path in sorted(files_below(folder)):
         if re.fullmatch(CREMA_D_NAME, path.stem) and path.suffix.lower() in (*FORMATS, ".flv"):
@@ -44,27 +43,34 @@ def copies(folder: Path) -> dict[str, dict[str, Path]]:
 
 
 def read_crema_d(folder: Path) -> Iterator[Utterance]:
-    """1001_DFA_ANG_XX.wav: actor, sentence, emotion, level. One copy of each clip, real audio before pointers."""
+    """The clips, named as in 1001_DFA_ANG_XX.wav: actor, sentence, emotion, level. One copy of each, audio before pointers."""
     for stem, files in copies(folder).items():
-        heard = [files[ending] for ending in FORMATS if ending in files]
-        if heard:
-            path = next((path for path in heard if not is_pointer(path)), heard[0])
-            speaker, sentence, emotion, level = stem.split("_")
-            extra = {"prompt": sentence, "level": level}
-            yield Utterance(id=stem, path=str(path), speaker=speaker, label=EMOTIONS[emotion], extra=extra)
+        audible = [files[ending] for ending in FORMATS if ending in files]
+        if not audible:
+            continue
+        path = next((path for path in audible if not is_pointer(path)), audible[0])
+        speaker, sentence, emotion, level = stem.split("_")
+        yield Utterance(
+            id=stem,
+            path=str(path),
+            speaker=speaker,
+            label=EMOTIONS[emotion],
+            text=text_beside(path),
+            extra={"prompt": sentence, "level": level},
+        )
 
 
 def missing(folder: Path) -> list[str]:
-    """What a copy of CREMA-D lacks, a sentence each. InputError when nothing in it can be heard."""
+    """What a copy of CREMA-D lacks, one sentence per fault. InputError if it holds no audio at all."""
     found = copies(folder)
-    heard = {stem: [p for ending, p in files.items() if ending in FORMATS] for stem, files in found.items()}
-    pointers = [stem for stem, paths in heard.items() if paths and all(map(is_pointer, paths))]
-    video = [stem for stem, paths in heard.items() if not paths]
+    audible = {stem: [p for ending, p in files.items() if ending in FORMATS] for stem, files in found.items()}
+    pointers = [stem for stem, paths in audible.items() if paths and all(map(is_pointer, paths))]
+    video = [stem for stem, paths in audible.items() if not paths]
     usable = len(found) - len(pointers) - len(video)
     if not usable:
-        problem = (
-            f"{len(pointers)} git-lfs pointers; run `git lfs pull` in it" if pointers else "no clip with a CREMA-D name"
-        )
+        problem = "no clip with a CREMA-D name"
+        if pointers:
+            problem = f"{len(pointers)} git-lfs pointers; run `git lfs pull` in it"
         raise InputError(f"{folder} holds {problem}, and no audio")
     notes = []
     if pointers:
@@ -72,15 +78,14 @@ def missing(folder: Path) -> list[str]:
     if video:
         notes.append(f"{len(video)} clips exist as .flv video only, which is not decoded: take AudioWAV or AudioMP3")
     if usable < CLIPS:
-        absent = [str(actor) for actor in ACTORS if str(actor) not in {stem[:4] for stem in found}]
-        shown = (
-            f", {len(absent)} actors entirely: {', '.join(absent[:5])}{' ...' * (len(absent) > 5)}" if absent else ""
-        )
-        notes.append(f"{CLIPS - usable} of CREMA-D's {CLIPS} clips are missing{shown}")
+        present = {stem[:4] for stem in found}
+        absent = [str(actor) for actor in ACTORS if str(actor) not in present]
+        shown = f", {len(absent)} actors entirely: {', '.join(absent[:5])}" if absent else ""
+        notes.append(f"{CLIPS - usable} of CREMA-D's {CLIPS} clips are missing{shown}{' ...' * (len(absent) > 5)}")
     kept = [stem for stem in LEFT_OUT if stem in found]
     if kept:
-        notes.append(f"there, though TFDS, SERAB, HEAR and EVAR leave them out: {', '.join(kept)}")
-    several = Counter(len(paths) > 1 for paths in heard.values())[True]
+        notes.append(f"present, though TFDS, SERAB, HEAR and EVAR leave them out: {', '.join(kept)}")
+    several = sum(len(paths) > 1 for paths in audible.values())
     if several:
         notes.append(f"{several} clips exist in several formats; the first of {' '.join(FORMATS)} is used")
     return notes

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from speechssl.core.errors import InputError
-from speechssl.data.corpora import CORPORA, audio_files, detect, find_rows
+from speechssl.data.corpora import CORPORA, NAMED, audio_files, detect, find_rows
 from speechssl.data.manifest import read_manifest
 from speechssl.data.prepare import prepare
 from tests.conftest import CLIP
@@ -115,11 +115,57 @@ def test_prepare_keeps_every_row_of_a_tree(corpus, tmp_path):
 
 def test_a_few_strangers_do_not_hide_a_corpus(tmp_path):
     folder = build(tmp_path / "tree", "emodb")
-    for name in ("._03a01Fa.wav", "._16b10Wb.wav", "04a02Ab.wav", "05a02Ab.wav", "readme.wav"):
+    for name in ("._03a01Fa.wav", "._16b10Wb.wav", "09a02Ab.wav", "10a02Ab.wav", "readme.wav"):
         shutil.copy(CLIP, folder / name)
     rows, corpus = find_rows(folder)
     assert corpus == "emodb"
-    assert {row.speaker for row in rows} == {"03", "16", "08", "04", "05", ""}
+    assert {row.speaker for row in rows} == {"03", "16", "08", "09", "10", ""}
+
+
+OWN = {  # names that match a corpus, in folders that are somebody's own
+    "savee": ["a01", "a02", "d03", "f04", "n15"],
+    "savee with initials": ["AB_a01", "AB_sa02", "CD_h03"],
+    "fsdd": ["1_anna_01", "2_anna_01", "3_ben_1"],
+    "emodb": ["01a01Na", "01a02Na", "02b03Fa"],  # subject, list and item, condition, version
+    "shemo": ["F01A01", "F01A02", "M02S01"],
+    "ravdess": ["24-01-05-12-30-15-01", "24-01-06-09-10-00-01", "24-02-01-23-59-59-02"],  # a date and a time
+    "librispeech": ["x.trans", "y.trans", "z.trans"],
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("texts", [False, True])
+def test_names_like_those_of_a_corpus_do_not_make_one(name, texts, tmp_path):
+    for stem in OWN[name]:
+        shutil.copy(CLIP, tmp_path / f"{stem.removesuffix('.trans')}.wav")
+        if texts or name == "librispeech":
+            (tmp_path / f"{stem}.txt").write_text(f"text of {stem}")
+    rows, corpus = find_rows(tmp_path)
+    assert corpus == "folder"
+    assert {row.label for row in rows} == {row.speaker for row in rows} == {""}
+    if name != "librispeech":
+        assert {row.text for row in rows} == ({f"text of {stem}" for stem in OWN[name]} if texts else {""})
+
+
+@pytest.mark.parametrize("corpus", ["crema-d", *NAMED, "pattern"])
+def test_a_transcript_beside_the_audio_wins_over_the_corpus(corpus, tmp_path):
+    folder = build(tmp_path / "tree", "fsdd" if corpus == "pattern" else corpus)
+    clips = audio_files(folder)
+    clips[0].with_suffix(".txt").write_text("my own words")
+    pattern = r"^(?P<label>\d)_(?P<speaker>[a-z]+)" if corpus == "pattern" else ""
+    rows, found = find_rows(folder, pattern=pattern)
+    assert found == corpus
+    assert all(row.label for row in rows)
+    assert next(row.text for row in rows if row.path == str(clips[0])) == "my own words"
+
+
+def test_savee_may_have_its_speakers_in_folders(tmp_path):
+    for name in ("DC/a01", "JE/sa02", "KL/n03"):
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(CLIP, tmp_path / f"{name}.wav")
+    rows, corpus = find_rows(tmp_path)
+    assert corpus == "savee"
+    assert sorted((row.speaker, row.label) for row in rows) == [("DC", "anger"), ("JE", "sadness"), ("KL", "neutral")]
 
 
 def test_songs_of_ravdess_have_no_label(tmp_path):
@@ -180,5 +226,5 @@ def test_a_pattern_is_for_folders(tmp_path):
     (tmp_path / "x.tsv").write_text("path\na.wav\n")
     with pytest.raises(InputError, match=r"x\.tsv is a manifest; fill in its columns"):
         find_rows(tmp_path / "x.tsv", pattern="(?P<label>a)")
-    with pytest.raises(InputError, match="no other name of a corpus"):
+    with pytest.raises(InputError, match="leave it out, or the name of a corpus"):
         find_rows(tmp_path, "ravdess", "(?P<label>a)")
