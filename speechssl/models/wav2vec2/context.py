@@ -263,14 +263,8 @@ class AdaptedLayer(PreNormLayer):
         return x_TD + self.adapter_layer(x_TD)
 
 
-def again(layer: nn.Module, *inputs: Any) -> Tensor:
-    """What a layer makes of its inputs; its inside is computed again when the gradient comes back, with the same noise."""
-    return checkpoint(layer, *inputs, use_reentrant=False)  # type: ignore[return-value]
-
-
 class ContextNetwork(nn.Module):
-    """Positional convolution and transformer layers; `dropped` names the layers that this training step skips, and
-    `gradient_checkpointing` keeps only each layer's input for the backward pass."""
+    """Positional convolution and transformer layers."""
 
     def __init__(self, config: Wav2Vec2Config) -> None:
         super().__init__()
@@ -281,17 +275,19 @@ class ContextNetwork(nn.Module):
         self.dropout = Dropout(config.hidden_dropout)
         layer = (AdaptedLayer if config.adapter_width else PreNormLayer) if self.pre_norm else PostNormLayer
         self.layers = nn.ModuleList(layer(config, i) for i in range(config.num_hidden_layers))
-        self.dropped: frozenset[int] = frozenset()
-        self.gradient_checkpointing = False
         for module in self.layers.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, x_TD: Tensor, frames: Sequence[int]) -> list[Tensor]:
+    def forward(
+        self, x_TD: Tensor, frames: Sequence[int], skip: frozenset[int] = frozenset(), checkpointing: bool = False
+    ) -> list[Tensor]:
         """(T, D) -> L + 1 states (T, D): the first layer's input and every layer's output.
 
-        As in transformers, the last state of a pre-LN model has the final norm applied and the others have not.
+        skip: layers whose output is their input (layer drop). checkpointing: keep only each layer's input for the backward
+        pass and compute the rest again. As in transformers, the final norm is applied to the last state of a pre-LN model
+        and to no other.
         """
         x_TD = x_TD + self.pos_conv_embed(x_TD, frames)
         x_TD = self.dropout(x_TD if self.pre_norm else self.layer_norm(x_TD))
@@ -299,9 +295,10 @@ class ContextNetwork(nn.Module):
         ends_B = on_device([0, *accumulate(frames)], x_TD.device, torch.int32) if x_TD.is_cuda else None
         spans = Spans(list(frames), ends_B, self.distances(frames))
         for index, layer in enumerate(self.layers):
-            if not (self.training and index in self.dropped):
-                keep = not (self.training and self.gradient_checkpointing)
-                x_TD = layer(x_TD, spans) if keep else again(layer, x_TD, spans)
+            if index not in skip and checkpointing:
+                x_TD = checkpoint(layer, x_TD, spans, use_reentrant=False)  # type: ignore[assignment]
+            elif index not in skip:
+                x_TD = layer(x_TD, spans)
             states.append(x_TD)
         if self.pre_norm:
             states[-1] = self.layer_norm(x_TD)

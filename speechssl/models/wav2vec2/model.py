@@ -63,11 +63,14 @@ class Wav2Vec2Model(nn.Module):
         mask_T: Tensor | None = None,
         channel_mask_BD: Tensor | None = None,
         feature_grad: float = 1.0,
+        skip: frozenset[int] = frozenset(),
+        checkpointing: bool = False,
     ) -> Encoded:
         """Encode a batch.
 
         mask_T: frames whose input the learned mask vector replaces. channel_mask_BD: channels set to zero, per
         utterance. feature_grad: factor on the gradient that reaches the convolutional encoder (0: it gets none).
+        skip, checkpointing: see ContextNetwork.forward.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and feature_grad > 0):
             features_TC = self.feature_extractor(batch)
@@ -77,7 +80,7 @@ class Wav2Vec2Model(nn.Module):
             x_TD = torch.where(mask_T[:, None], self.masked_spec_embed.to(x_TD.dtype), x_TD)
         if channel_mask_BD is not None:
             x_TD = x_TD.masked_fill(expand(channel_mask_BD, batch.frames), 0.0)
-        return Encoded(features_TC, normed_TC, self.encoder(x_TD, batch.frames))
+        return Encoded(features_TC, normed_TC, self.encoder(x_TD, batch.frames, skip, checkpointing))
 
 
 def expand(values_BD: Tensor, frames: Sequence[int]) -> Tensor:

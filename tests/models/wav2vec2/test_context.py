@@ -57,14 +57,20 @@ def test_gradient_checkpointing_changes_memory_only(family, speech):
     batch = pack([speech[:20_000], speech[20_000:32_000]], model.config.geometry)
     found = []
     for on in (False, True):
-        model.encoder.gradient_checkpointing = on
         model.zero_grad()
         torch.manual_seed(5)
         waiting = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x, w=waiting: w.append(x.numel()) or x, lambda x: x):
-            loss = model(batch).states[-1].square().sum()
+            loss = model(batch, checkpointing=on).states[-1].square().sum()
         loss.backward()
         found.append((sum(waiting), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
     (plenty, expected), (little, again) = found
     assert little < 0.7 * plenty
     assert all(a.equal(b) for a, b in zip(again, expected, strict=True))
+
+
+def test_skipped_layers_pass_their_input_on(family, speech):
+    model = Wav2Vec2Model(tiny(family, num_hidden_layers=3)).eval()
+    batch = pack([speech[:20_000]], model.config.geometry)
+    states = model(batch, skip=frozenset({0, 1})).states
+    assert states[0].equal(states[1]) and states[1].equal(states[2]) and not states[2].equal(states[3])
