@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from speechssl.core.errors import InputError
-from speechssl.interop.keys import BODY, FAIRSEQ, TRANSFORMERS, traits, translate
+from speechssl.interop.keys import FAIRSEQ, TRANSFORMERS, traits, translate
 from speechssl.interop.pickles import plain
 from speechssl.models.checkpoint import FAMILIES, Checkpoint, check_sizes, family_of, infer
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
 from speechssl.models.wav2vec2.folder import architecture
+from speechssl.models.wav2vec2.names import BODY
 from speechssl.text.tokenizer import DELIMITER, PAD, UNKNOWN, CharTokenizer
 
 CTC, HEAD = "w2v_encoder.w2v_model.", "w2v_encoder."

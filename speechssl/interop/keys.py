@@ -8,9 +8,9 @@ import re
 from functools import cache
 
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
+from speechssl.models.wav2vec2.names import BODY, WEIGHT_NORM_G, WEIGHT_NORM_V
 
-G, V = "parametrizations.weight.original0", "parametrizations.weight.original1"
-BODY, LAYER = "wav2vec2.", "encoder.layers.{}."
+LAYER = "encoder.layers.{}."
 TRANSFORMERS, FAIRSEQ, TORCHAUDIO = 0, 1, 2
 TABLE: tuple[tuple[str, str, str, str], ...] = (
     ("masked_spec_embed", "mask_emb", "", ""),
@@ -19,8 +19,8 @@ TABLE: tuple[tuple[str, str, str, str], ...] = (
     ("feature_extractor.conv_layers.{}.layer_norm.", "feature_extractor.conv_layers.{}.2.1.", "=", "layer"),
     ("feature_projection.layer_norm.", "layer_norm.", "encoder.=", ""),
     ("feature_projection.projection.", "post_extract_proj.", "encoder.=", ""),
-    (f"encoder.pos_conv_embed.conv.{G}", "encoder.pos_conv.0.weight_g", "transformer", ""),
-    (f"encoder.pos_conv_embed.conv.{V}", "encoder.pos_conv.0.weight_v", "transformer", ""),
+    (f"encoder.pos_conv_embed.conv.{WEIGHT_NORM_G}", "encoder.pos_conv.0.weight_g", "transformer", ""),
+    (f"encoder.pos_conv_embed.conv.{WEIGHT_NORM_V}", "encoder.pos_conv.0.weight_v", "transformer", ""),
     ("encoder.pos_conv_embed.layers.{}.conv.", "encoder.pos_conv.{}.0.", "", "data2vec-audio"),
     ("encoder.pos_conv_embed.batch_norm.", "encoder.pos_conv.0.", "", "batch_norm"),
     ("encoder.pos_conv_embed.conv.", "encoder.pos_conv.1.", "", "batch_norm"),
@@ -52,13 +52,6 @@ HEADS: tuple[tuple[str, str, str, str], ...] = (
     ("project_hid.", "final_proj.", "", "wav2vec2"),
     ("lm_head.", "w2v_encoder.proj.", "aux.", ""),
 )
-
-
-def today(key: str) -> str:
-    """Weight norm's tensors by the names that torch gives them since 2.1."""
-    for old, new in ((".weight_g", f".{G}"), (".weight_v", f".{V}")):
-        key = key.removesuffix(old) + new if key.endswith(old) else key
-    return key
 
 
 def traits(config: Wav2Vec2Config) -> frozenset[str]:

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from speechssl.core.errors import InputError
 from speechssl.interop.fairseq import LETTERS, SPECIALS, STRIDES, complete
-from speechssl.interop.keys import BODY, TORCHAUDIO, TRANSFORMERS, today, traits, translate
+from speechssl.interop.keys import TORCHAUDIO, TRANSFORMERS, traits, translate
 from speechssl.models.checkpoint import Checkpoint, check_sizes, family_of, infer
 from speechssl.models.wav2vec2.folder import architecture, read_json
+from speechssl.models.wav2vec2.names import BODY, current_name
 from speechssl.text.tokenizer import PAD, CharTokenizer
 
 FUSED = BODY + "encoder.layers.{}.attention.attention.in_proj_{}"
@@ -33,7 +34,7 @@ def read(path: Path, content: dict[str, Tensor]) -> Checkpoint:
     """A state dict of torchaudio's, as a checkpoint."""
     state: dict[str, Tensor] = {}
     for key, value in content.items():
-        state[translate(today(key), TORCHAUDIO, TRANSFORMERS, READING) or key] = value
+        state[translate(current_name(key), TORCHAUDIO, TRANSFORMERS, READING) or key] = value
     state = split_attention({body_name(key): value for key, value in state.items()})
     said: dict[str, Any] = read_json(sidecar(path)) if sidecar(path).exists() else {}
     fields: dict[str, Any] = infer(state, str(path)) | {"model_type": family_of(state) or "wav2vec2"}

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.core.errors import InputError
-from speechssl.interop.keys import BODY, V
 from speechssl.models.byols.model import ByolsConfig, ByolsModel
 from speechssl.models.wav2vec2.model import (
     Headless,
@@ -20,6 +19,7 @@ from speechssl.models.wav2vec2.model import (
     Wav2Vec2ForPreTraining,
     Wav2Vec2ForSequenceClassification,
 )
+from speechssl.models.wav2vec2.names import BODY, WEIGHT_NORM_V
 from speechssl.text.tokenizer import CharTokenizer
 
 MASK = BODY + "masked_spec_embed"
@@ -107,8 +107,8 @@ def infer(state: dict[str, Tensor], source: str) -> dict[str, Any]:
 def position_fields(shape: dict[str, tuple[int, ...]], numbered: Any) -> dict[str, Any]:
     """Those of the positional convolution: one with weight norm, one with batch norm, or data2vec's stack."""
     stack = numbered("encoder.pos_conv_embed.layers.{}.conv.weight")
-    plain = "encoder.pos_conv_embed.conv.weight"
-    width, inner, kernel = shape[stack[0] if stack else plain if plain in shape else f"encoder.pos_conv_embed.conv.{V}"]
+    plain, normed = "encoder.pos_conv_embed.conv.weight", f"encoder.pos_conv_embed.conv.{WEIGHT_NORM_V}"
+    width, inner, kernel = shape[stack[0] if stack else plain if plain in shape else normed]
     fields: dict[str, Any] = {"num_conv_pos_embedding_groups": width // max(1, inner)}
     if stack:
         return fields | {"num_conv_pos_embeddings": len(stack), "conv_pos_kernel_size": kernel}

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from speechssl.core.config import coerce
 from speechssl.core.errors import InputError
-from speechssl.interop.keys import BODY, today
 from speechssl.models.checkpoint import FAMILIES, Checkpoint, check_sizes
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
+from speechssl.models.wav2vec2.names import BODY, current_name
 from speechssl.text.tokenizer import CharTokenizer
 
 WEIGHTS, CONFIG, PREPROCESSOR, VOCAB = "model.safetensors", "config.json", "preprocessor_config.json", "vocab.json"
@@ -193,7 +193,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for file in weight_files(folder):
         state |= read_tensors(file)
-    state = {today(key): value for key, value in state.items()}
+    state = {current_name(key): value for key, value in state.items()}
     for _, prefix in FAMILIES.values():
         if any(key.startswith(prefix + "encoder.") for key in state):
             return {BODY + key.removeprefix(prefix) if key.startswith(prefix) else key: v for key, v in state.items()}
