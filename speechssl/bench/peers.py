@@ -15,6 +15,7 @@ from torch import Tensor
 from speechssl.bench.work import LETTERS, Spec, files, tokenizer, transcripts, utterances
 from speechssl.core.errors import InputError
 from speechssl.sound import audio
+from speechssl.text.decode import best_path
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 
@@ -165,8 +166,7 @@ def inference(spec: Spec, net: torch.nn.Module, run: Callable) -> Callable[[], A
         pieces = [piece[:n].float() for piece, n in zip(frames_BTV, frames_B.tolist(), strict=True)]
         if spec.task == "embed":
             return [piece.mean(dim=0).cpu().numpy() for piece in pieces]
-        best = [torch.unique_consecutive(piece.argmax(dim=1)).tolist() for piece in pieces]
-        return [text.decode([i for i in ids if i != text.blank]) for ids in best]
+        return [best_path(piece.argmax(dim=1), text) for piece in pieces]
 
     def at(size: int, numbers: np.ndarray) -> float:
         began = time.perf_counter()

@@ -16,7 +16,7 @@ from speechssl.objectives.ctc import CTCObjective, CTCObjectiveConfig
 from speechssl.objectives.protocol import Item
 from speechssl.objectives.wav2vec2 import Wav2Vec2Objective, Wav2Vec2ObjectiveConfig
 from speechssl.sound import audio
-from speechssl.text.decode import best_path_text
+from speechssl.text.decode import best_path
 from speechssl.text.tokenizer import CharTokenizer
 from speechssl.train.optim import build_optimizer
 from speechssl.train.recipe import OptimConfig
@@ -182,7 +182,7 @@ def answers(model: SpeechModel, waves: Sequence[np.ndarray], embeds: bool) -> li
         if embeds:
             found += embed_waves(model, group, layer="last", pool="mean")
         else:
-            found += [best_path_text(log_probs_TV, tokenizer()) for log_probs_TV in model.log_probs(group)]
+            found += [best_path(log_probs_TV.argmax(dim=1), tokenizer()) for log_probs_TV in model.log_probs(group)]
         group, total = [], 0
     return found
 

@@ -7,7 +7,7 @@ import jiwer
 import numpy as np
 
 from speechssl.core.errors import InputError
-from speechssl.text.tokenizer import normalise
+from speechssl.text.normalise import normalise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,8 @@ from speechssl.objectives.health import ByolHealth, Health
 from speechssl.objectives.protocol import Item
 from speechssl.objectives.wav2vec2 import Wav2Vec2Objective
 from speechssl.sound.audio import SAMPLE_RATE
-from speechssl.text.tokenizer import CharTokenizer, normalise
+from speechssl.text.normalise import normalise
+from speechssl.text.tokenizer import CharTokenizer
 from speechssl.train.folder import RunFolder
 from speechssl.train.loop import State, Trainer
 from speechssl.train.recipe import ByolRecipe, FinetuneRecipe, PretrainRecipe

@@ -18,7 +18,8 @@ from speechssl.core.files import output_file, output_folder, replacing
 from speechssl.data.corpora import audio_files, identity
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.sound.windows import windows
-from speechssl.text.decode import Transcript, greedy, spell, write
+from speechssl.text.decode import Transcript, greedy, spell
+from speechssl.text.formats import write
 from speechssl.use.stream import BATCH, Result, own_rows, stream
 
 

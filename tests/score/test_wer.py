@@ -7,7 +7,7 @@ import pytest
 from speechssl.core.errors import InputError
 from speechssl.data.manifest import read_manifest
 from speechssl.score.wer import bootstrap, score
-from speechssl.text.tokenizer import basic
+from speechssl.text.normalise import basic
 from tests.conftest import DATA
 
 REFERENCES = [

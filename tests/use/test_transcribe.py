@@ -11,7 +11,7 @@ import soxr
 import speechssl
 from speechssl.core.errors import InputError
 from speechssl.sound import audio
-from speechssl.text.decode import write
+from speechssl.text.formats import write
 from speechssl.use.transcribe import transcribe, transcribe_files
 from tests.conftest import CLIP, digits
 
