@@ -16,8 +16,9 @@ from speechssl.core.errors import InputError
 from speechssl.interop.fairseq import LETTERS, SPECIALS, STRIDES, complete
 from speechssl.interop.keys import TORCHAUDIO, TRANSFORMERS, traits, translate
 from speechssl.models.checkpoint import Checkpoint
+from speechssl.models.folder import read_json
 from speechssl.models.wav2vec2.checkpoint import check_sizes, family_of, infer
-from speechssl.models.wav2vec2.folder import architecture, read_json
+from speechssl.models.wav2vec2.folder import architecture
 from speechssl.models.wav2vec2.names import BODY, current_name
 from speechssl.text.tokenizer import PAD, CharTokenizer
 

@@ -23,7 +23,9 @@ from speechssl.objectives.masking import channel_mask, skipped_layers, span_mask
 from speechssl.objectives.protocol import TRAINING, Batch, Objective, Step
 from speechssl.objectives.recipe import DataConfig, OptimConfig, TrainConfig
 from speechssl.objectives.transcripts import TextConfig, alignable, spelled, transcribed, vocabulary
-from speechssl.text.tokenizer import CharTokenizer, normalise
+from speechssl.text.decode import best_path
+from speechssl.text.normalise import normalise
+from speechssl.text.tokenizer import CharTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,8 +208,7 @@ class CTC(Objective):
     def errors(self, log_probs_TV: Tensor, batch: CTCBatch) -> dict:
         """Word and character errors of the greedy transcripts."""
         best_T = log_probs_TV.argmax(dim=1).cpu()
-        found = [torch.unique_consecutive(best_T[rows]).tolist() for rows in segments(batch.audio.frames)]
-        texts = [self.tokenizer.decode([i for i in ids if i != self.tokenizer.blank]) for ids in found]
+        texts = [best_path(best_T[rows], self.tokenizer) for rows in segments(batch.audio.frames)]
         words, chars = jiwer.process_words(list(batch.texts), texts), jiwer.process_characters(list(batch.texts), texts)
         return {
             "wer": (words.substitutions + words.deletions + words.insertions, sum(map(len, words.references))),

@@ -12,7 +12,8 @@ from speechssl.core.errors import InputError
 from speechssl.core.packed import Geometry
 from speechssl.data.manifest import Manifest
 from speechssl.sound.audio import SAMPLE_RATE
-from speechssl.text.tokenizer import CharTokenizer, normalise
+from speechssl.text.normalise import normalise
+from speechssl.text.tokenizer import CharTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

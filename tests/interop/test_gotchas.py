@@ -1,6 +1,8 @@
 """The twelve traps of wav2vec checkpoints (shared design notes, section 3), a test each, and the smaller ones after them."""
 
 import json
+import shutil
+from fnmatch import fnmatch
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import speechssl
 from speechssl.core.packed import standardise
 from speechssl.interop.convert import convert
+from speechssl.interop.source import locate
 from tests.interop.builders import LETTERS, clips, fairseq_settings, fairseq_state, make, reference, save
 
 
@@ -291,3 +294,30 @@ def test_extra_keys_are_kept_and_missing_ones_named(speech, tmp_path):
     rewrite(folder, lambda state: {key: value for key, value in state.items() if key != gone})
     with pytest.raises(speechssl.InputError, match=gone.replace(".", r"\.") + " is missing"):
         speechssl.load(folder)
+
+
+@pytest.mark.parametrize("kept", ["both formats", "pickles only"])
+def test_the_hub_is_asked_for_each_weight_once(kept, tmp_path, monkeypatch):
+    """A model published in both formats is read from safetensors, so nothing else is downloaded."""
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    remote = save(make(head="ForPreTraining"), tmp_path / "remote")
+    torch.save(load_file(remote / "model.safetensors"), remote / "pytorch_model.bin")
+    for language in ("fra", "deu"):
+        shutil.copy(remote / "model.safetensors", remote / f"adapter.{language}.safetensors")
+        shutil.copy(remote / "pytorch_model.bin", remote / f"adapter.{language}.bin")
+    if kept == "pickles only":
+        for file in remote.glob("*.safetensors"):
+            file.unlink()
+
+    def snapshot_download(_, allow_patterns, ignore_patterns=()):
+        for file in remote.iterdir():
+            wanted, unwanted = (any(fnmatch(file.name, p) for p in ps) for ps in (allow_patterns, ignore_patterns))
+            if wanted and not unwanted:
+                (tmp_path / "cache").mkdir(exist_ok=True)
+                shutil.copy(file, tmp_path / "cache")
+        return str(tmp_path / "cache")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    ending = "bin" if kept == "pickles only" else "safetensors"
+    fetched = {file.name for file in locate("some/model", "fra").iterdir()} - {"config.json"}
+    assert fetched == {"pytorch_model.bin" if ending == "bin" else "model.safetensors", f"adapter.fra.{ending}"}

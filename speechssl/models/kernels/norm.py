@@ -1,4 +1,4 @@
-"""Batch norm whose statistics are those of the whole batch, over however many processes it is spread."""
+"""Batch norm with the statistics of the whole batch, even when several processes share it."""
 
 from torch import Tensor, nn
 
@@ -6,16 +6,17 @@ from speechssl.core import dist
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """torch's BatchNorm1d and 2d in one, on any device; with several processes it trains on their common statistics.
+    """BatchNorm1d and BatchNorm2d in one, on any device; in training, statistics are taken over all processes.
 
-    torch's SyncBatchNorm does that on GPUs only. Parameter and buffer names are torch's.
+    torch's SyncBatchNorm does that on GPUs only. Parameters and buffers have torch's names.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any (B, C, ...) will do."""
+        """Accept any (B, C, ...)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C, ...) -> (B, C, ...), normalised per channel; a channel of one value, which torch refuses, becomes its bias."""
+        """(B, C, ...) -> (B, C, ...), normalised per channel. A channel with a single value, which torch refuses, becomes its
+        bias."""
         if not self.training or (dist.world() == 1 and input.numel() > input.shape[1]):
             return super().forward(input)
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
@@ -27,7 +28,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         centred = x - mean_C.view(shape)
         var_C = dist.all_sum_grad(centred.square().sum(rest)) / n
         self.num_batches_tracked.add_(1)
-        momentum = 0.0 if self.momentum is None else self.momentum
+        # torch's None: the average of all batches so far
+        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean_C.detach(), momentum)
         self.running_var.lerp_(var_C.detach() * (n / max(n - 1, 1)), momentum)
         y = centred * (var_C + self.eps).rsqrt().view(shape)
