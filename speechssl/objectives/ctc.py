@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechssl.core import dist
 from speechssl.core.errors import InputError
 from speechssl.core.noise import noise_key
 from speechssl.core.packed import pack, segments
@@ -123,6 +124,21 @@ def ctc_loss(log_probs_TV: Tensor, batch: CTCBatch, blank: int = 0) -> Tensor:
     )
 
 
+@torch.no_grad()
+def copy_output_layer(model: Wav2Vec2ForCTC, tokenizer: CharTokenizer, start: Checkpoint) -> None:
+    """Copy the rows of a checkpoint's output layer symbol by symbol, wherever its vocabulary has them; reports which symbols
+    are new and which are dropped."""
+    if "lm_head.weight" not in start.state or start.tokenizer is None:
+        return
+    old, new = start.tokenizer.vocab, tokenizer.vocab
+    shared = sorted(old.keys() & new.keys())
+    for name, parameter in model.lm_head.named_parameters():
+        parameter[[new[symbol] for symbol in shared]] = start.state[f"lm_head.{name}"][[old[s] for s in shared]].float()
+    if old.keys() != new.keys():
+        added, dropped = (" ".join(sorted(symbols)) or "none" for symbols in (new.keys() - old, old.keys() - new))
+        dist.report(f"output layer: {len(shared)} symbols keep their weights; new: {added}; dropped: {dropped}")
+
+
 class CTC(Objective):
     """Fine-tune a network to write characters."""
 
@@ -150,6 +166,7 @@ class CTC(Objective):
             copy_body(
                 model, replace(start, state={k: v for k, v in start.state.items() if not k.startswith("lm_head.")})
             )
+            copy_output_layer(model, tokenizer, start)
         return cls(recipe, model, tokenizer, fresh=not start.state)
 
     def usable(self, rows: Manifest, part: str) -> Manifest:
