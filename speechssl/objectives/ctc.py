@@ -61,7 +61,7 @@ class RegularisationConfig:
 
     feat_proj_dropout: float = 0.0
     """Dropout of the transformer's input."""
-    hidden_dropout: float = 0.1
+    hidden_dropout: float = 0.0
     """Dropout after attention and after the feed-forward block."""
     attention_dropout: float = 0.0
     """Dropout of the attention weights."""
