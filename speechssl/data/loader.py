@@ -25,8 +25,7 @@ class Item:
     """One training example.
 
     wave_S: float32 mono 16 kHz. id: the utterance. epoch: how many passes over the corpus came before. start: where the
-    wave starts in the utterance, in samples. labels: what `frame_labels` gave for the whole utterance, for the objective to
-    cut out from `start` on. text, speaker: as in the manifest.
+    wave starts in the utterance, in samples. labels: what the objective gave for all frames of the utterance. text, speaker: as in the manifest.
     """
 
     wave_S: np.ndarray
@@ -36,6 +35,13 @@ class Item:
     labels: np.ndarray | None = None
     text: str = ""
     speaker: str = ""
+
+    def frame_labels(self, hop: int, frames: int) -> np.ndarray:
+        """The labels of the wave's own frames (T,), when those in `labels` lie `hop` samples apart; each belongs to a frame
+        whose centre is at most half a hop away."""
+        assert self.labels is not None
+        first = min(round(self.start / hop), len(self.labels) - frames)
+        return self.labels[max(first, 0) :][:frames]
 
 
 class Collator(Protocol):

@@ -106,9 +106,9 @@ class TrainConfig:
 class Recipe:
     """What every recipe holds; an objective's own adds `kind`, its name in OBJECTIVES, and the types of its sections."""
 
-    kind: str
-    model: Any
-    objective: Any
+    kind: str = ""
+    model: Any = None
+    objective: Any = None
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

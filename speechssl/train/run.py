@@ -1,7 +1,7 @@
 """One training run, whatever the objective: from a recipe and paths to a run folder."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -44,37 +44,26 @@ def train(recipe: Recipe, paths: Paths) -> State:
     with dist.joined(recipe.train.device) as device:
         recipe = settled(recipe, device)
         start = read_start(kind, paths)
-        parts = [(TRAINING, paths.train), *([(VALIDATION, paths.valid)] if paths.valid else [])]
-        rows = [long_enough(read_manifest(*files), recipe.data.min_seconds, part) for part, files in parts]
-        torch.manual_seed(recipe.train.seed)
-        objective = kind.build(recipe, start, rows)
-        rows = [objective.usable(own, part) for own, (part, _) in zip(rows, parts, strict=True)]
+        parts = {TRAINING: paths.train} | ({VALIDATION: paths.valid} if paths.valid else {})
+        rows = {part: long_enough(read_manifest(*files), recipe, part) for part, files in parts.items()}
 
-        data, micro_seconds = recipe.data, np.inf if kind.whole_updates else recipe.data.micro_seconds
-        heard, *valid = [MicroBatches(own, objective, data.crop_seconds, recipe.train.seed) for own in rows]
-        updates = Updates(
-            seconds_R=heard.seconds_R,
-            batch_seconds=data.batch_seconds,
-            micro_seconds=micro_seconds,
-            seed=recipe.train.seed,
-            rank=dist.rank(),
-            world=dist.world(),
-        )
+        torch.manual_seed(recipe.train.seed)
+        objective = kind.build(recipe, start, list(rows.values()))
+        rows = {part: objective.usable(own, part) for part, own in rows.items()}
+        micros = {part: micro_batches_of(own, objective) for part, own in rows.items()}
+        updates = updates_of(micros[TRAINING], recipe)
         updates.check(recipe.train.steps)
+
         checkpoint = run.enter(objective.recipe, paths.resume)
         if checkpoint is None:
-            objective.initialise(lambda: heard.batch(updates.first()))
+            objective.initialise(lambda: micros[TRAINING].batch(updates.first()))
         trainer = Trainer(
             objective.to(device),
-            partial(load_updates, heard, updates, workers=data.workers),
+            partial(load_updates, micros[TRAINING], updates, workers=recipe.data.workers),
             run,
-            valid_batches=once_over(
-                valid[0], min(micro_seconds, data.batch_seconds), dist.rank(), dist.world(), data.workers
-            )
-            if valid
-            else None,
+            valid_batches=validation_of(micros[VALIDATION], recipe) if VALIDATION in micros else None,
             origin=origin(objective, paths),
-            data=fingerprint(rows[0]),
+            data=fingerprint(rows[TRAINING]),
         )
         if checkpoint is not None:
             trainer.restore(checkpoint)
@@ -82,7 +71,7 @@ def train(recipe: Recipe, paths: Paths) -> State:
 
 
 def settled(recipe: Recipe, device: str) -> Recipe:
-    """The recipe with its device, and what `precision = "auto"` means on it."""
+    """The recipe with its device, and with what `precision = "auto"` means on it."""
     precision = recipe.train.precision
     if precision == "auto":
         precision = "bf16" if dist.bf16_is_fast(device) else "float32"
@@ -98,8 +87,9 @@ def read_start(kind: type[Objective], paths: Paths) -> Checkpoint | None:
     return start.without_weights() if paths.scratch else start
 
 
-def long_enough(rows: Manifest, min_seconds: float, part: str) -> Manifest:
-    """The rows of at least `min_seconds`; reports how many are left out. InputError when none is left."""
+def long_enough(rows: Manifest, recipe: Recipe, part: str) -> Manifest:
+    """The rows of at least data.min_seconds; reports how many are left out. InputError when none is left."""
+    min_seconds = recipe.data.min_seconds
     unknown = np.isnan(rows.durations)
     if unknown.any():
         raise InputError(
@@ -115,6 +105,30 @@ def long_enough(rows: Manifest, min_seconds: float, part: str) -> Manifest:
     if len(keep) < len(rows):
         dist.report(f"{part}: {len(rows) - len(keep)} of {len(rows)} utterances are under {min_seconds} s and left out")
     return rows.select(keep)
+
+
+def micro_batches_of(rows: Manifest, objective: Objective) -> MicroBatches:
+    """The rows as the objective takes them."""
+    recipe = objective.recipe
+    return MicroBatches(rows, objective, recipe.data.crop_seconds, recipe.train.seed)
+
+
+def updates_of(micros: MicroBatches, recipe: Recipe) -> Updates:
+    """The sequence of updates that a recipe draws, as this rank's share of each."""
+    return Updates(
+        seconds_R=micros.seconds_R,
+        batch_seconds=recipe.data.batch_seconds,
+        micro_seconds=np.inf if OBJECTIVES[recipe.kind].whole_updates else recipe.data.micro_seconds,
+        seed=recipe.train.seed,
+        rank=dist.rank(),
+        world=dist.world(),
+    )
+
+
+def validation_of(micros: MicroBatches, recipe: Recipe) -> Callable[[], Iterator]:
+    """A function that goes once through this rank's share of the validation set."""
+    seconds = min(recipe.data.micro_seconds, recipe.data.batch_seconds)
+    return once_over(micros, seconds, dist.rank(), dist.world(), recipe.data.workers)
 
 
 def origin(objective: Objective, paths: Paths) -> dict[str, Any]:

@@ -113,8 +113,6 @@ def build_encoder(config: ByolsConfig) -> Any:
 class ByolsModel(Encoder):
     """Waves -> embeddings."""
 
-    layers = 1  # the frames are the one hidden state
-
     def __init__(self, config: ByolsConfig) -> None:
         super().__init__()
         self.config = config
@@ -127,6 +125,11 @@ class ByolsModel(Encoder):
     def width(self) -> int:
         """D, numbers per frame."""
         return self.encoder.width
+
+    @property
+    def layers(self) -> int:
+        """The frames are the one hidden state."""
+        return 1
 
     def mels(self, wave_BS: Tensor) -> Tensor:
         """(B, S) at 16 kHz -> normalised log-mel spectrograms (B, F, T)."""
