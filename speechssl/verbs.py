@@ -276,60 +276,6 @@ def export(args: argparse.Namespace) -> None:
     print(export(load(args.model), args.out, args.to, int8=args.int8, encoder=args.encoder))
 
 
-def demo_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `demo`."""
-    parser.add_argument(
-        "--out", type=Path, default=Path("demo"), help="folder for everything the demo makes (default: demo)"
-    )
-    parser.add_argument(
-        "--minutes", type=float, default=3.0, help="of pretraining, on 2 cores (default: 3; the rest takes about 5)"
-    )
-
-
-def demo(args: argparse.Namespace) -> None:
-    """The whole journey on the clips in data/: pretrain, fine-tune, transcribe, embed, report."""
-    from speechssl.demo import demo
-
-    demo(args.out, args.minutes)
-
-
-def bench_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `bench`."""
-    parser.add_argument("task", choices=("pretrain", "finetune", "embed", "transcribe", "data"), help="what is timed")
-    parser.add_argument(
-        "--size", default="base", choices=("tiny", "base", "large"), help="of the model (default: base)"
-    )
-    parser.add_argument("--dtype", default="bf16", choices=("bf16", "float32"), help="of the matrix products")
-    parser.add_argument(
-        "--against",
-        nargs="*",
-        default=[],
-        choices=("transformers", "torchaudio"),
-        help="other packages, in turn with ours",
-    )
-    parser.add_argument("--total", type=float, default=60.0, help="seconds of audio in a step (default: 60)")
-    parser.add_argument(
-        "--range", type=float, nargs=2, default=(1.0, 16.0), metavar=("LOW", "HIGH"), help="of the utterances (1 16 s)"
-    )
-    parser.add_argument("--data", help="manifest that the utterances are cut from (default: clips of the repository)")
-    parser.add_argument(
-        "--folder", help="embed, transcribe: time a pass over the files of a folder instead, with decoding"
-    )
-    parser.add_argument("--rounds", type=int, default=5, help="turns that each system gets (default: 5)")
-    parser.add_argument("--steps", type=int, default=1, help="steps in a turn (default: 1)")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads of each system (default: all)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--seed", type=int, default=1, help="of the lengths (default: 1)")
-    parser.add_argument("--out", type=Path, help="JSON file with every single time")
-
-
-def bench(args: argparse.Namespace) -> None:
-    """Time a training step, embeddings, transcripts or the data path, beside other packages."""
-    from speechssl.bench.suite import run
-
-    print(run(args))
-
-
 VERBS: dict[str, tuple[Callable, Callable]] = {
     "prepare": (prepare_arguments, prepare),
     "pretrain": (lambda parser: run_arguments(parser, finetune=False), pretrain),
@@ -342,6 +288,4 @@ VERBS: dict[str, tuple[Callable, Callable]] = {
     "convert": (convert_arguments, convert),
     "info": (info_arguments, info),
     "export": (export_arguments, export),
-    "bench": (bench_arguments, bench),
-    "demo": (demo_arguments, demo),
 }

@@ -221,7 +221,6 @@ def test_outputs_that_would_destroy_or_cannot_be_made(desk, ctc_folder, capsys):
         "2 files one after the other are no srt; name a folder": [
             ["transcribe", ctc_folder, CLIP, CLIP, "--format", "srt"]
         ],
-        "holds something else than an earlier demo": [["demo", "--out", desk]],
         "x.json exists; choose another name, nothing is overwritten": [
             ["convert", ctc_folder, "x.pth", "--to", "torchaudio"],
         ],

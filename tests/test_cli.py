@@ -120,18 +120,18 @@ def test_what_ends_a_verb(error, code, text, monkeypatch, capsys):
     def fails(_args):
         raise error
 
-    monkeypatch.setitem(cli.VERBS, "demo", (verbs.demo_arguments, fails))
+    monkeypatch.setitem(cli.VERBS, "info", (verbs.info_arguments, fails))
     with pytest.raises(SystemExit) as stop:
-        cli.main(["demo"])
+        cli.main(["info", "small"])
     captured = capsys.readouterr().err
     assert stop.value.code == code
     assert text in captured if text else not captured
 
 
 def test_a_bug_is_not_dressed_up_as_bad_input(monkeypatch):
-    monkeypatch.setitem(cli.VERBS, "demo", (verbs.demo_arguments, lambda _args: {}["gone"]))
+    monkeypatch.setitem(cli.VERBS, "info", (verbs.info_arguments, lambda _args: {}["gone"]))
     with pytest.raises(KeyError):
-        cli.main(["demo"])
+        cli.main(["info", "small"])
 
 
 def test_a_closed_pipe_is_quiet():

@@ -1,9 +1,10 @@
-"""Two AudioNTT2020 as one: the embeddings of both, one after the other, from one log-mel spectrogram.
+"""Join two AudioNTT2020 into one network whose embedding is that of the first followed by that of the second.
 
     python recipes/byols/side_by_side.py FIRST SECOND OUT
 
-Every map of the result holds both networks' as blocks, with zeros between them. The input has the first one's normalisation:
-the second one's first convolution is changed to undo it, exactly but for the border of one cell where zeros are padded.
+The weights of the two networks are the diagonal blocks of each layer, with zeros elsewhere. The log-mels have the normalisation of
+the first network; the first convolution of the second is changed to undo it, which is exact except in the border of one cell
+where zeros are padded.
 """
 
 import argparse
@@ -21,8 +22,11 @@ from speechssl.models.byols.model import ByolsConfig, ByolsModel
 
 
 def blocks(target: nn.Module, first: nn.Module, second: nn.Module, flat: int = 0) -> None:
-    """Fill a layer of `target` with those of two networks. flat: channels of the first network, where both axes of a map are
-    flattened band by band, so that the two networks' channels alternate."""
+    """Fill a layer of `target` with the layers of two networks as blocks.
+
+    flat: channels of the first network, if the layer's input is a map flattened band by band, so that the channels of the two
+    networks alternate; 0 otherwise.
+    """
     for name, value in target.state_dict().items():
         a, b = first.state_dict()[name], second.state_dict()[name]
         if value.dim() < 2:
@@ -39,7 +43,7 @@ def blocks(target: nn.Module, first: nn.Module, second: nn.Module, flat: int = 0
 
 
 def renormalised(model: ByolsModel, stats_2: torch.Tensor) -> Any:
-    """The encoder for log-mels of other statistics: its first convolution takes the change upon itself."""
+    """A copy of the encoder for log-mels that are normalised by other statistics, with an adapted first convolution."""
     (mean, std), (theirs, spread), encoder = model.mel_stats, stats_2, copy.deepcopy(model.encoder)
     conv = encoder.features[0]
     conv.bias += conv.weight.sum(dim=(1, 2, 3)) * (theirs - mean) / std
@@ -49,7 +53,7 @@ def renormalised(model: ByolsModel, stats_2: torch.Tensor) -> Any:
 
 @torch.no_grad()
 def side_by_side(first: ByolsModel, second: ByolsModel) -> ByolsModel:
-    """The model whose embedding is those of both. InputError unless both are AudioNTT2020 on the same log-mels."""
+    """The joined model. InputError unless both are AudioNTT2020 on the same log-mels."""
     for config in (first.config, second.config):
         if not isinstance(config, ByolsConfig) or config.encoder != "audiontt2020":
             raise InputError("both models must be AudioNTT2020 (model.encoder = audiontt2020)")
@@ -81,7 +85,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
     first, second = speechssl.load(args.first), speechssl.load(args.second)
-    first.facts["speechssl"] = {"origin": f"side by side: {args.first}, {args.second}"}
+    first.config_json["speechssl"] = {"origin": f"side by side: {args.first}, {args.second}"}
     first.model = side_by_side(first.model, second.model)
     first.save(args.out, half=True)
 

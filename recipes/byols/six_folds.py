@@ -1,9 +1,10 @@
-"""Emotion of unseen actors: RAVDESS in six folds of four actors, the table of README.md.
+"""Emotion of unseen actors: RAVDESS in six folds of four actors, for the table in README.md.
 
     python recipes/byols/six_folds.py RAVDESS.tsv MODEL ... [--random 3] [--layers]
 
-Per fold: embeddings standardised, logistic regression, its strength chosen on the next fold and refitted with it. UAR over
-all 1,440 clips. --random N: beside each model the same network with N random weights. --layers: every layer, not the last.
+Per fold: standardise the embeddings, fit a logistic regression, choose its strength on the next fold, refit with that fold
+included. The UAR is over all 1,440 clips. --random N: each network with N seeds of random weights too. --layers: every layer, not
+only the last.
 """
 
 import argparse
@@ -11,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 import speechssl
+from speechssl.core.progress import Progress
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.score.heads import Parts, logistic
 from speechssl.score.probe import recall
@@ -44,8 +45,19 @@ def log_mel_statistics(waves: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([torch.cat([m.mean(1), m.std(1), m.amax(1)]).numpy() for m in found])
 
 
+def embeddings(model, waves: Sequence[np.ndarray], layer: str) -> np.ndarray:
+    """The model's own pooling of each clip, (N, L, D)."""
+    vectors = []
+    with Progress(len(waves), "clip", "embed", leave=False) as bar:
+        for first in range(0, len(waves), 16):
+            group = waves[first : first + 16]
+            vectors += embed_waves(model, group, layer=layer, pool="model")
+            bar.update(len(group))
+    return np.stack(vectors).reshape(len(vectors), -1, vectors[0].shape[-1])
+
+
 def main() -> None:
-    """Print a line per embedding."""
+    """Print a line for each embedding."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("models", nargs="*")
@@ -53,16 +65,13 @@ def main() -> None:
     parser.add_argument("--layers", action="store_true")
     args = parser.parse_args()
     rows = read_manifest(args.manifest)
-    waves = [audio.load(row.path) for row in tqdm(rows, desc="read", leave=False)]
+    waves = [audio.load(row.path) for row in rows]
     print(f"log-mel statistics: {six_folds(log_mel_statistics(waves), rows):.1f}", flush=True)
     for name in args.models:
         model = speechssl.load(name)
         others = [(f"{name}, random weights {seed}", model.untrained(seed)) for seed in range(1, args.random + 1)]
         for title, one in [(name, model), *others]:
-            groups = [waves[i : i + 16] for i in range(0, len(waves), 16)]
-            wanted = {"layer": "all" if args.layers else "last", "pool": "model"}
-            vectors = [v for group in tqdm(groups, leave=False) for v in embed_waves(one, group, **wanted)]
-            x_NLD = np.stack(vectors).reshape(len(vectors), -1, vectors[0].shape[-1])
+            x_NLD = embeddings(one, waves, "all" if args.layers else "last")
             for layer in range(x_NLD.shape[1]):
                 where = f", layer {layer}" if args.layers else ""
                 print(f"{title}{where}: {six_folds(x_NLD[:, layer], rows):.1f}", flush=True)

@@ -1,11 +1,11 @@
-"""Training clips per second: this package's BYOL-S update beside an eager re-creation of the public training step.
+"""Training clips per second: a BYOL-S update of speechssl beside an eager re-creation of the public training step.
 
     python recipes/byols/throughput.py CLIPS.tsv [--batch 64] [--updates 8] [--workers 1]
 
 The public step (byol-a, SERAB): per clip, in a worker process of the data loader, log-mel, mix-up with that worker's bank, random
 resize crop by interpolation, twice; then float32 forward passes of online and target network, AdamW, moving average by a Python
-loop. Same network, batch, clips, optimiser, workers (one thread each) and threads of the main process (one) for both; ours reads
-and packs in its worker and makes the views on the whole batch.
+loop. Both have the same network, batch, clips, optimiser, workers (one thread each) and threads of the main process (one);
+speechssl reads and packs in its worker and makes the views on the whole batch.
 """
 
 import argparse
@@ -19,12 +19,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
+from speechssl.core.progress import Progress
+from speechssl.data.loader import Item
 from speechssl.data.manifest import read_manifest
 from speechssl.models.byols.model import ByolsConfig, ByolsModel
-from speechssl.objectives.byol import ByolObjective, ByolObjectiveConfig, regression
-from speechssl.objectives.protocol import Item
+from speechssl.objectives.byol import Byol, Recipe, regression
 from speechssl.sound import audio
 from speechssl.sound.features import LogMel
 
@@ -33,12 +33,12 @@ RNG = np.random.default_rng(1)
 
 
 def items(rows, epoch: int) -> list[Item]:
-    """One crop of each row."""
+    """The first crop of each row."""
     return [Item(wave_S=audio.load(row.path, start=row.start, duration=0.95), id=row.id, epoch=epoch) for row in rows]
 
 
 def public_view(x_FT: torch.Tensor, bank: list[torch.Tensor]) -> torch.Tensor:
-    """Mix-up and random resize crop of one clip, as the public transforms do them."""
+    """Mix-up and random resize crop of one clip, by the method of the public transforms."""
     if bank:
         share, other_FT = 0.4 * RNG.random(), random.choice(bank)
         mixed_FT = ((1 - share) * x_FT.exp() + share * other_FT.exp() + 1.2e-7).log()
@@ -55,7 +55,7 @@ def public_view(x_FT: torch.Tensor, bank: list[torch.Tensor]) -> torch.Tensor:
 
 
 class PublicClips(Dataset):
-    """Two views of one clip an item; the bank is each worker's own, as there."""
+    """An item: two views of one clip. Each worker has a bank of its own, as in the public code."""
 
     def __init__(self, rows) -> None:
         self.rows, self.mel, self.bank = rows, LogMel("byol-s"), []
@@ -70,9 +70,9 @@ class PublicClips(Dataset):
 
 
 class OurBatches(Dataset):
-    """A whole update an item, read and packed."""
+    """An item: the clips of a whole update, read and packed."""
 
-    def __init__(self, rows, learner: ByolObjective, batch: int) -> None:
+    def __init__(self, rows, learner: Byol, batch: int) -> None:
         self.rows, self.learner, self.batch = rows, learner, batch
 
     def __len__(self) -> int:
@@ -83,19 +83,19 @@ class OurBatches(Dataset):
 
 
 def one_thread(_worker: int) -> None:
-    """What a worker of either loader starts with."""
+    """Initialise a worker of either loader."""
     torch.set_num_threads(1)
 
 
-def public(learner: ByolObjective, optimizer, rows, batch: int, **loading) -> Iterator[None]:
-    """Updates of the re-created public training."""
+def public(learner: Byol, optimizer, rows, batch: int, **loading) -> Iterator[None]:
+    """Updates of the re-created public training step."""
     learner.model.encoder.to(memory_format=torch.contiguous_format)
     for pair in DataLoader(PublicClips(rows), batch_size=batch, **loading):
         both = torch.cat(pair)
         views = ((both - both.mean()) / both.std()).chunk(2)
         predicted = [learner.predictor(learner.projector(learner.model(view_BFT))) for view_BFT in views]
         with torch.no_grad():
-            wanted = [learner.target[1](learner.model.pool(learner.target[0](view_BFT))) for view_BFT in views]
+            wanted = [learner.target[1](learner.model.embedding(learner.target[0](view_BFT))) for view_BFT in views]
         loss = (regression(predicted[0], wanted[1]) + regression(predicted[1], wanted[0])).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -106,15 +106,16 @@ def public(learner: ByolObjective, optimizer, rows, batch: int, **loading) -> It
         yield
 
 
-def ours(learner: ByolObjective, optimizer, rows, batch: int, bf16: bool, **loading) -> Iterator[None]:
-    """Updates of this package."""
+def ours(learner: Byol, optimizer, rows, batch: int, bf16: bool, **loading) -> Iterator[None]:
+    """Updates of speechssl."""
     for update in DataLoader(OurBatches(rows, learner, batch), batch_size=None, **loading):
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            step = learner(update)
+            shared = learner.before_update(0, [update])
+            step = learner(update, shared)
         (step.loss / update.count).backward()
         optimizer.step()
         optimizer.zero_grad()
-        learner.after_step()
+        learner.after_update(0, shared)
         yield
 
 
@@ -126,7 +127,7 @@ def speed(updates: Iterator[None], batch: int) -> float:
 
 
 def main() -> None:
-    """Print clips per second of each, in turns."""
+    """Time each in turns, and print clips per second."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--batch", type=int, default=64)
@@ -143,12 +144,14 @@ def main() -> None:
         "speechssl, float32": [],
         "speechssl, bf16 autocast": [],
     }
-    for name in tqdm(list(found) * args.rounds):
-        torch.manual_seed(1)
-        learner = ByolObjective(ByolsModel(ByolsConfig()), ByolObjectiveConfig(), 1, SAMPLES).train()
-        optimizer = torch.optim.AdamW(learner.parameters(), 3e-4, fused="speechssl" in name)
-        step = public if "public" in name else partial(ours, bf16="bf16" in name)
-        found[name].append(speed(step(learner, optimizer, rows, args.batch, **loading), args.batch))
+    with Progress(args.rounds * len(found), "turn") as bar:
+        for name in list(found) * args.rounds:
+            torch.manual_seed(1)
+            learner = Byol(Recipe(), ByolsModel(ByolsConfig())).train()
+            optimizer = torch.optim.AdamW(learner.parameters(), 3e-4, fused="speechssl" in name)
+            step = public if "public" in name else partial(ours, bf16="bf16" in name)
+            found[name].append(speed(step(learner, optimizer, rows, args.batch, **loading), args.batch))
+            bar.update()
     for name, speeds in found.items():
         print(f"{name:28s} {np.median(speeds):7.1f} clips per second ({min(speeds):.1f} ... {max(speeds):.1f})")
 

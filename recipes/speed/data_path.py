@@ -5,8 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ import soxr
 
 from speechssl.core.errors import InputError
 from speechssl.core.memory import resident
-from speechssl.core.packed import pack
-from speechssl.data.loader import Micro
+from speechssl.core.packed import Packed, pack
+from speechssl.data.loader import Item, MicroBatches
 from speechssl.data.manifest import Manifest, Utterance, read_manifest
 from speechssl.data.sampler import MicroBatch, Position, Updates
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
@@ -36,7 +35,7 @@ FORMATS = {
 
 
 def measure(seconds: float = 1.0, rows: int = 1_000_000) -> dict[str, Any]:
-    """Seconds of audio per second of CPU by case and format, each measured for `seconds`; seconds and MiB of a manifest."""
+    """Seconds of audio per second of CPU by case and format, each measured for `seconds`; the costs of a manifest."""
     if not (DATA / "librispeech.tsv").exists():
         raise InputError(f"the measurement needs the clips in {DATA}; run it from a checkout of the repository")
     with tempfile.TemporaryDirectory() as folder:
@@ -53,7 +52,7 @@ def measure(seconds: float = 1.0, rows: int = 1_000_000) -> dict[str, Any]:
 
 
 def write(wave_S: np.ndarray, path: Path, sample_rate: int, channels: int, form: str, subtype: str) -> str:
-    """A clip as a file of some format; in blocks, for the encoders keep a block on the stack."""
+    """Write a clip in some format, in blocks of a second: the encoders keep a block on the stack."""
     wave_S = soxr.resample(wave_S, audio.SAMPLE_RATE, sample_rate)
     with soundfile.SoundFile(path, "w", sample_rate, channels, subtype, format=form) as file:
         for first in range(0, len(wave_S), sample_rate):
@@ -61,24 +60,34 @@ def write(wave_S: np.ndarray, path: Path, sample_rate: int, channels: int, form:
     return str(path)
 
 
+class Packer:
+    """Collates by packing only, as every objective does first."""
+
+    def frame_labels(self, utterance: Utterance) -> None:
+        """None: there are no labels to load."""
+
+    def collate(self, items: Sequence[Item]) -> Packed:
+        """Waves to a stream."""
+        return pack([item.wave_S for item in items], Wav2Vec2Config().geometry)
+
+
 def rate(paths: list[str], crop: float, seconds: float) -> float:
     """Seconds of audio that one core decodes, crops, resamples and packs per second of its time, as the loader does it."""
     rows = Manifest.of(
         Utterance(id=str(i), path=path, duration=audio.info(path).duration) for i, path in enumerate(paths)
     )
-    collate = partial(pack, geometry=Wav2Vec2Config().geometry)
-    dataset = Micro(rows, lambda wave_S, **_: wave_S, collate, crop, seed=1)
-    heard, began = 0, time.process_time()
+    dataset = MicroBatches(rows, Packer(), crop, seed=1)
+    samples, began = 0, time.process_time()
     for number in count():
         chosen = tuple((8 * number + i) % len(rows) for i in range(8))
-        heard += sum(dataset.batch(MicroBatch(rows=chosen, epoch=number)).samples)
+        samples += sum(dataset.batch(MicroBatch(rows=chosen, epoch=number)).samples)
         if time.process_time() - began > seconds:
             break
-    return heard / audio.SAMPLE_RATE / (time.process_time() - began)
+    return samples / audio.SAMPLE_RATE / (time.process_time() - began)
 
 
 def manifest(path: Path, rows: int) -> dict[str, Any]:
-    """What a manifest of so many rows costs, in a process of its own: seconds of CPU, and MiB."""
+    """Seconds of CPU and MiB that a manifest of `rows` rows costs, measured in a process of its own."""
     seconds_R = np.random.default_rng(1).uniform(1, 16, rows)
     with open(path, "w", encoding="utf-8") as file:
         file.write("id\tpath\tduration\tspeaker\ttext\tsplit\n")
@@ -87,13 +96,12 @@ def manifest(path: Path, rows: int) -> dict[str, Any]:
             file.write(
                 f"{i // 400}/{i:08d}\tclips/{i // 400}/{i:08d}.flac\t{duration:.3f}\t{i // 400}\t{text}\ttrain\n"
             )
-    code = f"import json; from speechssl.bench.data import cost; print(json.dumps(cost({str(path)!r})))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, __file__, str(path)], capture_output=True, text=True, check=True)
     return {"rows": rows, "file MiB": round(path.stat().st_size / 2**20), **json.loads(done.stdout)}
 
 
 def cost(path: str) -> dict[str, float]:
-    """Seconds of CPU to open a manifest, to cut an epoch into updates, to go on in the middle; MiB that it takes."""
+    """Seconds of CPU to open a manifest, to cut an epoch into updates, to resume in the middle; MiB of memory."""
     before = resident("VmRSS")
     rows, opening = timed(lambda: read_manifest(path))
     kept, peak = resident("VmRSS") - before, resident("VmHWM") - before
@@ -110,7 +118,11 @@ def cost(path: str) -> dict[str, float]:
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """A result and the seconds of CPU that it took."""
+    """A result and the seconds of CPU that it took (not of the clock, as work.timed gives)."""
     began = time.process_time()
     value = work()
     return value, time.process_time() - began
+
+
+if __name__ == "__main__":
+    print(json.dumps(cost(sys.argv[1])))

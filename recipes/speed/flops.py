@@ -1,4 +1,4 @@
-"""How much arithmetic a step is, derived from the config, and how much of it the machine can do."""
+"""The arithmetic of a step, derived from the config, and the arithmetic that the machine can do."""
 
 import time
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def loss_flops(config: Wav2Vec2Config, masked: int) -> float:
 def step_flops(
     config: Wav2Vec2Config, task: str, samples: Sequence[int], *, masked: Sequence[int] = (), vocab: int = 0
 ) -> float:
-    """Operations of one step on utterances of these lengths; a training step is forward and twice as much backward.
+    """Operations of one step on utterances of these lengths. The backward pass of a training step is twice the forward pass.
 
     Fine-tuning leaves the convolutions as they are, and no gradient of the waves themselves is needed.
     """
@@ -54,10 +54,13 @@ def step_flops(
 
 
 def matmul_peaks(dtype: torch.dtype, device: str, seconds: float = 1.0, size: int = 2048) -> dict[str, float]:
-    """Operations per second of the best of many square matrix products of `size`, measured now: by torch's own product, and on
-    a CPU by oneDNN."""
+    """Operations per second of the fastest of many square matrix products of `size`: by torch's own product and, on a CPU that
+    has instructions for `dtype`, by oneDNN."""
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    ways = {"torch": lambda: left @ right} | ({"onednn": lambda: product(left, right)} if usable(left) else {})
+    ways = {"torch": lambda: left @ right}
+    emulated = dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if usable(left) and not emulated:
+        ways["onednn"] = lambda: product(left, right)
     best = {}
     for name, multiply in ways.items():
         fastest, began = float("inf"), time.perf_counter()

@@ -2,7 +2,7 @@
 
 import json
 
-from speechssl.bench.data import CROPS, FORMATS, measure
+from data_path import CROPS, FORMATS, measure
 
 
 def test_every_case_is_measured():

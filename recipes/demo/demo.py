@@ -1,0 +1,210 @@
+"""The whole journey on the clips in data/, ending in one HTML page.
+
+    python recipes/demo/demo.py [--out demo] [--minutes 3]
+
+Prepare, pretrain for some minutes, fine-tune with CTC on spoken digits of four speakers from three starting points (random
+weights, these minutes of pretraining, the weights that ship with the package) with three seeds each, and score all of them on a
+speaker who is in no training set. Every number on the page is computed here.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from page import percent_and_range, write_page
+
+from speechssl.core.errors import InputError
+from speechssl.core.memory import forget_shapes, keep_freed_memory
+from speechssl.core.progress import Progress
+from speechssl.data.manifest import read_manifest, write_manifest
+from speechssl.data.prepare import prepare
+from speechssl.score.evaluate import evaluate
+from speechssl.score.probe import ProbeResult, probe, probe_vectors
+from speechssl.score.wer import Scores
+from speechssl.sound import audio
+from speechssl.train.recipe import parse_recipe
+from speechssl.train.run import Paths, train
+from speechssl.use.api import load
+from speechssl.use.embed import embed_to_parquet
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = ROOT / "recipes" / "small"
+SEEDS = (1, 2, 3)
+TAKES = 8  # labelled recordings of each digit and speaker
+UPDATES_PER_MINUTE = 200  # of pretraining, about, on two cores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A starting point of fine-tuning. init: the model whose sizes and, unless `scratch`, whose weights are used."""
+
+    name: str
+    init: str
+    scratch: bool = False
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the flags, run the journey, print the path of the page as the last line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for all results (default: demo)")
+    parser.add_argument(
+        "--minutes", type=float, default=3.0, help="of pretraining, on 2 cores (default: 3; the rest takes about 5)"
+    )
+    args = parser.parse_args(argv)
+    keep_freed_memory()
+    forget_shapes()
+    try:
+        print(demo(args.out, args.minutes).resolve())
+    except InputError as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+def demo(out: Path, minutes: float = 3.0) -> Path:
+    """Run the journey into the folder `out`, pretraining for about `minutes`; returns the path of the page."""
+    began = time.perf_counter()
+    if not (ROOT / "data" / "fsdd.tsv").exists():
+        raise InputError(f"the demo needs the clips in {ROOT / 'data'}; run it from a checkout of the repository")
+    if out.is_dir() and any(out.iterdir()) and not (out / "manifests" / "unlabeled.tsv").exists():
+        raise InputError(f"{out} holds something else than an earlier demo; choose an empty --out")
+    for old in (out / "pretrained", out / "finetuned"):  # of an earlier demo
+        shutil.rmtree(old, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    report("1/6  prepare manifests of the clips in data/")
+    tables = prepare_all(out)
+    arms = (
+        Arm(name="random weights", init=str(out / "pretrained"), scratch=True),
+        Arm(name="pretrained here", init=str(out / "pretrained")),
+        Arm(name="shipped weights", init="small"),
+    )
+    report(f"2/6  pretrain a small wav2vec 2.0 for about {minutes:g} minutes on {minutes_of(tables['unlabeled'])}")
+    pretrain_here(out / "pretrained", tables["unlabeled"], minutes)
+    report(f"3/6  fine-tune with CTC on {minutes_of(tables['labelled'])}: {len(arms)} starts x {len(SEEDS)} seeds")
+    finetune_all(out, arms, tables)
+    report("4/6  evaluate on a speaker who is in no training set")
+    scores = evaluate_all(out, arms, tables["test"])
+    report("5/6  embed and probe: classify the digit from frozen embeddings, on unseen speakers")
+    probes = probe_all(out, arms, tables["digits"])
+    report("6/6  write the page")
+    runs = {arm.name: run_folder(out, arm, SEEDS[0]) for arm in arms}
+    page = write_page(out, runs, scores, probes, tables, time.perf_counter() - began)
+    report(f"done in {(time.perf_counter() - began) / 60:.1f} minutes; open the page:")
+    return page
+
+
+def report(text: str) -> None:
+    """Print a line at once, also into a pipe."""
+    print(text, flush=True)
+
+
+def minutes_of(manifest: Path) -> str:
+    """The amount of audio that a manifest lists."""
+    return f"{read_manifest(manifest).durations.sum() / 60:.1f} minutes of audio"
+
+
+def prepare_all(out: Path) -> dict[str, Path]:
+    """Manifests: voices without labels, and digits for training, for choosing the checkpoint and for testing."""
+    tables = {}
+    for name, source, where in (
+        ("voices", "librispeech.tsv", ""),
+        ("train", "fsdd.tsv", "split=train"),
+        ("dev", "fsdd.tsv", "split=dev"),
+        ("test", "fsdd.tsv", "split=test"),
+        ("digits", "fsdd.tsv", ""),
+    ):
+        tables[name] = out / "manifests" / f"{name}.tsv"
+        print(prepare(ROOT / "data" / source, tables[name], where=where))
+    digits = list(read_manifest(tables["train"]))
+    unlabeled = [replace(row, text="", label="") for row in (*read_manifest(tables["voices"]), *digits)]
+    tables["unlabeled"] = out / "manifests" / "unlabeled.tsv"
+    write_manifest(unlabeled, tables["unlabeled"])
+    tables["labelled"] = out / "manifests" / "labelled.tsv"
+    write_manifest([row for row in digits if int(row.id.rpartition("_")[2]) < TAKES], tables["labelled"])
+    return tables
+
+
+def pretrain_here(run: Path, unlabeled: Path, minutes: float) -> None:
+    """Pretrain by the recipe of the shipped weights, but only for some minutes."""
+    steps = max(50, int(minutes * UPDATES_PER_MINUTE))
+    overrides = ["--train.steps", str(steps), "--train.log_every", "10", "--train.save_every", "100000"]
+    overrides += ["--optim.warmup", "0.1"]
+    recipe = parse_recipe("pretrain", RECIPES / "pretrain.toml", overrides)
+    train(recipe, Paths(train=[unlabeled], out=run))
+
+
+def run_folder(out: Path, arm: Arm, seed: int) -> Path:
+    """The run folder of one fine-tuning."""
+    return out / "finetuned" / f"{arm.name.replace(' ', '-')}-{seed}"
+
+
+def finetune_all(out: Path, arms: Sequence[Arm], tables: dict[str, Path]) -> None:
+    """Fine-tune every arm and seed with the same recipe; as many at once as there are cores, one thread each."""
+    (out / "finetuned").mkdir(exist_ok=True)
+    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+    try:
+        runs = [pool.submit(finetune, run_folder(out, arm, seed), arm, seed, tables) for seed in SEEDS for arm in arms]
+        with Progress(len(runs), "run", "fine-tune") as bar:
+            for run in as_completed(runs):
+                run.result()
+                bar.update()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def finetune(folder: Path, arm: Arm, seed: int, tables: dict[str, Path]) -> None:
+    """Run the command that a user would type, in a process of its own; InputError names the log if it fails."""
+    command = [sys.executable, "-m", "speechssl", "finetune", str(RECIPES / "digits.toml"), "--init", arm.init]
+    command += ["--train", str(tables["labelled"]), "--valid", str(tables["dev"]), "--out", str(folder)]
+    command += ["--train.seed", str(seed), *(["--from-scratch"] if arm.scratch else [])]
+    log = folder.with_suffix(".log")
+    with open(log, "w", encoding="utf-8") as file:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        if subprocess.run(command, stdout=file, stderr=file, env=environment).returncode:
+            raise InputError(f"fine-tuning failed, see {log}")
+
+
+def evaluate_all(out: Path, arms: Sequence[Arm], test: Path) -> dict[str, list[Scores]]:
+    """Scores of every arm and seed on the test speaker."""
+    scores: dict[str, list[Scores]] = {}
+    for arm in arms:
+        scores[arm.name] = [evaluate(load(run_folder(out, arm, seed)), test) for seed in SEEDS]
+        wer, cer = ([getattr(s, kind).value for s in scores[arm.name]] for kind in ("wer", "cer"))
+        report(f"  {arm.name:16s} WER {percent_and_range(wer)}   CER {percent_and_range(cer)}")
+    return scores
+
+
+def probe_all(out: Path, arms: Sequence[Arm], digits: Path) -> dict[str, ProbeResult]:
+    """Linear probes over folds of unseen speakers: log-mel statistics, random weights, both pretrained models."""
+    rows = read_manifest(digits)
+    labels, speakers = np.array(rows.column("label")), np.array(rows.column("speaker"))
+    statistics = np.stack([log_mel_statistics(audio.load(row.path)) for row in rows])
+    results = {"log-mel statistics": probe_vectors({"vector": statistics}, labels, speakers, label="label", folds=6)}
+    for arm in arms:
+        model = load(arm.init).untrained(SEEDS[0]) if arm.scratch else load(arm.init)
+        table = out / f"embeddings-{arm.name.replace(' ', '-')}.parquet"
+        embed_to_parquet(model, [digits], table, pool="mean+max")
+        results[arm.name] = probe(table, folds=6)
+    for name, result in results.items():
+        best = result.scores[0]
+        report(f"  {name:20s} accuracy {100 * best.accuracy:.1f} %   UAR {100 * best.uar:.1f} %   (chance 10 %)")
+    return results
+
+
+def log_mel_statistics(wave_S: np.ndarray) -> np.ndarray:
+    """Mean and maximum over time of 64 log-mel bands: the baseline without any network."""
+    import librosa
+
+    mel_FT = librosa.feature.melspectrogram(y=wave_S, sr=audio.SAMPLE_RATE, n_fft=400, hop_length=320, n_mels=64)
+    log_FT = np.log(mel_FT + 1e-6)
+    return np.concatenate([log_FT.mean(axis=1), log_FT.max(axis=1)])
+
+
+if __name__ == "__main__":
+    main()

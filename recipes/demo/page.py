@@ -1,0 +1,134 @@
+"""The page of the demo: tables, learning curves, clips to listen to, a map of the embeddings."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from speechssl.data.manifest import read_manifest
+from speechssl.score import report
+from speechssl.score.probe import ProbeResult
+from speechssl.score.wer import Scores
+from speechssl.sound import audio
+from speechssl.use.api import SpeechModel, load
+
+
+def write_page(
+    out: Path,
+    runs: dict[str, Path],
+    scores: dict[str, list[Scores]],
+    probes: dict[str, ProbeResult],
+    tables: dict[str, Path],
+    seconds: float,
+) -> Path:
+    """Write OUT/report.html. runs, scores: by starting point, the folder of the first seed and the scores of all seeds."""
+    best = min(runs, key=lambda name: np.mean([s.wer.value for s in scores[name]]))
+    model = load(runs[best])
+    size = sum(p.numel() for p in model.model.parameters()) / 1e6
+    unlabeled, labelled = (read_manifest(tables[name]).durations.sum() / 60 for name in ("unlabeled", "labelled"))
+    page = report.Page("speechssl: from unlabeled speech to transcripts")
+    page.text(
+        f"A small wav2vec 2.0 ({size:.1f} M weights) learned from {unlabeled:.1f} minutes of audio without labels, then from "
+        f"{labelled:.1f} minutes of spoken digits by four speakers. Everything ran on this machine in {seconds / 60:.1f} minutes."
+    )
+    page.heading("Does pretraining help? Digits of an unseen speaker")
+    show_scores(page, scores, best)
+    page.heading("Learning curves")
+    show_curves(page, out / "pretrained", runs)
+    page.heading("Clips the model was not trained on")
+    show_clips(page, model, tables["test"])
+    page.heading("What the embeddings know")
+    page.table([probe_row(name, result) for name, result in probes.items()])
+    page.text(
+        "Linear probe for the digit over folds of unseen speakers (6 folds), 95 % interval over speakers.", note=True
+    )
+    show_map(page, out / "embeddings-shipped-weights.parquet")
+    return page.save(out / "report.html")
+
+
+def percent_and_range(values: Sequence[float]) -> str:
+    """Mean and range of the seeds, in %."""
+    percent = [100 * value for value in values]
+    return f"{np.mean(percent):.1f} % ({min(percent):.1f} ... {max(percent):.1f})"
+
+
+def show_scores(page: report.Page, scores: dict[str, list[Scores]], best: str) -> None:
+    """The error rates of every starting point."""
+    rows = []
+    for name, seeds in scores.items():
+        wer, cer = [s.wer.value for s in seeds], [s.cer.value for s in seeds]
+        rows.append(
+            {
+                "start of fine-tuning": name,
+                "WER: mean (range of 3 seeds)": percent_and_range(wer),
+                "CER": percent_and_range(cer),
+            }
+        )
+    page.table(rows)
+    first = scores[best][0]
+    page.text(
+        f"Test: {first.utterances} clips of one speaker; the checkpoint is chosen on another one. Greedy CTC decoding, no "
+        f"language model, normaliser '{first.normaliser}'. Same recipe, updates and seeds for every start.",
+        note=True,
+    )
+
+
+def show_curves(page: report.Page, pretrained: Path, runs: dict[str, Path]) -> None:
+    """Pretraining, and the first seed of each fine-tuning."""
+    titles = {
+        "contrastive": "contrastive loss (nats)",
+        "accuracy": "contrastive accuracy",
+        "code_perplexity": "code perplexity",
+    }
+    figure = report.plot_curves({"pretraining": pretrained}, titles)
+    page.figure(figure, "Pretraining: chance is ln 101 = 4.62 nats and an accuracy of 0.01.")
+    figure = report.plot_curves(runs, {"wer": "WER of the validation speaker", "cer": "CER"}, split="valid")
+    page.figure(figure, "Fine-tuning, first seed.")
+
+
+def probe_row(name: str, result: ProbeResult) -> dict[str, str]:
+    """A line of the probe table."""
+    score = result.scores[0]
+    low, high = score.uar_interval
+    return {
+        "embedding": name,
+        "accuracy": f"{100 * score.accuracy:.1f} %",
+        "UAR": f"{100 * score.uar:.1f} % [{100 * low:.1f}, {100 * high:.1f}]",
+        "chance": f"{100 * result.chance_uar:.0f} %",
+    }
+
+
+def show_clips(page: report.Page, model: SpeechModel, test: Path) -> None:
+    """Three spectrograms with the transcript under them, and a table of twelve clips to listen to."""
+    rows = read_manifest(test)
+    chosen = [rows[i] for i in np.linspace(0, len(rows) - 1, 12).astype(int)]
+    found = [model.transcribe(row.path) for row in chosen]
+    for row, transcript in list(zip(chosen, found, strict=True))[1:12:5]:
+        title = f'spoken by {row.speaker}: "{row.text}"; transcript: "{transcript.text}"'
+        figure = report.plot_spectrogram(audio.load(row.path), transcript.words, title)
+        page.figure(figure, f"{row.id}, log-mel spectrogram")
+    page.table(
+        [
+            {
+                "clip": report.player(row.path),
+                "speaker": row.speaker,
+                "spoken": row.text,
+                "transcript": transcript.text,
+            }
+            for row, transcript in zip(chosen, found, strict=True)
+        ]
+    )
+
+
+def show_map(page: report.Page, table: Path) -> None:
+    """t-SNE of the shipped model's embeddings, coloured by digit and by speaker."""
+    import pyarrow.parquet as pq
+
+    columns = pq.read_table(table, columns=["vector", "label", "speaker"]).to_pydict()
+    keep = slice(None, None, 2)
+    figure = report.plot_embedding_map(
+        np.array(columns["vector"])[keep], {"by digit": columns["label"][keep], "by speaker": columns["speaker"][keep]}
+    )
+    page.figure(
+        figure, "Each dot is a clip: t-SNE of the mean and maximum over time of the last layer, no labels used."
+    )
