@@ -107,3 +107,11 @@ def test_loading_models_and_training_bring_nothing_heavy():
     modules = modules_after("import speechssl; speechssl.load; import speechssl.train.run")
     assert "torch" in modules
     assert not modules & set(HEAVY)
+
+
+def test_the_map_in_the_readme_names_every_folder():
+    text = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    map_of_the_code = text[text.index("## Map of the code") :]
+    folders = {path.parent.relative_to(PACKAGE) for path in FILES if path.parent != PACKAGE}
+    for folder in sorted(folders):
+        assert f"`{folder.name}/`" in map_of_the_code or f"`{folder}/`" in map_of_the_code, folder
