@@ -13,7 +13,7 @@ from speechssl.data.loader import Item
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.models.checkpoint import Checkpoint
 from speechssl.models.protocol import Encoder
-from speechssl.objectives.recipe import Recipe
+from speechssl.objectives import recipe as recipes
 from speechssl.sound.audio import SAMPLE_RATE
 from speechssl.text.tokenizer import CharTokenizer
 
@@ -68,7 +68,7 @@ class Objective(nn.Module, ABC):
     the model.
     """
 
-    Recipe: ClassVar[type[Recipe]]
+    Recipe: ClassVar[type[recipes.Recipe]]
     verb: ClassVar[str] = "pretrain"  # the verb that runs it: pretrain, or finetune if it needs labels
     families: ClassVar[tuple[str, ...]] = WAV2VEC2_FAMILIES  # the networks that it can start from
     bar: ClassVar[dict[str, str]] = {"loss": ".3f"}  # metrics of the progress line and their formats
@@ -77,7 +77,7 @@ class Objective(nn.Module, ABC):
     from_scratch: ClassVar[dict[str, Any]] = {}  # recipe values that differ by default with --from-scratch
     tokenizer: CharTokenizer | None = None
 
-    def __init__(self, recipe: Recipe, model: Encoder, *, fresh: bool = True) -> None:
+    def __init__(self, recipe: recipes.Recipe, model: Encoder, *, fresh: bool = True) -> None:
         """recipe: whose sizes are those of `model`. fresh: whether the model's weights are random, not those of --init."""
         super().__init__()
         self.recipe, self.model, self.fresh = recipe, model, fresh
