@@ -3,7 +3,7 @@
     python recipes/speechocean/experiment.py DATA OUT [--init MODEL] [--jobs 2]
 
 DATA holds the manifests named in `tables`. Without --init the model is pretrained first (recipes/small, hours). Every fine-tuning
-is one `speechssl finetune` in a process of its own, one thread each; runs that are finished are skipped. Prints a table, and writes
+is one `speechssl finetune` in a process of its own, one thread each; finished runs are skipped. Prints a table, and writes
 results.json and curves.png into OUT.
 """
 
