@@ -11,13 +11,13 @@
 # %% [markdown]
 # # What the model hears
 #
-# wav2vec 2.0 learns from speech without a single transcript. It hides stretches of a recording from itself and then has
-# to tell, from what is left, which sound was hidden. This tour follows one sentence through every stage of that game:
-# samples, frames, the batch, the mask, the codes, the contrast, and what the layers make of it.
+# wav2vec 2.0 learns from speech without a single transcript. It hides parts of a recording from itself and then has to
+# find out, from the rest, which sound was hidden. This tour follows one sentence through every stage: samples, frames,
+# the batch, the mask, the codes, the contrast, and the representations of the layers.
 #
-# Everything here is a public piece of `speechssl`, used as the training uses it. No number in the text was typed by
-# hand: the cells compute them, so they change with the weights and the sentence. Put your own recording into the next
-# cell and run all.
+# Everything here is a public part of `speechssl`, used as in training. No number in the text was typed by hand: the
+# cells compute them, so they change with the weights and the sentence. Put your own recording into the next cell and
+# run all.
 
 # %%
 import warnings
@@ -31,26 +31,26 @@ import torch.nn.functional as F
 from IPython.display import Audio, display
 
 import speechssl
-from speechssl.core.config import load_recipe
 from speechssl.core.noise import noise_key
 from speechssl.core.packed import pack, segments
+from speechssl.data.loader import Item
 from speechssl.data.manifest import read_manifest
 from speechssl.models.wav2vec2.quantizer import perplexity
+from speechssl.objectives.contrastive import contrastive
 from speechssl.objectives.masking import span_mask
-from speechssl.objectives.protocol import Item
-from speechssl.objectives.wav2vec2 import Wav2Vec2Objective, contrastive
+from speechssl.objectives.wav2vec2 import Wav2Vec2
 from speechssl.score.report import PALETTE, draw_spectrogram
 from speechssl.sound import audio
-from speechssl.train.recipe import PretrainRecipe
+from speechssl.train.recipe import parse_recipe
 
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 72, "legend.frameon": False})
 plt.rcParams.update({"axes.titlesize": 11, "axes.titlelocation": "left", "figure.constrained_layout.use": True})
-warnings.filterwarnings("ignore", "IProgress")  # said by tqdm where ipywidgets is missing
+warnings.filterwarnings("ignore", "IProgress")  # tqdm's, where ipywidgets is missing
 _ = torch.set_grad_enabled(False)  # nothing is trained here
 
 model = speechssl.load("small")
 network, geometry = model.model, model.config.geometry
-recipe = load_recipe(PretrainRecipe, Path("../recipes/small/pretrain.toml"))
+recipe = parse_recipe("pretrain", Path("../recipes/small/pretrain.toml"))
 
 sentences = read_manifest("../data/librispeech_test.tsv")
 sentence = sentences[8]
@@ -62,8 +62,8 @@ display(Audio(filename=sentence.path, embed=True))
 # %% [markdown]
 # ## From samples to frames
 #
-# A stack of convolutions reads the raw samples. Each layer keeps every second to fifth step of the one below, so what
-# comes out is slow: one vector of features, a *frame*, per hop. Nobody told the convolutions about frequencies, yet
+# A stack of convolutions reads the raw samples. Each layer keeps every second to fifth step of the one below, so the
+# output is slow: one vector of features, a *frame*, per hop. The convolutions were never given frequencies, yet
 # silences, vowels and hisses leave different patterns in their features (bottom), as they do in the spectrogram
 # (middle), which is only shown for comparison.
 
@@ -108,9 +108,9 @@ print(
 # %% [markdown]
 # ## A batch is a stream
 #
-# Utterances differ in length. The usual batch is a rectangle: everything is padded with zeros to the longest. Here a
-# batch is one long stream instead, utterances end to end, each starting on a multiple of the hop. Only the few frames
-# whose view would reach into the next utterance are dropped (grey).
+# Utterances differ in length. The usual batch is a rectangle: every utterance is padded with zeros to the longest. Here
+# a batch is one long stream instead, utterances end to end, each starting on a multiple of the hop. Only the few frames
+# whose receptive field would reach into the next utterance are dropped (grey).
 
 # %%
 digits = read_manifest("../data/fsdd.tsv").where("speaker=george")
@@ -141,9 +141,9 @@ ax.set(ylabel="amplitude / its std", ylim=(1.35 * low, 1.4 * high))
 plt.show()
 
 # %% [markdown]
-# What this buys is easy to state and rare to find: **the result for an utterance does not depend on its batch mates.**
-# Below, all sentences of the manifest go through the model together, then each alone. The largest difference over every
-# layer, frame and number is at most the rounding of the arithmetic.
+# The benefit is easy to state and rare to find: **the result for an utterance does not depend on its batch mates.**
+# Below, all sentences of the manifest go through the model together, then each one by itself. The largest difference
+# over every layer, frame and number is no more than rounding.
 
 # %%
 waves = [audio.load(row.path) for row in sentences]
@@ -164,10 +164,10 @@ print(f"{1 - speech / (len(waves) * max(packed.samples)):.1%} of a padded rectan
 # %% [markdown]
 # ## The mask
 #
-# Training hides spans of frames: their vectors are replaced, after the convolutions, by one learned vector that says
-# "hidden". Spans may overlap. Where they fall is a function of the seed, the pass over the corpus (epoch) and the
-# utterance, never of a hidden random state, so a resumed run hides the same frames as one that was never interrupted.
-# Every epoch hides others.
+# Training hides spans of frames: after the convolutions, one learned vector that stands for "hidden" replaces their
+# vectors. Spans may overlap. Their places are a function of the seed, the pass over the corpus (epoch) and the
+# utterance, never of a hidden random state, so a resumed run hides the same frames as an uninterrupted one. Every epoch
+# hides different frames.
 
 # %%
 frames = batch.frames[0]
@@ -201,9 +201,9 @@ print(f"spans of {settings.mask_length} frames ({span:g} ms); hidden on average:
 # %% [markdown]
 # ## The codes
 #
-# What should the model predict? The samples themselves would be a poor target: most of their detail is noise, the room,
-# the microphone. So each frame's features are *quantised*: from each of a few small codebooks the best fitting entry is
-# taken, and the entries' vectors together are the target. The codebooks are learned along with everything else.
+# What should the model predict? The samples themselves would be a poor target: most of their detail is noise, room and
+# microphone. So the features of each frame are *quantised*: from each of a few small codebooks the best entry is
+# chosen, and the vectors of these entries together are the target. The codebooks are learned with everything else.
 #
 # Below, each colour is a codebook entry and similar colours are similar vectors; runs of frames with the same entry
 # carry its number.
@@ -265,7 +265,7 @@ print(f"pairs: {len(codes_TG.unique(dim=0))} occur in these {len(codes_TG)} fram
 # %% [markdown]
 # ### The same word, other voices
 #
-# Are codes phones? Compare one word as six people say it. If a code were a phone, the rows would show the same colours
+# Are codes phones? Compare one word spoken by six people. If a code were a phone, the rows would show the same colours
 # in the same order. If it were a voice, each row would have colours of its own.
 
 # %%
@@ -290,9 +290,9 @@ for g in range(groups):
 plt.show()
 
 # %% [markdown]
-# The eye sees both. To put a number on it: count how often each clip uses each entry, and take the overlap of two
-# clips' counts (the share that both have in common). If the codes follow what is said, clips of the same digit overlap
-# more than others; if they follow who speaks, clips of the same speaker do.
+# There is some of both. To measure it, count how often each clip uses each entry, and take the overlap of the counts of
+# two clips (the share that both have in common). If the codes follow what is said, clips of the same digit overlap more
+# than others; if they follow who speaks, clips of the same speaker do.
 
 # %%
 usage_BGV = np.stack([[np.bincount(c[:, g], minlength=entries) / len(c) for g in range(groups)] for c in codes])
@@ -307,20 +307,20 @@ for name, digit in (("same digit", same_digit), ("other digit", ~same_digit)):
 # %% [markdown]
 # ## The contrast
 #
-# Now the game itself. The transformer reads the frames with the gaps in them and produces a *context* vector at every
-# hidden frame. That vector should resemble the frame's true target more than the *distractors*: targets drawn at random
-# from the other hidden frames of the same utterance. Same voice, same room, same microphone, so none of these gives the
-# answer away; only knowing how speech goes on does.
+# Now the task itself. The transformer reads the frames with their gaps and produces a *context* vector at every hidden
+# frame. That vector should resemble the true target of the frame more than the *distractors*: targets drawn at random
+# from the other hidden frames of the same utterance. Voice, room and microphone are the same, so they do not reveal the
+# answer; only knowledge of how speech continues does.
 #
-# `Wav2Vec2Objective.collate` draws mask and distractors, and `contrastive` scores them, exactly as in training.
+# `Wav2Vec2.collate` draws mask and distractors, and `contrastive` scores them, exactly as in training.
 
 # %%
-objective = Wav2Vec2Objective(network, settings, seed=1).eval()
+objective = Wav2Vec2(recipe, network).eval()
 hidden = objective.collate([Item(wave_S=wave_S, id=sentence.id, epoch=0)])
 assert (hidden.mask_T.numpy() == masks_ET[0]).all()  # the mask from above
 
 seen = network.wav2vec2(hidden.audio, hidden.mask_T)
-answer = objective.quantise(seen.normed_TC[hidden.mask_T], hidden)
+answer = objective.quantise(seen.normed_TC[hidden.mask_T], hidden, objective.before_update(0, [hidden]))
 context_MD = network.project_hid(seen.states[-1][hidden.mask_T])
 target_MD = network.project_q(answer.q_MD)
 counts_MM = hidden.distractors.view(hidden.count, hidden.count)
@@ -329,7 +329,7 @@ _, correct = contrastive(context_MD, target_MD, answer.codes_MG, counts_MM, sett
 similarity_MM = (F.normalize(context_MD, dim=1) @ F.normalize(target_MD, dim=1).T).numpy()
 same_codes_MM = (
     (answer.codes_MG[:, None] == answer.codes_MG[None]).all(dim=-1).numpy()
-)  # an equal target distracts nobody
+)  # an equal target is no distractor
 distractor_MM = (counts_MM.numpy() > 0) & ~same_codes_MM
 true_M, false_M = np.diagonal(similarity_MM), similarity_MM[distractor_MM]
 
@@ -365,12 +365,12 @@ print(f"the true target beats {beaten:.0%} of its distractors on average, and al
 assert won_M.sum() == correct  # the figure and the loss agree
 
 # %% [markdown]
-# Two things are worth seeing. Long spans make a valley: at their edges the context still has neighbours to go by, in
-# the middle it must know what comes next. And in silence the target is nearly always missed although it is closely
-# resembled, because the distractors from the same silence are just as close; nobody could choose there.
+# Note two things. Long spans make a valley: at their edges the context still has neighbours to rely on, in the middle it
+# must know how speech continues. And in silence the target is nearly always missed although the context is close to it,
+# because the distractors from the same silence are just as close; there is nothing to choose by.
 #
-# A single mask is a small sample. Hide the same sentence many times over (other epochs, other masks; batch mates do not
-# matter, so all of them form one batch), and put the accuracy beside two references: chance, that is picking blindly
+# A single mask is a small sample. Hide the same sentence many times (other epochs, other masks; batch mates do not
+# matter, so all of them form one batch), and compare the accuracy with two references: chance, that is a random choice
 # among the different targets on offer, and the same architecture with random weights, which has convolutions, codes and
 # a transformer but has learned nothing.
 
@@ -379,9 +379,10 @@ items = [Item(wave_S=wave_S, id=sentence.id, epoch=epoch) for epoch in range(24)
 
 
 def measure(network) -> dict[str, float]:
-    """What the training log would say about this sentence."""
-    objective = Wav2Vec2Objective(network, settings, seed=1).eval()
-    sums = objective(objective.collate(items)).sums
+    """The metrics that the training log would have for this sentence."""
+    objective = Wav2Vec2(recipe, network).eval()
+    batch = objective.collate(items)
+    sums = objective(batch, objective.before_update(0, [batch])).sums
     return {name: float(numerator) / float(denominator) for name, (numerator, denominator) in sums.items()}
 
 
@@ -397,11 +398,10 @@ print(f"{'small':18s} {learned['accuracy']:9.1%} {learned['contrastive']:12.2f} 
 # %% [markdown]
 # ## What the layers know
 #
-# Training judges the last layer only, and the layers before it are free to become whatever helps. One way to look
-# inside without any labels is to ask each layer which moments of the sentence it considers alike: the cosine similarity
-# of every frame with every other one (each number standardised over time first, so that no single one outshouts the
-# rest). Blocks on the diagonal are stretches that a layer treats as one thing; blocks elsewhere are sounds that return.
-# Silence is the sound that returns most.
+# The loss sees the last layer only, and the layers before it are free to become whatever helps. One way to look inside
+# without any labels is to ask which moments of the sentence are alike in each layer: the cosine similarity of every
+# frame with every other one (each dimension is standardised over time first, so that none dominates). Blocks on the
+# diagonal are parts that a layer treats as one unit; blocks elsewhere are sounds that return. Silence returns most.
 
 # %%
 states_LTD = model.hidden_states([wave_S])[0]
@@ -427,9 +427,9 @@ figure.colorbar(image, ax=axes, shrink=0.7, label="cosine")
 plt.show()
 
 # %% [markdown]
-# How long does a layer hold on to a moment? Average the similarity over all pairs of frames that lie equally far apart.
-# A curve that falls slowly belongs to a layer whose frames carry their surroundings with them. The dashed curve is the
-# last layer with random weights: what lies between it and the solid ones was learned.
+# How long does a layer remember a moment? Average the similarity over all pairs of frames that are equally far apart.
+# The curve falls slowly in a layer whose frames contain their surroundings. The dashed curve is the last layer with
+# random weights: the distance between it and the solid curves was learned.
 
 # %%
 lags = np.arange(int(0.6 * model.frame_rate))
@@ -455,8 +455,8 @@ for layer, similarity_TT in enumerate(similarity_LTT):
 # ## Where to go from here
 #
 # - [From embeddings to a classifier](02_from_embeddings_to_a_classifier.ipynb) asks what these vectors are good for, on
-#   speakers the classifier never heard.
-# - `speechssl pretrain recipes/small/pretrain.toml --train all.tsv --out runs/mine` plays the game on your own
-#   recordings, and `speechssl.load("runs/mine")` in the first cell shows this tour with what it learned.
-# - The code in the order of this tour: `packed.py`, `models/encoder.py`, `models/masking.py`, `models/quantizer.py`,
-#   `objectives/wav2vec2.py`, `models/context.py`.
+#   unseen speakers.
+# - `speechssl pretrain recipes/small/pretrain.toml --train all.tsv --out runs/mine` trains on your own recordings, and
+#   with `speechssl.load("runs/mine")` in the first cell this tour shows what that model learned.
+# - The code in the order of this tour: `core/packed.py`, `models/wav2vec2/encoder.py`, `objectives/masking.py`,
+#   `models/wav2vec2/quantizer.py`, `objectives/contrastive.py`, `objectives/wav2vec2.py`, `models/wav2vec2/context.py`.

@@ -11,10 +11,10 @@
 # %% [markdown]
 # # From embeddings to a classifier
 #
-# A pretrained model turns a clip of any length into one vector, its *embedding*. Whether that vector knows something (a
-# word, an emotion, a dialect) is asked with the simplest possible reader: a linear classifier. This tour does so for
-# spoken digits, and it spends most of its time on the question that decides whether such a number means anything: **who
-# was in the training set?**
+# A pretrained model turns a clip of any length into one vector, its *embedding*. Whether that vector contains something
+# (a word, an emotion, a dialect) is tested with the simplest possible reader: a linear classifier. This tour does so
+# for spoken digits, and spends most of its time on the question that decides whether such a number means anything:
+# **who was in the training set?**
 #
 # Digits stand in for your labels here. Put emotions in their place and nothing else changes. As in the first tour,
 # every number comes from a cell.
@@ -23,6 +23,7 @@
 import contextlib
 import io
 import shutil
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -34,15 +35,17 @@ from IPython.display import Audio, display
 import speechssl
 from speechssl import cli
 from speechssl.data.manifest import read_manifest
-from speechssl.demo import log_mel_statistics
 from speechssl.score import report
 from speechssl.score.probe import probe_vectors
 from speechssl.sound import audio
 
+sys.path.append("../recipes/demo")
+from demo import log_mel_statistics
+
 # %matplotlib inline
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 80, "legend.frameon": False})
 plt.rcParams.update({"axes.titlesize": 11, "axes.titlelocation": "left"})
-warnings.filterwarnings("ignore", "IProgress")  # said by tqdm where ipywidgets is missing
+warnings.filterwarnings("ignore", "IProgress")  # tqdm's, where ipywidgets is missing
 
 TAKES = 5  # recordings of each digit and speaker; there are more, but this keeps the tour short
 table = read_manifest("../data/fsdd.tsv")
@@ -55,7 +58,7 @@ print(
 )
 heard = {name: "train" in splits[speakers == name] for name in names}
 print("recordings (never labels) used in pretraining:", ", ".join(name for name in names if heard[name]))
-print("never heard by the model:", ", ".join(name for name in names if not heard[name]))
+print("not in the pretraining data:", ", ".join(name for name in names if not heard[name]))
 
 # %% [markdown]
 # ## Clips become vectors
@@ -63,9 +66,8 @@ print("never heard by the model:", ", ".join(name for name in names if not heard
 # `model.embed` takes a path, a file object, an array or a tensor. `pool="mean+max"` summarises the frames by their mean
 # and their maximum; `layer="all"` returns one vector per layer, the input of the first one included.
 #
-# Two more embeddings are made for comparison, and no result below is worth anything without them: plain statistics of a
-# log-mel spectrogram, which need no network at all, and the same network with random weights, which has learned
-# nothing.
+# Two more embeddings are made for comparison, and no result below means anything without them: plain statistics of a
+# log-mel spectrogram, which need no network, and the same network with random weights, which has learned nothing.
 
 # %%
 model = speechssl.load("small")
@@ -82,8 +84,8 @@ print(f"log-mel statistics: {log_mel_ND.shape[1]} numbers a clip")
 # %% [markdown]
 # ## A map
 #
-# t-SNE lays the vectors of the last layer out on a plane so that neighbours stay neighbours. It never sees a label;
-# only the colours do, digits on the left, speakers on the right. Which of the two colourings forms islands?
+# t-SNE places the vectors of the last layer on a plane so that neighbours stay neighbours. It sees no labels; they only
+# colour the points, digits on the left, speakers on the right. Which of the two colourings forms islands?
 
 # %%
 last_ND = vectors_NLD[:, -1]
@@ -107,7 +109,7 @@ for what, values in (("digit", digits), ("speaker", speakers)):
 # ## The split that flatters
 #
 # The usual recipe is to shuffle the clips and keep a part for testing. Then every speaker is on both sides, and the
-# classifier may recognise *this* person's "seven" instead of the word. The honest split keeps each speaker on one side
+# classifier may recognise *this* person's "seven" instead of the word. The fair split keeps each speaker on one side
 # only: train on all but one, test on the one left out, once for each.
 #
 # `probe_vectors` builds its folds so that no group is on both sides, and chooses the regularisation inside the training
@@ -159,19 +161,19 @@ plt.show()
 
 # %% [markdown]
 # The same vectors, the same classifier, the same clips: only the split differs. And the leak is not a constant that one
-# could subtract: it differs from embedding to embedding, so that a random split can rank them wrongly. A table whose
-# folds do not separate the speakers may show how well each method recognises people.
+# could subtract: it differs between embeddings, so that a random split can rank them wrongly. A table whose folds do
+# not separate the speakers may show how well each method recognises people.
 #
-# Read the honest column without mercy too. Where plain statistics come out level with the network, or ahead of it, that
-# is the result: for words this short, read off by a line, most of what is needed lies in the spectrum itself.
-# Fine-tuning the network is another question; `make demo` asks it.
+# Be as critical of the fair column. Where plain statistics are level with the network, or ahead of it, that is the
+# result: for a linear classifier and words this short, the spectrum itself holds most of what is needed. Fine-tuning
+# the network is another question; `make demo` answers it.
 #
 # ## How sure?
 #
 # The interval answers: what if other people had been recorded? It resamples *speakers*, not clips. Clips of one person
-# resemble each other, so they are no independent witnesses; an interval over clips is too narrow, and more clips of the
-# same people would make it narrower still without telling anything about the next person. With so few speakers even the
-# honest interval is a rough guess.
+# resemble each other, so they are not independent; an interval over clips is too narrow, and more clips of the same
+# people would make it narrower still without any information about the next person. With so few speakers even the
+# interval over speakers is a rough guess.
 
 # %%
 per_speaker = {
@@ -184,10 +186,10 @@ for k, (name, values) in enumerate(per_speaker.items()):
     x = np.arange(len(names)) + (k - (len(per_speaker) - 1) / 2) * width
     ax.bar(x, values, width * 0.92, color=report.PALETTE[(8, 3, 0)[k]], label=name)
 ax.axhline(100 / len(classes), color="grey", ls=":", label="chance")
-labels = [f"{name}\n({'heard' if heard[name] else 'not heard'})" for name in names]
+labels = [f"{name}\n({'yes' if heard[name] else 'no'})" for name in names]
 ax.set_xticks(range(len(names)), labels)
-ax.set_xlabel("speaker (heard by the model in pretraining?)")
-ax.set(ylabel="accuracy (%)", ylim=(0, 100), title="each speaker, told by a probe trained on the others")
+ax.set_xlabel("speaker (in the pretraining data?)")
+ax.set(ylabel="accuracy (%)", ylim=(0, 100), title="each speaker, by a probe trained on the others")
 ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
@@ -202,10 +204,10 @@ for state in (True, False):
 # %% [markdown]
 # ## Which layer?
 #
-# The last layer is what pretraining asks to name the hidden targets, not what it asks to name your classes. Earlier
-# layers may be better, so look at all of them. But picking the best line of this figure would again be a leak, a small
-# one: the test speakers would have chosen. `mixture` is the honest version: a weighted mean of the layers, whose
-# weights each fold chooses on its training speakers.
+# Pretraining makes the last layer predict the hidden targets, not your classes. Earlier layers may be better, so look at
+# all of them. But choosing the best point of this figure would again be a leak, a small one: the test speakers would
+# have chosen. `mixture` avoids it: a weighted mean of the layers, whose weights each fold chooses on its training
+# speakers.
 
 # %%
 named = {f"layer {layer}": vectors_NLD[:, layer] for layer in range(layers)}
@@ -231,10 +233,10 @@ plt.show()
 # %% [markdown]
 # ## Take the voice away
 #
-# If the voice is what gets in the way, subtract it: the mean over all clips of a speaker, digit unknown, is a fair
-# guess of what that speaker adds to every vector. This needs several unlabeled clips of the test speaker, so it is a
+# If the voice is the problem, subtract it: the mean over all clips of a speaker, whatever the digit, is a fair estimate
+# of what that speaker adds to every vector. This needs several unlabeled clips of the test speaker, so it is a
 # different task, to be reported as such. Where it is allowed (a call centre, a therapy session, an archive of one
-# narrator) it is the cheapest step there is.
+# narrator) it is the cheapest improvement.
 
 # %%
 same_NN = speakers[:, None] == speakers
@@ -248,8 +250,8 @@ for name, vectors_ND in embeddings.items():
 # %% [markdown]
 # ## What goes wrong
 #
-# A single accuracy hides which classes are confused. Rows are what was said, columns what the probe of the mixture
-# heard; all speakers were unseen.
+# A single accuracy hides which classes are confused. Rows are the spoken digits, columns the predictions of the probe on
+# the mixture; all speakers were unseen.
 
 # %%
 words = {clip.label: clip.text for clip in clips}
@@ -263,7 +265,7 @@ for i, j in np.ndindex(confusion_CC.shape):
 ticks = [words[c] for c in result.classes]
 ax.set_xticks(range(len(ticks)), ticks, rotation=45)
 ax.set_yticks(range(len(ticks)), ticks)
-ax.set(xlabel="heard", ylabel="said", title="digits of unseen speakers (clips)")
+ax.set(xlabel="predicted", ylabel="spoken", title="digits of unseen speakers (clips)")
 figure.colorbar(image, ax=ax, shrink=0.8, label="clips")
 plt.show()
 
@@ -273,7 +275,7 @@ print(
 )
 
 # %% [markdown]
-# Always listen to some of the errors. Here is a clip of each of the most frequent confusions. Would you have known?
+# Always listen to some of the errors. Here is one clip of each of the most frequent confusions. Would you have known?
 
 # %%
 predicted = np.array(mixture.predicted)
@@ -282,7 +284,7 @@ for index in errors_CC.ravel().argsort()[::-1][:4]:
     said, answered = (result.classes[i] for i in np.unravel_index(index, errors_CC.shape))
     clip = clips[int(np.flatnonzero((digits == said) & (predicted == answered))[0])]
     print(
-        f'{clip.speaker} says "{words[said]}", the probe hears "{words[answered]}" (so {errors_CC.ravel()[index]} times)'
+        f'{clip.speaker} says "{words[said]}", predicted: "{words[answered]}" ({errors_CC.ravel()[index]} such errors)'
     )
     display(Audio(filename=clip.path, embed=True))
 
@@ -292,10 +294,9 @@ for index in errors_CC.ravel().argsort()[::-1][:4]:
 # Three commands do all of this. `prepare` finds every recording in a folder, decodes and checks it, and lists what is
 # usable with speaker and label: for the corpora it knows (LibriSpeech, Common Voice, CREMA-D, RAVDESS, EmoDB, FSDD)
 # from their layout, otherwise fill in the columns `speaker` and `label` of the table it writes, in any spreadsheet.
-# `embed` writes one row per clip, `probe` reads them.
+# `embed` writes one row per clip, and `probe` reads them.
 #
-# The next cell runs the commands, through the same function that the shell would call, on a small folder of recordings
-# made for the purpose.
+# The next cell runs the commands, through the function that the shell calls, on a small folder of recordings.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
@@ -315,15 +316,15 @@ with tempfile.TemporaryDirectory() as folder:
 
 # %% [markdown]
 # `--layer all` makes `probe` score every layer and their mixture, as above. `--group` takes any column: the session,
-# the microphone, the village. Choose what your classifier will meet anew when it is used; that is the question the
-# number answers.
+# the microphone, the village. Choose what will be new to your classifier when it is used; the number then answers that
+# question.
 #
-# Before you believe a number, yours or anyone's:
+# Before you believe a number, your own included:
 #
 # - Is everything that repeats (speaker, room, session, script) on one side of the split?
 # - Do log-mel statistics or random weights do as well?
-# - Over what does the interval resample, and how many of those are there?
+# - What does the interval resample, and how many of those are there?
 # - Who chose the layer and the regularisation: the training groups, or the test?
 #
 # [What the model hears](01_what_the_model_hears.ipynb) shows where the vectors come from; the [README](../README.md)
-# has the way on, to fine-tuning and to pretraining on your own recordings.
+# continues with fine-tuning and pretraining on your own recordings.

@@ -2,8 +2,8 @@
 
     python recipes/byols/side_by_side.py FIRST SECOND OUT
 
-The weights of the two networks are the diagonal blocks of each layer, with zeros elsewhere. The log-mels have the normalisation of
-the first network; the first convolution of the second is changed to undo it, which is exact except in the border of one cell
+The weights of the two networks are the diagonal blocks of each layer, with zeros elsewhere. The log-mels have the normalisation
+of the first network; the first convolution of the second is changed to undo it, which is exact except in the border of one cell
 where zeros are padded.
 """
 

@@ -136,7 +136,8 @@ def pretrain_here(run: Path, unlabeled: Path, minutes: float) -> None:
     overrides = ["--train.steps", str(steps), "--train.log_every", "10", "--train.save_every", "100000"]
     overrides += ["--optim.warmup", "0.1"]
     recipe = parse_recipe("pretrain", RECIPES / "pretrain.toml", overrides)
-    train(recipe, Paths(train=[unlabeled], out=run))
+    if train(recipe, Paths(train=[unlabeled], out=run)).step < steps:
+        sys.exit(130)  # stopped by ctrl-C or SIGTERM, which the training catches to save its state
 
 
 def run_folder(out: Path, arm: Arm, seed: int) -> Path:

@@ -3,8 +3,8 @@
     python recipes/speechocean/experiment.py DATA OUT [--init MODEL] [--jobs 2]
 
 DATA holds the manifests named in `tables`. Without --init the model is pretrained first (recipes/small, hours). Every fine-tuning
-is one `speechssl finetune` in a process of its own, one thread each; what is done already is not done again. Prints a
-table, and writes results.json and curves.png into OUT.
+is one `speechssl finetune` in a process of its own, one thread each; finished runs are skipped. Prints a table, and writes
+results.json and curves.png into OUT.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from speechssl.data.prepare import prepare
 
 HERE = Path(__file__).resolve().parent
 SEEDS = (1, 2, 3)
-UPDATES = 1500  # of 8 s each: 3.3 hours heard, four minutes on one core
+UPDATES = 1500  # of 8 s each: 3.3 hours of audio, four minutes on one core
 SIZES = {"10min": 600.0, "30min": 1800.0, "2.4h": float("inf")}  # seconds of labelled speech
 UNLABELED = {  # manifest -> split: everything whose licence allows shipping weights, and no test speaker
     "unlabeled.tsv": "unlabeled",
@@ -50,7 +50,7 @@ def tables(data: Path, out: Path) -> None:
 
 
 def subset(rows: list[Utterance], seconds: float) -> list[Utterance]:
-    """The first `seconds` of a fixed shuffle: the small sets are parts of the large ones."""
+    """The first `seconds` of a fixed shuffle, so that the small sets are parts of the large ones."""
     order = np.random.default_rng(0).permutation(len(rows))
     ends = np.cumsum([rows[i].duration for i in order])
     return [rows[i] for i, end in zip(order, ends, strict=True) if end <= seconds]
@@ -75,15 +75,18 @@ def finetune(out: Path, init: str, size: str, start: str, seed: int) -> None:
     log = folder.parent / f"{folder.name}.log"
     folder.parent.mkdir(exist_ok=True)
     if not (folder / "librispeech" / "scores.json").exists():
-        words = [
-            "finetune",
-            HERE.parent / "small" / "finetune.toml",
-            "--init",
-            init,
+        words = ["finetune", HERE.parent / "small" / "finetune.toml", "--init", init]
+        words += [
             "--train",
             out / f"train-{size}.tsv",
+            "--valid",
+            out / "dev.tsv",
+            "--out",
+            folder,
+            "--train.seed",
+            seed,
+            "--resume",
         ]
-        words += ["--valid", out / "dev.tsv", "--out", folder, "--train.seed", seed, "--resume"]
         words += ["--train.steps", UPDATES, "--data.workers", 0]
         run(command(*words, *(["--from-scratch"] if start == "random" else [])), log)
         for test in ("test", "librispeech"):

@@ -5,6 +5,8 @@ import time
 import demo
 import pytest
 
+from speechssl.train.loop import State
+
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("mine")
@@ -33,3 +35,11 @@ def test_a_failed_run_names_its_log_and_starts_no_others(tmp_path, monkeypatch):
         demo.finetune_all(tmp_path, arms, tables)
     assert "--from-scratch" in started[0] and "--from-scratch" not in started[1]
     assert len(started) < 9
+
+
+def test_a_stopped_pretraining_ends_the_demo(tmp_path, monkeypatch):
+    """Ctrl-C ends a training after its update; the demo must not go on with what it has learned by then."""
+    monkeypatch.setattr(demo, "train", lambda recipe, paths: State(step=3))
+    with pytest.raises(SystemExit) as stop:
+        demo.pretrain_here(tmp_path / "run", tmp_path / "x.tsv", minutes=1)
+    assert stop.value.code == 130
