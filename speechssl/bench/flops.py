@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from speechssl.models.kernels.products import product, usable
+from speechssl.models.kernels.products import onednn_serves, product
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
 
 TASKS = ("pretrain", "finetune", "embed", "transcribe")
@@ -57,7 +57,9 @@ def matmul_peaks(dtype: torch.dtype, device: str, seconds: float = 1.0, size: in
     """Operations per second of the best of many square matrix products of `size`, measured now: by torch's own product, and on
     a CPU by oneDNN."""
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    ways = {"torch": lambda: left @ right} | ({"onednn": lambda: product(left, right)} if usable(left) else {})
+    ways = {"torch": lambda: left @ right} | (
+        {"onednn": lambda: product(left, right)} if onednn_serves(left, left.dtype) else {}
+    )
     best = {}
     for name, multiply in ways.items():
         fastest, began = float("inf"), time.perf_counter()
