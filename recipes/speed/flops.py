@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from speechssl.models.kernels.products import product, usable
+from speechssl.models.kernels.products import onednn_serves, product
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
 
 TASKS = ("pretrain", "finetune", "embed", "transcribe")
@@ -58,8 +58,7 @@ def matmul_peaks(dtype: torch.dtype, device: str, seconds: float = 1.0, size: in
     has instructions for `dtype`, by oneDNN."""
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     ways = {"torch": lambda: left @ right}
-    emulated = dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    if usable(left) and not emulated:
+    if onednn_serves(left, left.dtype):
         ways["onednn"] = lambda: product(left, right)
     best = {}
     for name, multiply in ways.items():

@@ -18,7 +18,7 @@ from speechssl.score.heads import HEADS, Parts, Setting, hear_settings, network,
 from speechssl.score.protocol_runner import run_protocol
 from speechssl.score.protocols import PROTOCOLS, leaks
 from tests.conftest import DATA
-from tests.models.byols_reference import SHARED, needs_shared
+from tests.models.byols_reference import REFERENCE
 
 ACTORS = np.array([str(actor) for actor in range(1001, 1092) for _ in range(3)])
 IDS = [f"{actor}_{i % 3}" for i, actor in enumerate(ACTORS)]
@@ -43,13 +43,11 @@ def test_serab_is_the_published_split():
     assert sorted(emodb[splits("serab", "emodb", emodb)[0].test]) == ["03", "12"]
 
 
-@needs_shared
 @pytest.mark.parametrize("name, key", [("serab", "serab_tfds"), ("evar", "evar")])
 def test_splits_are_those_read_from_the_public_code(name, key):
-    reference = np.load(SHARED / "cremad_splits.npz")
     (split,) = splits(name)
     for part, label in zip(split, ("train", "valid" if name == "evar" else "validation", "test"), strict=True):
-        assert sorted(set(ACTORS[part])) == sorted(reference[f"{key}_{label}"])
+        assert sorted(set(ACTORS[part])) == sorted(REFERENCE[f"cremad_{key}_{label}"])
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from speechssl.sound.features import LogMel, filterbank
-from tests.models.byols_reference import SHARED, needs_shared
+from tests.models.byols_reference import REFERENCE
 
 
 def test_slaney_flavour_is_librosa(speech):
@@ -23,7 +23,6 @@ def test_htk_filterbank_is_librosas_htk():
     np.testing.assert_allclose(filterbank(slaney=False).T.numpy(), theirs, atol=1e-5)
 
 
-@needs_shared
 @pytest.mark.parametrize(
     "name, key, signal",
     [
@@ -35,9 +34,10 @@ def test_htk_filterbank_is_librosas_htk():
     ],
 )
 def test_flavours_equal_the_published_front_ends(name, key, signal):
-    wave_S = np.load(SHARED / "signals.npz")[signal]
-    ours_FT = LogMel(name)(torch.from_numpy(wave_S)[None])[0].numpy()
-    np.testing.assert_allclose(ours_FT, np.load(SHARED / "frontend.npz")[key], atol=5e-4)
+    """In the frames that see nothing of the clip's end, which the reference does not have here."""
+    ours_FT = LogMel(name)(torch.from_numpy(REFERENCE[f"signal_{signal}"])[None])[0].numpy()
+    theirs_FT = REFERENCE[key]
+    np.testing.assert_allclose(ours_FT[::3, ::3][:, : theirs_FT.shape[1]], theirs_FT, atol=5e-4)
 
 
 def test_very_short_waves_have_a_spectrogram():

@@ -1,1 +1,1 @@
-"""Layers that a CPU computes faster than torch does by default."""
+"""Layers that run faster on a CPU than torch's own."""

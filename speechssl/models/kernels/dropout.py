@@ -1,4 +1,4 @@
-"""Dropout whose mask is cheap on a CPU, where torch draws one slow number per element: a quarter of a training step."""
+"""Dropout with a cheap mask on the CPU, where torch spends a quarter of a training step on one random number per element."""
 
 import torch
 import torch.nn.functional as F
@@ -8,9 +8,9 @@ STEPS = 2**16  # probabilities are multiples of 1 / STEPS
 
 
 def keep_mask(x: Tensor, prob: float) -> Tensor:
-    """Ones where an element of `x` stays, zeros with probability `prob`; in the shape and type of `x`, on the CPU.
+    """Zeros with probability `prob`, else ones, in the shape and type of `x`, on the CPU.
 
-    One 64-bit number of torch's generator serves four elements.
+    Each 64-bit number from torch's generator serves four elements.
     """
     bits_N = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
     limit = round(prob * STEPS) - STEPS // 2
@@ -25,7 +25,7 @@ def dropout(x: Tensor, prob: float) -> Tensor:
 
 
 class Dropout(nn.Dropout):
-    """nn.Dropout with that mask."""
+    """nn.Dropout with the mask above."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape; the identity in evaluation."""

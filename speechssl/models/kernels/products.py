@@ -1,7 +1,7 @@
 """Matrix products by the faster of the two libraries that torch brings for the CPU.
 
-In float32 torch asks MKL, which reaches half of what oneDNN does on processors of other makers than its own; in bf16 it asks
-oneDNN, but has the weights rearranged at every call. On a GPU, in an export and where oneDNN is missing: torch's own way.
+For float32 torch calls MKL, which on processors not made by Intel reaches half of oneDNN's speed; for bf16 it calls oneDNN, but
+reorders the weights at every call. On a GPU, in an export and where oneDNN is missing, torch chooses.
 """
 
 from typing import Any
@@ -12,19 +12,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-PACKED: WeakKeyDictionary[nn.Module, tuple[Any, Any, Tensor]] = WeakKeyDictionary()  # (whose, in what state, packed)
+PACKED: WeakKeyDictionary[nn.Module, tuple[Any, Any, Tensor]] = (
+    WeakKeyDictionary()
+)  # (weight, its state, packed weight)
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+KINDS = {torch.float32, torch.bfloat16} if ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported() else {torch.float32}
 
 
-def usable(x: Tensor) -> bool:
-    """Whether oneDNN may be asked directly."""
-    return ONEDNN and x.device.type == "cpu" and x.numel() > 0 and not torch.compiler.is_compiling()
-
-
-def precision(x: Tensor) -> torch.dtype:
-    """What autocast computes in on the device of `x`; without it, the type of `x`."""
+def compute_type(x: Tensor) -> torch.dtype:
+    """The type that autocast computes in on the device of `x`; without autocast, the type of `x`."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def onednn_serves(x: Tensor, kind: torch.dtype) -> bool:
+    """Whether oneDNN can be called directly for a product of `x` in type `kind`; bf16 needs a processor with AVX-512."""
+    return ONEDNN and kind in KINDS and x.device.type == "cpu" and x.numel() > 0 and not torch.compiler.is_compiling()
 
 
 def product(x_MK: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
@@ -57,8 +60,8 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., K) -> (..., N)."""
-        kind = precision(x)
-        if not usable(x) or kind not in (torch.float32, torch.bfloat16):
+        kind = compute_type(x)
+        if not onednn_serves(x, kind):
             return F.linear(x, self.weight, self.bias)
         if torch.is_inference_mode_enabled():
             bias_N = None if self.bias is None else self.bias.to(kind)
@@ -69,11 +72,13 @@ class Linear(nn.Linear):
         return F.linear(x, self.weight, self.bias)
 
     def packed(self, kind: torch.dtype) -> Tensor:
-        """The weights in that type and in oneDNN's order, kept until they change."""
+        """The weights in type `kind` and in oneDNN's order, cached until they change."""
         weight = self.weight
-        if weight.is_inference():  # such tensors do not count their changes
+        if weight.is_inference():  # such tensors have no version counter
             return weight.to(kind)
-        some = weight.detach().flatten()[:: weight.numel() // 16 + 1].tolist()  # writes through .data are not counted
+        some = (
+            weight.detach().flatten()[:: weight.numel() // 16 + 1].tolist()
+        )  # the version misses writes through .data
         state = weight._version, weight.data_ptr(), kind, some
         known = PACKED.get(self)
         if known is None or known[0]() is not weight or known[1] != state:

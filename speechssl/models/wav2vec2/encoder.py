@@ -1,7 +1,7 @@
 """The convolutional feature encoder (wav2vec 2.0, section 2; appendix B) on a packed stream.
 
-The stream is kept as (N, C), time first: nothing is unfolded or transposed, and layer norm over channels needs no
-transposition either. The first layer's group norm is folded into its weights.
+The stream is kept as (N, C), time first, so that neither convolution nor layer norm over channels needs a transposition. The
+first layer's group norm is folded into its weights.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from speechssl.core.packed import Packed, starts
 from speechssl.models.kernels.conv import conv_stream
-from speechssl.models.kernels.products import precision
+from speechssl.models.kernels.products import compute_type
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
 
 
@@ -44,8 +44,8 @@ class ConvLayer(nn.Module):
 
 
 class SegmentedLinear(torch.autograd.Function):
-    """Rows (T, K) times a matrix of their own utterance's, (B, K, O) -> (T, O); rows of no utterance become zero. The input
-    gets no gradient: it is audio."""
+    """Rows (T, K) times the matrix of their utterance, (B, K, O) -> (T, O); rows outside every utterance become zero. The input
+    is audio and gets no gradient."""
 
     @staticmethod
     def forward(ctx, x_TK: Tensor, weight_BKO: Tensor, rows: list[slice]) -> Tensor:
@@ -67,29 +67,43 @@ class SegmentedLinear(torch.autograd.Function):
 
 
 def conv_and_norm(stream_N: Tensor, weight_OK: Tensor, norm: nn.GroupNorm, stride: int, valid: list[slice]) -> Tensor:
-    """The first convolution and its group norm (one channel per group, statistics over an utterance's own frames) in one
-    matrix product per utterance: (N,) -> (N / stride, O).
+    """The first convolution and its group norm (a group per channel) as a matrix product per utterance: (N,) -> (N / stride, O).
 
-    The norm's input is linear in the K samples that a frame sees. Its mean vanishes when theirs do, its variance is the
-    weights' quadratic form with their K x K covariance, and the scaling goes into the weights: nothing is normalised.
+    Frame t has the K samples x_t, and channel o is y_t = w_o x_t. Over an utterance's frames, with the samples' mean m and
+    covariance C, the mean of y is w_o m and its variance w_o C w_o^T. So with g and b, the norm's weight and bias,
+
+        norm(y_t) = g (y_t - mean) / sqrt(variance + eps) + b = (g w_o / sqrt(w_o C w_o^T + eps)) (x_t - m) + b
+
+    which is a product of scaled weights with centred samples: the output itself is never normalised.
     """
-    kernel = weight_OK.shape[1]
-    kind = precision(stream_N)
+    kernel, kind = weight_OK.shape[1], compute_type(stream_N)
     with torch.autocast(stream_N.device.type, enabled=False):
-        windows_TK = F.pad(stream_N, (0, kernel - stride)).unfold(0, kernel, stride)
-        centred_TK = windows_TK.new_zeros(len(windows_TK), kernel + 1)  # a last column of ones brings the norm's bias
-        covariances = []
-        for rows in valid:
-            own_TK = windows_TK[rows].double()
-            own_TK = own_TK - own_TK.mean(dim=0)
-            covariances.append(own_TK.T @ own_TK / len(own_TK))
-            centred_TK[rows, :kernel], centred_TK[rows, kernel] = own_TK, 1.0
+        samples_TK = F.pad(stream_N, (0, kernel - stride)).unfold(0, kernel, stride)
+        inputs_TK, covariance_BKK = centred(samples_TK, valid)
         exact_OK = weight_OK.double()  # neighbouring samples are nearly equal, so a filter's terms cancel
-        variance_BO = ((exact_OK @ torch.stack(covariances)) * exact_OK).sum(dim=2).clamp_min(0)
+        variance_BO = ((exact_OK @ covariance_BKK) * exact_OK).sum(dim=2).clamp_min(0)
         scale_BO = norm.weight * (variance_BO + norm.eps).rsqrt().to(norm.weight.dtype)
         scaled_BKO = (weight_OK * scale_BO[..., None]).mT
-        all_BKO = torch.cat([scaled_BKO, norm.bias.expand(len(valid), 1, -1)], dim=1)
-        return SegmentedLinear.apply(centred_TK.to(kind), all_BKO.to(kind), valid)
+        bias_B1O = norm.bias.expand(len(valid), 1, -1)
+        matrix_BKO = torch.cat([scaled_BKO, bias_B1O], dim=1)  # the bias meets the inputs' column of ones
+        return SegmentedLinear.apply(inputs_TK.to(kind), matrix_BKO.to(kind), valid)
+
+
+def centred(samples_TK: Tensor, valid: list[slice]) -> tuple[Tensor, Tensor]:
+    """(samples minus their utterance's mean, beside a column of ones (T, K + 1); their covariances (B, K, K) in float64).
+
+    Rows outside `valid` become zero.
+    """
+    kernel = samples_TK.shape[1]
+    inputs_TK = samples_TK.new_zeros(len(samples_TK), kernel + 1)
+    covariances = []
+    for rows in valid:
+        own_TK = samples_TK[rows].double()
+        own_TK = own_TK - own_TK.mean(dim=0)
+        covariances.append(own_TK.T @ own_TK / len(own_TK))
+        inputs_TK[rows, :kernel] = own_TK
+        inputs_TK[rows, kernel] = 1.0
+    return inputs_TK, torch.stack(covariances)
 
 
 class ConvEncoder(nn.Module):

@@ -1,5 +1,6 @@
 """BYOL-S models: equal to the public code, independent of other clips, finite on any clip."""
 
+import hashlib
 import sys
 
 import numpy as np
@@ -18,7 +19,7 @@ from speechssl.use import embed
 from speechssl.use.api import SpeechModel
 from speechssl.use.embed import embed_waves
 from tests.conftest import ROOT, refused
-from tests.models.byols_reference import SHARED, SMALL, formula, needs_shared
+from tests.models.byols_reference import REFERENCE, formula
 
 ENCODERS = {
     "audiontt2020_d2048": (dict(width=2048), 5_321_856),
@@ -41,17 +42,17 @@ def test_encoder_equals_the_public_one(name):
     assert sum(p.numel() for p in model.encoder.parameters()) == weights
     model.encoder.load_state_dict(formula(model.encoder.state_dict()))
     with torch.no_grad():
-        ours = model(torch.from_numpy(SMALL["input_96"])).numpy()
+        ours = model(torch.from_numpy(REFERENCE["input_96"])).numpy()
     assert ours.shape[1] == model.encoder.width
-    theirs = SMALL[f"out_{name}"]
+    theirs = REFERENCE[f"out_{name}"]
     np.testing.assert_allclose(ours[:, ::8] if ours.shape[1] > 256 else ours, theirs, rtol=1e-5, atol=1e-4)
 
 
 def test_shipped_weights_give_the_published_embeddings():
     model = speechssl.load("byol-s")
-    frames_TD = model.hidden_states([SMALL["signal_c"]])[0][0]
-    np.testing.assert_allclose(frames_TD, SMALL["frames_c"], atol=1e-4)
-    np.testing.assert_allclose(model.embed(SMALL["signal_c"]), SMALL["embedding_c"], atol=1e-4)
+    frames_TD = model.hidden_states([REFERENCE["signal_c"]])[0][0]
+    np.testing.assert_allclose(frames_TD, REFERENCE["frames_c"], atol=1e-4)
+    np.testing.assert_allclose(model.embed(REFERENCE["signal_c"]), REFERENCE["embedding_c"], atol=1e-4)
 
 
 def test_wide_weights_hold_the_published_ones(speech):
@@ -83,10 +84,17 @@ def test_two_networks_side_by_side_give_both_embeddings(speech):
             torch.testing.assert_close(joined(joined.mels(wave_BS)), expected, atol=atol, rtol=0)
 
 
-@needs_shared
-def test_the_published_file_opens_as_it_is():
-    path = SHARED.parents[1] / "weights" / "byols_audiontt2020_d512.pth"
-    published, shipped = build(read(path)), speechssl.load("byol-s").model
+def test_the_shipped_weights_are_the_published_ones(tmp_path):
+    """To the last bit, and the authors' file of them opens as the same model."""
+    shipped = speechssl.load("byol-s").model
+    state, digest = shipped.encoder.state_dict(), hashlib.sha256()
+    for key in sorted(state):
+        digest.update(key.encode() + state[key].contiguous().numpy().tobytes())
+    assert (
+        digest.hexdigest() == "8d8eb034beee828f4f47404a023cf64ee55b56a821bc47c720541269a1fc9ce9"
+    )  # of the published file
+    torch.save(state, tmp_path / "byols_audiontt2020_d512.pth")
+    published = build(read(tmp_path / "byols_audiontt2020_d512.pth"))
     np.testing.assert_allclose(published.mel_stats, CREMA_D_STATS)
     assert all(value.equal(published.state_dict()[key]) for key, value in shipped.state_dict().items())
 
