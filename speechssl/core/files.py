@@ -1,6 +1,7 @@
-"""Files found, and files that take their place in one step, so that nobody ever reads half of one."""
+"""Find files, and write files so that neither a kill nor a power cut leaves half of one."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +10,11 @@ from speechssl.core.errors import InputError
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Every file below; links to folders are followed, but no folder is entered twice."""
+    """Every file below a folder, each folder entered once even if links lead back to it. InputError for an unreadable folder."""
 
     def refuse(error: OSError) -> None:
         raise InputError(
-            f"the folder {error.filename} cannot be read ({error.strerror}); give yourself the right to, or move it elsewhere"
+            f"the folder {error.filename} cannot be read ({error.strerror}); get permission to read it, or move it elsewhere"
         )
 
     entered = set()
@@ -38,7 +39,7 @@ def text_beside(audio: Path) -> str:
 
 
 def output_folder(path: Path) -> Path:
-    """`path`, made where it is missing; InputError if that cannot be."""
+    """Make the folder `path` where it is missing. InputError if it cannot be made or written to."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -49,7 +50,7 @@ def output_folder(path: Path) -> Path:
 
 
 def output_file(path: Path, example: str) -> Path:
-    """`path`, with its folder made; InputError if it is a folder itself, or has another ending than `example`."""
+    """Make the folder that the file `path` will lie in. InputError if `path` is a folder or has another ending than `example`."""
     if path.is_dir():
         raise InputError(f"{path} is a folder; name the file to write, such as {path / example}")
     wanted = Path(example).suffix
@@ -61,22 +62,37 @@ def output_file(path: Path, example: str) -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A draft to write, which takes the place of `path` in the end; when that fails, `path` stays as it was.
+    """Yield the path of a draft, which replaces `path` at the end of the block; if the block fails, `path` stays as it was.
 
-    The draft's name is this process's own: two processes that write the same file do not mix. InputError for a full disk.
+    The draft reaches the disk before it gets its name, so a power cut leaves the old file or the new one. Its name holds
+    the process id: two processes that write the same file do not mix. InputError for a full disk.
     """
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with writing(path):
             yield draft
+            flush(draft)
             draft.replace(path)
+            flush(path.parent)
     finally:
         draft.unlink(missing_ok=True)
 
 
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk, where the system offers that."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems cannot do it for folders
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def writing(path: Path, *kinds: type[Exception]) -> Iterator[None]:
-    """Whatever the system says against writing `path` becomes an InputError that names it. kinds: how else a library says so."""
+    """Turn an OSError while `path` is written into an InputError that names it. kinds: further exceptions to turn."""
     try:
         yield
     except (OSError, *kinds) as error:

@@ -1,10 +1,11 @@
 """`speechssl prepare`: from a folder, a corpus or another manifest to a manifest of audio that can be trained on.
 
-Every file is decoded to its end, in blocks. What cannot be used is listed with the reason, never dropped silently. What was
-found about a file is kept beside the manifest, so that a second run looks only at files that changed.
+Every file is decoded to its end, in blocks. Unusable files are listed with the reason, never dropped silently. The findings
+are cached beside the manifest, so that a second run decodes only the files that changed.
 """
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -19,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from tqdm import tqdm
 
 from speechssl.core.errors import InputError
 from speechssl.core.files import files_below, output_file, writing
+from speechssl.core.progress import Progress
 from speechssl.data.corpora import find_rows
 from speechssl.data.cremad import is_pointer
 from speechssl.data.manifest import Utterance, fits_a_line, rejected_path, write_manifest, write_rejected
@@ -34,7 +35,7 @@ SILENCE = 1e-4  # a peak below -80 dB of full scale
 
 @dataclass(kw_only=True)
 class Summary:
-    """What prepare found. reasons: why files were rejected, and how many."""
+    """The counts that prepare prints. reused: files whose findings were cached; reasons: reason -> rejected files and rows."""
 
     out: Path
     kept: int = 0
@@ -47,13 +48,12 @@ class Summary:
 
     @property
     def rejected(self) -> int:
-        """Files and rows that are not in the manifest."""
+        """The number of files and rows that are not in the manifest."""
         return sum(self.reasons.values())
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.out}: {self.kept} utterances, {self.seconds / 3600:.2f} h, {self.speakers} speakers ({self.corpus})"
-        ]
+        hours = f"{self.seconds / 3600:.2f} h"
+        lines = [f"{self.out}: {self.kept} utterances, {hours}, {self.speakers} speakers ({self.corpus})"]
         if self.reused:
             lines.append(f"  {self.reused} files unchanged since the last run and not decoded again")
         if self.ignored:
@@ -80,13 +80,15 @@ def prepare(
 
     Args:
         src: a folder of audio, a corpus tree, or a manifest of any known kind.
-        out: the TSV to write; out.rejected.tsv lists what was left out and why.
+        out: the TSV to write; out.rejected.tsv lists what is left out and why.
         corpus: auto, or a name of data/corpora.py's CORPORA, such as librispeech, ravdess or folder.
-        pattern: what the names of a folder tell, instead: a regular expression with groups, see data/corpora.py.
+        pattern: regular expression whose named groups are columns, instead of a corpus: see read_pattern in data/corpora.py.
         where: keep only rows with this value, such as split=train.
         min_seconds: reject shorter clips.
         max_seconds: cut longer clips into rows of at most this many seconds (0: never).
         jobs: processes (0: one per core).
+
+    InputError if no audio is usable, or if `out` cannot be written.
     """
     src, out = Path(src), output_file(Path(out), "all.tsv")
     rows, name = find_rows(src, corpus, pattern)
@@ -112,19 +114,24 @@ def prepare(
 
 
 def listed(sources: Sequence[Path], run: Path, name: str, resume: bool) -> list[Path]:
-    """Manifests as they are; folders of audio are listed in RUN.name.tsv first, long recordings in rows of 30 s, unless the
-    run that is resumed did so. InputError for several folders, and under torchrun, where every process would list them."""
+    """The manifests to train on: `sources`, with a folder of audio replaced by the manifest RUN.name.tsv, which is made here.
+
+    Long recordings are cut into rows of at most 30 s. A run that is resumed uses the manifest that it made. InputError for
+    several folders, and for a folder under torchrun, where every process would prepare it.
+    """
     run, found = Path(os.path.abspath(run)), []
     for source in map(Path, sources):
         if source.is_dir() and not (source / "wav.scp").exists():
             out = run.with_name(f"{run.name}.{name}.tsv")
             if len(sources) > 1:
                 raise InputError(
-                    f"{source} is a folder and not alone; list it: {by_hand(source, source.name + '.tsv', name)}"
+                    f"{source} is a folder beside other sources; prepare it first: {by_hand(source, source.name + '.tsv', name)}"
                 )
             if not (resume and out.exists()):
                 if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-                    raise InputError(f"{source} is a folder; list it for all processes: {by_hand(source, out, name)}")
+                    raise InputError(
+                        f"{source} is a folder; prepare it once for all processes: {by_hand(source, out, name)}"
+                    )
                 print(prepare(source, out, max_seconds=30.0), file=sys.stderr)
             source = out
         found.append(source)
@@ -132,15 +139,15 @@ def listed(sources: Sequence[Path], run: Path, name: str, resume: bool) -> list[
 
 
 def by_hand(source: Path, out: str | Path, name: str) -> str:
-    """What to type instead."""
+    """The commands that an error suggests."""
     return f"`speechssl prepare {source} --out {out} --max-seconds 30`, then --{name} {out}"
 
 
 def inspect(path: str) -> dict:
-    """Decode a whole file in blocks: {"seconds": ...} or {"reason": why it cannot be used}."""
+    """Decode a whole file in blocks. {"seconds": its length}, or {"reason": why it cannot be used}."""
     try:
         if not fits_a_line(path):
-            return {"reason": "name with a tab, a line break or bytes that are no UTF-8 (rename it)"}
+            return {"reason": "name with a tab, a line break or bytes that are not UTF-8 (rename it)"}
         if is_pointer(path):
             return {"reason": "git-lfs pointer, not audio (run `git lfs pull`)"}
         with audio.opened(path) as file:
@@ -168,7 +175,7 @@ def inspect(path: str) -> dict:
 
 
 def reason_of(path: str, message: str) -> str:
-    """A short reason for the table of counts, with the details in brackets."""
+    """A short reason, by which files are counted, with the details in brackets."""
     if not os.path.exists(path):
         return "missing"
     if os.path.getsize(path) == 0:
@@ -177,7 +184,7 @@ def reason_of(path: str, message: str) -> str:
 
 
 def stamp(path: str) -> list[int]:
-    """Size and time of a file: if they are the same, so is its content."""
+    """Size and modification time of a file; as long as they stay the same, its content is taken to be the same."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -186,7 +193,7 @@ def stamp(path: str) -> list[int]:
 
 
 def inspect_all(paths: list[str], out: Path, jobs: int, summary: Summary) -> dict[str, dict]:
-    """What is known of every file: from the cache beside `out` where it did not change, else by decoding it."""
+    """The finding of every file: from the cache beside `out` where the file did not change, else by decoding it."""
     cache = out.with_name(out.name + ".cache.jsonl")
     findings = {}
     for line in cache.read_text(encoding="utf-8", errors="replace").splitlines() if cache.exists() else ():
@@ -201,65 +208,64 @@ def inspect_all(paths: list[str], out: Path, jobs: int, summary: Summary) -> dic
     with (
         writing(cache),
         open(cache, "a", encoding="utf-8") as file,
-        tqdm(total=len(paths), initial=summary.reused, unit="file", desc="prepare", disable=not fresh) as bar,
+        Progress(len(paths), "file", "prepare", initial=summary.reused, show=bool(fresh)) as progress,
     ):
         for path, finding in run_all(fresh, jobs or os.cpu_count() or 1):
             findings[path] = {"path": path, "stamp": stamp(path)} | finding
             file.write(json.dumps(findings[path]) + "\n")
-            file.flush()  # a killed process loses nothing that it has found
+            file.flush()  # a killed process loses no finding
             seconds += finding.get("seconds", 0.0)
-            bar.update()
-            bar.set_postfix_str(f"{seconds / 3600:.2f} h", refresh=False)
+            progress.postfix(f"{seconds / 3600:.2f} h")
+            progress.update()
     return findings
 
 
 def run_all(paths: list[str], jobs: int) -> Iterator[tuple[str, dict]]:
-    """Inspect files in several processes; a file that kills its process is found by inspecting the rest one by one."""
-    done = 0
-    if jobs > 1 and len(paths) > 16:
+    """Inspect files in their order, many of them in several processes.
+
+    When a file kills the process that decodes it, the remaining ones are inspected by one process at a time: the first
+    file without a finding is then the one that killed it.
+    """
+    if jobs == 1 or len(paths) <= 16:
+        yield from ((path, inspect(path)) for path in paths)
+        return
+    done, chunk = 0, 8
+    while done < len(paths):
         with ProcessPoolExecutor(jobs, initializer=start_worker) as pool:
             try:
-                for path, finding in zip(paths, pool.map(inspect, paths, chunksize=8), strict=True):
-                    yield path, finding
+                for finding in pool.map(inspect, paths[done:], chunksize=chunk):
+                    yield paths[done], finding
                     done += 1
             except BrokenProcessPool:
-                pass
-    for path in paths[done:]:
-        yield path, inspect_alone(path) if done else inspect(path)
+                if jobs == 1:
+                    yield paths[done], {"reason": "kills the decoder"}
+                    done += 1
+        jobs, chunk = 1, 1
 
 
 def start_worker() -> None:
-    """Leave ctrl-C to the parent, and end with it even when it is killed."""
+    """Leave ctrl-C to the parent process, and end when it ends, even when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def end_with_parent() -> None:
-    """Wait for the parent's end, then end."""
+    """Wait until the parent process ends, then end this one."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-def inspect_alone(path: str) -> dict:
-    """Inspect in a process of its own, which the file may kill."""
-    with ProcessPoolExecutor(1, initializer=start_worker) as pool:
-        try:
-            return pool.submit(inspect, path).result()
-        except BrokenProcessPool:
-            return {"reason": "kills the decoder"}
-
-
 def sort_out(
     rows: list[Utterance], findings: dict[str, dict], min_seconds: float, max_seconds: float
 ) -> tuple[list[Utterance], list[tuple[str, str]]]:
-    """(rows to keep, cut where too long; (path, reason) of the others)."""
+    """The rows to keep, cut where they are too long, and (path, reason) of the others."""
     kept, rejected, seen = [], [], set()
     for row in rows:
         finding = findings[row.path]
-        room = finding.get("seconds", 0.0) - row.start
-        seconds = room if np.isnan(row.duration) else min(row.duration, room)
+        rest = finding.get("seconds", 0.0) - row.start  # of the file
+        seconds = rest if np.isnan(row.duration) else min(row.duration, rest)
         reason = finding.get("reason")
         if reason is None and "\ufffd" in row.text:
             reason = "transcript is not UTF-8 (convert it: iconv -f latin1 -t utf-8)"
@@ -276,9 +282,9 @@ def sort_out(
 
 
 def cut(row: Utterance, max_seconds: float) -> list[Utterance]:
-    """A row as equal pieces of at most `max_seconds`; a row with a transcript cannot be cut."""
-    pieces = int(np.ceil(row.duration / max_seconds - 1e-6)) if max_seconds > 0 and not row.text else 1
-    length = row.duration / pieces
-    if pieces == 1:
+    """A row as equal pieces of at most `max_seconds` (0: whole); a row with a transcript stays whole."""
+    if row.text or max_seconds <= 0 or row.duration <= max_seconds * (1 + 1e-6):
         return [row]
+    pieces = math.ceil(row.duration / max_seconds - 1e-6)
+    length = row.duration / pieces
     return [replace(row, id=f"{row.id}#{n}", start=row.start + n * length, duration=length) for n in range(pieces)]

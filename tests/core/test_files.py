@@ -1,6 +1,8 @@
 """Files take their place whole or not at all."""
 
+import contextlib
 import errno
+import os
 
 import pytest
 
@@ -34,6 +36,39 @@ def test_what_goes_wrong_leaves_the_old_file_and_no_draft(error, tmp_path):
     ):
         fill()
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_draft_is_on_the_disk_before_it_gets_its_name_and_the_name_after(tmp_path, monkeypatch):
+    """After a power cut a file that was renamed before it was flushed has its name and no content."""
+    path, seen, fsync = tmp_path / "x", [], os.fsync
+
+    def watched(descriptor: int) -> None:
+        flushed = os.fstat(descriptor)
+        name = next(p.name for p in (tmp_path, *tmp_path.iterdir()) if p.stat().st_ino == flushed.st_ino)
+        seen.append((name, flushed.st_size if name != tmp_path.name else None, path.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    with replacing(path) as draft:
+        draft.write_text("new")
+    assert seen == [(draft.name, 3, False), (tmp_path.name, None, True)]
+
+
+@pytest.mark.parametrize("code, refused", [(errno.EIO, True), (errno.EINVAL, False)])
+def test_a_disk_that_fails_to_flush(code, refused, tmp_path, monkeypatch):
+    """A file that is not on the disk keeps its old content; a system that cannot flush writes it all the same."""
+    path = tmp_path / "x"
+    path.write_text("old")
+
+    def fail(_descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(InputError, match="Input/output error") if refused else contextlib.nullcontext():
+        with replacing(path) as draft:
+            draft.write_text("new")
+    assert path.read_text() == ("old" if refused else "new")
     assert list(tmp_path.iterdir()) == [path]
 
 

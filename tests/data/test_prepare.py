@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -83,15 +84,15 @@ BAD = {
     "dead link.wav": ("missing", lambda x, p: p.symlink_to("nowhere.wav")),
     "loop.wav": ("missing", lambda x, p: p.symlink_to("loop.wav")),
     "tab\t.wav": (
-        "name with a tab, a line break or bytes that are no UTF-8",
+        "name with a tab, a line break or bytes that are not UTF-8",
         lambda x, p: soundfile.write(p, x, 16_000),
     ),
     "line\n.wav": (
-        "name with a tab, a line break or bytes that are no UTF-8",
+        "name with a tab, a line break or bytes that are not UTF-8",
         lambda x, p: soundfile.write(p, x, 16_000),
     ),
     os.fsdecode(b"caf\xe9.wav"): (
-        "name with a tab, a line break or bytes that are no UTF-8",
+        "name with a tab, a line break or bytes that are not UTF-8",
         lambda x, p: p.write_bytes(CLIP.read_bytes()),
     ),
     "pointer.wav": (
@@ -270,6 +271,25 @@ def test_no_worker_outlives_a_killed_prepare(tmp_path):
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     pytest.fail("a worker still runs ten seconds after its parent")
+
+
+@pytest.mark.parametrize("killers", [{0}, {9, 10}, {3, 19}], ids=str)
+def test_a_file_that_kills_its_decoder_is_found_and_costs_no_other_file(killers, tmp_path, monkeypatch):
+    folder, opened, parent = tmp_path / "in", audio.opened, os.getpid()
+    folder.mkdir()
+    for number in range(20):
+        shutil.copy(CLIP, folder / f"{number:02d}{' kills' if number in killers else ''}.flac")
+
+    def deadly(path: str):
+        if " kills" in path:
+            assert os.getpid() != parent, "the file would kill `prepare` itself"
+            os.kill(os.getpid(), signal.SIGKILL)
+        return opened(path)
+
+    monkeypatch.setattr(audio, "opened", deadly)
+    summary = prepare(folder, tmp_path / "x.tsv", jobs=2)
+    assert dict(summary.reasons) == {"kills the decoder": len(killers)}
+    assert summary.kept == 20 - len(killers)
 
 
 def test_three_hours_take_no_more_memory_than_one_minute(speech, tmp_path):

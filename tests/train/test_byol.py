@@ -157,11 +157,12 @@ def test_folders_that_are_not_listed_for_the_user(tmp_path, monkeypatch):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     with pytest.raises(
-        InputError, match=r"a is a folder and not alone; list it: `speechssl prepare .*, then --train a.tsv"
+        InputError,
+        match=r"a is a folder beside other sources; prepare it first: `speechssl prepare .*, then --train a.tsv",
     ):
         listed([tmp_path / "a", tmp_path / "b"], tmp_path / "run", "train", False)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match=r"list it for all processes: .* --max-seconds 30`, then --valid "):
+    with pytest.raises(InputError, match=r"prepare it once for all processes: .* --max-seconds 30`, then --valid "):
         listed([tmp_path / "a"], tmp_path / "run", "valid", False)
     (tmp_path / "run.valid.tsv").touch()
     assert listed([tmp_path / "a"], tmp_path / "run", "valid", True) == [tmp_path / "run.valid.tsv"]
