@@ -43,7 +43,7 @@ def usable(device: str) -> str:
 @contextlib.contextmanager
 def exact_convolutions() -> Iterator[None]:
     """Compute float32 convolutions in float32 on a GPU, where torch by default rounds their inputs to 10 bits (TF32)."""
-    conv: Any = torch.backends.cudnn.conv
+    conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before, conv.fp32_precision = conv.fp32_precision, "ieee"
     try:
         yield

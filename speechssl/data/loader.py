@@ -25,7 +25,8 @@ class Item:
     """One training example.
 
     wave_S: float32 mono 16 kHz. id: the utterance. epoch: how many passes over the corpus came before. start: where the
-    wave starts in the utterance, in samples. labels: what the objective gave for all frames of the utterance. text, speaker: as in the manifest.
+    wave starts in the utterance, in samples. labels: what the objective gave for all frames of the utterance. text, speaker:
+    as in the manifest.
     """
 
     wave_S: np.ndarray
