@@ -159,13 +159,13 @@ def judge() -> Wav2Vec2:
 
 def test_a_good_run_gets_no_verdict():
     objective = judge()
-    for step, accuracy, perplexity in (
+    for step, accuracy, codes in (
         (500, 0.01, 1.0),
         (5000, 0.15, 20.0),
         (25_000, 0.23, 59.0),
         (400_000, 0.39, 127.0),
     ):
-        assert objective.verdict(GOOD | {"step": step, "accuracy": accuracy, "code_perplexity": perplexity}) is None
+        assert objective.verdict(GOOD | {"step": step, "accuracy": accuracy, "code_perplexity": codes}) is None
 
 
 @pytest.mark.parametrize(
