@@ -1,7 +1,7 @@
 """What the loop does around any objective."""
 
-import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from speechssl.core.packed import Geometry, pack
 from speechssl.data.sampler import Position
 from speechssl.objectives.protocol import Batch, Objective, Step, Verdict
 from speechssl.objectives.recipe import Recipe, TrainConfig
+from speechssl.train import loop
 from speechssl.train.folder import RunFolder
 from speechssl.train.log import Meter
 from speechssl.train.loop import Trainer
@@ -74,15 +75,31 @@ def test_what_is_computed_in_float32_gets_its_gradient_in_float32(tmp_path):
     torch.testing.assert_close(found[0], given.pull_TD.T @ given.x_TD, rtol=1e-5, atol=1e-4)
 
 
-def test_the_speed_is_that_of_the_updates(tmp_path):
+def test_the_speed_is_that_of_the_updates(tmp_path, monkeypatch):
     """Validating and saving, which happen now and then, are not part of it; loading is."""
-    own, speeds = trainer(tmp_path, steps=6, log_every=2, valid_every=1, save_every=1, precision="float32"), []
-    own.validate = lambda log: time.sleep(0.2)
-    own.save = lambda best: time.sleep(0.2)
+    own, speeds, clock = (
+        trainer(tmp_path, steps=6, log_every=2, valid_every=1, save_every=1, precision="float32"),
+        [],
+        [0.0],
+    )
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def takes(seconds: float) -> None:
+        clock[0] += seconds
+
+    def batches(position: Position):
+        for index in range(1, 7):
+            takes(0.5)
+            yield Position(index=index), [batch()]
+
+    own.batches = batches
+    own.validate = lambda log: takes(100)
+    own.valid_batches = lambda: iter(())
+    own.save = lambda best: takes(100)
     own.judge = lambda line, log: speeds.append(line["audio_seconds_per_second"])
     own.fit()
-    assert len(speeds) == 3
-    assert min(speeds) > 2 / 0.2, "two updates of 1 s of audio, in far less time than one validation takes"
+    assert speeds == [2.0, 2.0, 2.0], "updates of 1 s of audio, each loaded in half a second"
+    assert clock == [6 * 200.5]
 
 
 def test_a_run_that_is_slow_is_warned_of_once(tmp_path, capsys):
