@@ -94,7 +94,7 @@ def parse(verb: str, argv: Sequence[str]) -> argparse.Namespace:
     from speechssl.train.recipe import parse_recipe
 
     run = args.out if args.resume and (args.out / "recipe.toml").exists() else None
-    args.recipe = parse_recipe(verb, args.recipe, overrides, scratch=args.scratch, run=run)
+    args.recipe = parse_recipe(verb, args.recipe, overrides, scratch=args.scratch, init=args.init is not None, run=run)
     return args
 
 

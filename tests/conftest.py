@@ -11,6 +11,9 @@ from speechssl.data.manifest import read_manifest
 from speechssl.models import families
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
 from speechssl.models.wav2vec2.model import Wav2Vec2ForCTC, Wav2Vec2ForPreTraining
+from speechssl.objectives import wav2vec2
+from speechssl.objectives.protocol import Objective, Step
+from speechssl.objectives.recipe import TrainConfig
 from speechssl.sound import audio
 from speechssl.text.tokenizer import CharTokenizer
 
@@ -55,6 +58,19 @@ proj_codevector_dim = 16
 def tiny(family: str = "group-post", **changes) -> Wav2Vec2Config:
     """A tiny model of a family, without dropout unless asked for."""
     return Wav2Vec2Config(**(TINY | QUIET | FAMILIES[family] | changes))
+
+
+def masked_learner(model: Wav2Vec2ForPreTraining | None = None, seed: int = 1, **settings) -> wav2vec2.Wav2Vec2:
+    """The wav2vec 2.0 objective around a network, a tiny one unless given; settings: of its section `objective`."""
+    model = Wav2Vec2ForPreTraining(tiny()) if model is None else model
+    config = wav2vec2.Wav2Vec2ObjectiveConfig(**settings)
+    recipe = wav2vec2.Recipe(model=model.config, objective=config, train=TrainConfig(seed=seed))
+    return wav2vec2.Wav2Vec2(recipe, model)
+
+
+def one_step(objective: Objective, batch, update: int = 0) -> Step:
+    """An update of a single micro-batch, without the optimiser's step."""
+    return objective(batch, objective.before_update(update, [batch]))
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from tests.train.test_checkpoint import RECIPE as PRETRAIN
 
 from speechssl import cli
 from tests.conftest import CLIP, digits, refused, write_table
+from tests.train.test_folder import RECIPE as PRETRAIN
 
 FINETUNE = """
 [objective]

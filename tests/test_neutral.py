@@ -5,12 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from speechssl.data.loader import Item
 from speechssl.models.wav2vec2 import context, encoder
 from speechssl.models.wav2vec2.model import Wav2Vec2ForPreTraining
 from speechssl.objectives import wav2vec2
-from speechssl.objectives.protocol import Item
-from speechssl.objectives.wav2vec2 import Wav2Vec2Objective, Wav2Vec2ObjectiveConfig
-from tests.conftest import tiny
+from tests.conftest import masked_learner, one_step, tiny
 
 UPDATES = 200
 
@@ -64,16 +63,15 @@ PLAIN = {
 
 def losses(objective, batch, update) -> torch.Tensor:
     """The mean loss of one update, with its dropout noise."""
-    objective.start_step(update)
     torch.manual_seed(update)
-    return objective(batch).loss / batch.count
+    return one_step(objective, batch, update).loss / batch.count
 
 
 @pytest.mark.parametrize("part", sorted(PLAIN))
 def test_curves_agree(part, speech, monkeypatch):
     torch.manual_seed(1)
     model = Wav2Vec2ForPreTraining(tiny(attention_dropout=0.1, hidden_dropout=0.1))
-    objective = Wav2Vec2Objective(model, Wav2Vec2ObjectiveConfig(num_negatives=10), seed=1).train()
+    objective = masked_learner(model, num_negatives=10).train()
     optimizer = torch.optim.AdamW(objective.parameters(), 3e-4)
     curve, loss_gaps, gradient_gaps = [], [], []
     for update in range(UPDATES):

@@ -8,11 +8,11 @@ import torch
 import transformers
 
 from speechssl.core.packed import pack
+from speechssl.data.loader import Item
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
 from speechssl.models.wav2vec2.model import Wav2Vec2ForPreTraining
-from speechssl.objectives.protocol import Item
-from speechssl.objectives.wav2vec2 import Wav2Vec2Objective, Wav2Vec2ObjectiveConfig, gumbel_noise
-from tests.conftest import FAMILIES, QUIET, tiny
+from speechssl.objectives.contrastive import gumbel_noise
+from tests.conftest import FAMILIES, QUIET, masked_learner, tiny
 
 BASE = Wav2Vec2Config(**QUIET)
 BASE_PRE = Wav2Vec2Config(**QUIET | FAMILIES["layer-pre"])
@@ -43,10 +43,11 @@ def test_hidden_states_and_losses_and_gradients(config, speech, monkeypatch):
     reference = theirs(config).train()
     model = ours(reference, config)
     wave = speech[:32_000]
-    objective = Wav2Vec2Objective(model, Wav2Vec2ObjectiveConfig(penalty_weight=0.0, feature_grad=1.0), seed=5).train()
+    objective = masked_learner(model, seed=5, penalty_weight=0.0, feature_grad=1.0).train()
     batch = objective.collate([Item(wave_S=wave, id="a", epoch=0)])
     share_noise(monkeypatch, batch, config)
-    reference.quantizer.temperature = objective.temperature
+    shared = objective.before_update(0, [batch])
+    reference.quantizer.temperature = shared.temperature
 
     wave_1N = batch.audio.stream_N[None, : len(wave)]
     out = reference(
@@ -55,7 +56,7 @@ def test_hidden_states_and_losses_and_gradients(config, speech, monkeypatch):
         sampled_negative_indices=as_indices(batch),
         output_hidden_states=True,
     )
-    step = objective(batch)
+    step = objective(batch, shared)
     states = model.wav2vec2(batch.audio, batch.mask_T).states
     last = reference.wav2vec2(wave_1N, mask_time_indices=batch.mask_T[None]).last_hidden_state  # final norm applied
     for state, expected in zip(states, [*out.hidden_states[:-1], last], strict=True):

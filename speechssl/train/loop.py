@@ -61,7 +61,7 @@ class Trainer:
         self.objective, self.batches, self.run = objective, batches, run
         self.valid_batches, self.origin = valid_batches, origin or {}
         self.config, self.optim = objective.recipe.train, objective.recipe.optim
-        self.device = torch.device(self.config.device)
+        self.device = next(objective.parameters()).device
         self.optimizer = build_optimizer(objective, objective.rates(), self.optim)
         self.parallel: nn.Module = objective
         if dist.world() > 1:

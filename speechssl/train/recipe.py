@@ -25,30 +25,49 @@ AUTO = "auto"
 
 
 def parse_recipe(
-    verb: str, path: Path | None, overrides: Sequence[str] = (), *, scratch: bool = False, run: Path | None = None
+    verb: str,
+    path: Path | None,
+    overrides: Sequence[str] = (),
+    *,
+    scratch: bool = False,
+    init: bool = False,
+    run: Path | None = None,
 ) -> Recipe:
     """The recipe in `path` (None: the defaults of the verb's first objective) with overrides such as ["--optim.lr", "1e-4"].
 
-    scratch: with the defaults for random weights. run: the folder of a run to resume, whose own recipe then counts; of
-    what `path` and the overrides state, only the keys in MAY_CHANGE may differ from it. InputError names the file or the
-    command line, the key, the value and what would be right.
+    scratch: with the defaults for random weights. init: the sizes of the network come from elsewhere. run: the folder of a
+    run to resume, whose own recipe then counts; of what `path` and the overrides state, only the keys in MAY_CHANGE may
+    differ from it. InputError names the file or the command line, the key, the value and what would be right.
     """
     values = {} if path is None else read_toml(path)
     objective = objective_of(verb, values, path)
     recipe = objective.Recipe()
     if scratch:
         recipe = apply(recipe, objective.from_scratch, "--from-scratch")
-    said = parse_overrides(recipe, overrides)
+    stated, said = known_values(values), parse_overrides(recipe, overrides)
+    if path is not None:
+        recipe = apply(recipe, stated, str(path))
+    recipe = apply(recipe, said, COMMAND_LINE)
     if run is None:
-        if path is not None:
-            recipe = apply(recipe, stated_values(values), str(path))
-        recipe = apply(recipe, said, COMMAND_LINE)
         refuse_cut_updates(objective, recipe)
         return recipe
     recorded = run / "recipe.toml"
-    own = apply(objective.Recipe(), stated_values(read_toml(recorded)), str(recorded))
-    asked = [(str(path), stated_values(values)), (COMMAND_LINE, said)]
-    return resumed(own, [(source, apply(own, stated, source), set(stated)) for source, stated in asked], recorded)
+    values = read_toml(recorded)
+    own = apply(objective_of(verb, values, recorded).Recipe(), known_values(values), str(recorded))
+    sources = dict.fromkeys(["kind", *stated], str(path)) | dict.fromkeys(said, COMMAND_LINE)
+    if init:
+        sources = {
+            key: source for key, source in sources.items() if not (key.startswith("model.") and "drop" not in key)
+        }
+    return resumed(own, recipe, sources, recorded)
+
+
+def known_values(values: dict[str, Any]) -> dict[str, Any]:
+    """What a TOML file states, but for keys that earlier versions had and that change nothing."""
+    stated = stated_values(values)
+    if stated.get("objective.utterance_weight") == 0:
+        return {key: value for key, value in stated.items() if not key.startswith("objective.utterance_")}
+    return stated
 
 
 def objective_of(verb: str, values: dict[str, Any], path: Path | None) -> type[Objective]:
@@ -70,18 +89,20 @@ def refuse_cut_updates(objective: type[Objective], recipe: Recipe) -> None:
         )
 
 
-def resumed(own: Recipe, asked: Sequence[tuple[str, Recipe, set[str]]], recorded: Path) -> Recipe:
-    """The recorded recipe with the changes that a resumed run may have. asked: (source, recipe, the keys it states)."""
-    before, changes = flat_values(own), {}
-    for source, recipe, keys in asked:
-        wanted = flat_values(recipe)
-        for key in keys & wanted.keys():
-            if wanted[key] in (before[key], AUTO):
-                continue
-            if key not in MAY_CHANGE:
-                raise InputError(
-                    f"{source} has {key} = {wanted[key]!r}, but the run has {before[key]!r} ({recorded}), and a resumed run may "
-                    f"change only {', '.join(MAY_CHANGE)}; leave it out, or start a new run with --init {recorded.parent}"
-                )
-            changes[key] = wanted[key]
+def resumed(own: Recipe, wanted: Recipe, sources: dict[str, str], recorded: Path) -> Recipe:
+    """The recorded recipe `own` with what a resumed run may change. sources: who states each key of `wanted` that is stated.
+
+    The device is that of this start, since each rank has its own.
+    """
+    before, after = flat_values(own), flat_values(wanted)
+    changes = {"train.device": after["train.device"]}
+    for key, source in sources.items():
+        if after.get(key) in (before.get(key), AUTO):
+            continue
+        if key not in MAY_CHANGE:
+            raise InputError(
+                f"{source} has {key} = {after[key]!r}, but the run has {before[key]!r} ({recorded}), and a resumed run may "
+                f"change only {', '.join(MAY_CHANGE)}; leave it out, or start a new run with --init {recorded.parent}"
+            )
+        changes[key] = after[key]
     return apply(own, changes, COMMAND_LINE)

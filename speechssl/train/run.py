@@ -71,11 +71,11 @@ def train(recipe: Recipe, paths: Paths) -> State:
 
 
 def settled(recipe: Recipe, device: str) -> Recipe:
-    """The recipe with its device, and with what `precision = "auto"` means on it."""
-    precision = recipe.train.precision
-    if precision == "auto":
-        precision = "bf16" if dist.bf16_is_fast(device) else "float32"
-    return replace(recipe, train=replace(recipe.train, device=device, precision=precision))
+    """The recipe with what `precision = "auto"` means on this device."""
+    if recipe.train.precision != "auto":
+        return recipe
+    precision = "bf16" if dist.bf16_is_fast(device) else "float32"
+    return replace(recipe, train=replace(recipe.train, precision=precision))
 
 
 def read_start(kind: type[Objective], paths: Paths) -> Checkpoint | None:

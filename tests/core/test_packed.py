@@ -6,11 +6,10 @@ import torch
 
 from speechssl.core.errors import InputError
 from speechssl.core.packed import Geometry, pack, segments
+from speechssl.data.loader import Item
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
 from speechssl.models.wav2vec2.model import Wav2Vec2ForPreTraining
-from speechssl.objectives.protocol import Item
-from speechssl.objectives.wav2vec2 import Wav2Vec2Objective, Wav2Vec2ObjectiveConfig
-from tests.conftest import FAMILIES, QUIET, tiny
+from tests.conftest import FAMILIES, QUIET, masked_learner, one_step, tiny
 
 LENGTHS = (400, 480_000, 719, 720, 16_000, 401, 33_333, 79_999, 5_000)
 
@@ -28,7 +27,7 @@ def test_geometry_is_the_paper_s():
 
 def test_a_batch_moves_whole(speech):
     """Every tensor of it, nested ones too; what is not a tensor stays."""
-    objective = Wav2Vec2Objective(Wav2Vec2ForPreTraining(tiny()), Wav2Vec2ObjectiveConfig(), seed=1)
+    objective = masked_learner()
     batch = objective.collate([Item(id="a", wave_S=speech[:16_000], epoch=0)])
     moved = batch.to("meta")
     for here, there in ((batch, moved), (batch.audio, moved.audio)):
@@ -67,11 +66,10 @@ def test_every_layer_is_the_same_alone_and_in_a_batch(family, speech):
 
 @pytest.mark.parametrize("norm", sorted(FAMILIES))
 def test_loss_terms_of_a_batch_are_those_of_its_utterances(norm, speech):
-    config = tiny(norm)
-    objective = Wav2Vec2Objective(Wav2Vec2ForPreTraining(config), Wav2Vec2ObjectiveConfig(), seed=3).train()
+    objective = masked_learner(Wav2Vec2ForPreTraining(tiny(norm)), seed=3).train()
     items = [Item(wave_S=wave, id=str(i), epoch=2) for i, wave in enumerate(cut(speech))]
-    together = objective(objective.collate(items)).sums
-    alone = [objective(objective.collate([item])).sums for item in items]
+    together = one_step(objective, objective.collate(items)).sums
+    alone = [one_step(objective, objective.collate([item])).sums for item in items]
     for name in ("contrastive", "accuracy", "penalty"):
         total = sum(float(step[name][0]) for step in alone)
         assert float(together[name][0]) == pytest.approx(total, rel=1e-5, abs=1e-5), name

@@ -1,6 +1,6 @@
 """Which rows make an update: every row once an epoch, the same for any number of processes, from any place on."""
 
-from itertools import islice
+from itertools import count, islice
 
 import numpy as np
 import pytest
@@ -61,6 +61,34 @@ def test_processes_share_what_one_would_see():
         assert all(share_after == after for share_after, _ in shares)
 
 
-def test_more_processes_than_rows_is_told():
-    with pytest.raises(InputError, match=r"2 utterances .* cannot be shared by 3 processes; raise data.batch_seconds"):
-        micro_batches(np.arange(2), SECONDS, 20.0, 3)
+def test_an_update_with_fewer_rows_than_processes_is_refused_before_the_first():
+    """A tenth of such updates is too few to meet one early: 8 processes, clips of 1 to 16 s, updates of 80 s."""
+    seconds = np.random.default_rng(0).uniform(1, 16, 6000)
+    given = updates(seconds_R=seconds, batch_seconds=80.0, micro_seconds=20.0, world=8)
+    with pytest.raises(
+        InputError, match=r"has an update of \d utterances, which 8 processes cannot share; raise data\.batch"
+    ):
+        given.check(600)
+    next(given.since(Position()))  # the first update itself is well
+    updates(seconds_R=seconds, batch_seconds=400.0, micro_seconds=20.0, world=8).check(600)
+
+
+def test_the_check_agrees_with_going_through_the_updates():
+    rng, refused = np.random.default_rng(1), 0
+    for _ in range(300):
+        seconds = rng.uniform(0.5, rng.uniform(1, 20), rng.integers(3, 80))
+        world, steps = int(rng.integers(1, 7)), int(rng.integers(1, 30))
+        batch_seconds = float(rng.uniform(1, 12 * seconds.max()))
+        given = updates(seconds_R=seconds, batch_seconds=batch_seconds, seed=int(rng.integers(99)), world=world)
+        sizes = []
+        for epoch in count():
+            sizes += map(len, epoch_batches(seconds, batch_seconds, given.seed, epoch))
+            if len(sizes) >= steps:
+                break
+        try:
+            given.check(steps)
+            assert min(sizes[:steps]) >= world
+        except InputError:
+            assert min(sizes[:steps]) < world
+            refused += 1
+    assert 50 < refused < 250

@@ -5,14 +5,16 @@ import pytest
 import torch
 
 from speechssl.core.errors import InputError
+from speechssl.data.loader import Item
 from speechssl.models.byols.model import ByolsConfig, ByolsModel
 from speechssl.models.kernels.norm import BatchNorm, standardised
-from speechssl.objectives.byol import ByolObjective, ByolObjectiveConfig, regression
+from speechssl.objectives.byol import Byol, ByolBatch, ByolObjectiveConfig, Recipe, regression
 from speechssl.objectives.handcrafted import TARGETS, librosa_functionals, librosa_names
-from speechssl.objectives.protocol import Item
+from speechssl.objectives.recipe import DataConfig
 from speechssl.objectives.views import ViewConfig, linear_fader, log_mixup_exp, resize_crop
 from speechssl.train.optim import build_optimizer
-from speechssl.train.recipe import ByolRecipe
+from speechssl.train.recipe import parse_recipe
+from tests.conftest import ROOT, one_step
 from tests.models.byols_reference import REFERENCE, formula
 
 TINY = dict(hidden=16, projection=8, bank=5)
@@ -43,14 +45,31 @@ def test_loss_equals_the_public_one():
     assert float(loss) == pytest.approx(float(REFERENCE["byol_loss"]), rel=1e-6)
 
 
-def objective(model: dict | None = None, samples: int = 4800, **changes) -> ByolObjective:
-    """A tiny objective on crops of 0.3 s, unless told otherwise."""
+def objective(model: dict | None = None, seconds: float = 0.3, **changes) -> Byol:
+    """A tiny objective on crops of 0.3 s, or of `seconds`."""
     torch.manual_seed(0)
-    network = ByolsModel(ByolsConfig(**(model or dict(width=8, channels=4, dropout=0.0))))
-    return ByolObjective(network, ByolObjectiveConfig(**(TINY | changes)), 1, samples).train()
+    recipe = Recipe(
+        model=ByolsConfig(**(model or dict(width=8, channels=4, dropout=0.0))),
+        objective=ByolObjectiveConfig(**(TINY | changes)),
+        data=DataConfig(crop_seconds=seconds),
+    )
+    return Byol(recipe, ByolsModel(recipe.model)).train()
 
 
-def reference_weights(learner: ByolObjective) -> None:
+def views(learner: Byol, batch: ByolBatch) -> tuple[torch.Tensor, ...]:
+    """The two views of a batch."""
+    return learner.views(learner.before_update(0, [batch]))
+
+
+def update(learner: Byol, batch: ByolBatch):
+    """The step of one update, and what follows the optimiser's step."""
+    shared = learner.before_update(0, [batch])
+    step = learner(batch, shared)
+    learner.after_update(0, shared)
+    return step
+
+
+def reference_weights(learner: Byol) -> None:
     """Fill in the weights of `byol_step.npz`; its batch norms have seen nothing yet."""
     heads = {"0": "lin1", "1": "bn", "3": "lin2"}  # the reference's names: keys are ranked by them, so bn comes first
     parts = {0: learner.model.encoder, 200: learner.projector, 300: learner.predictor}
@@ -82,16 +101,17 @@ UPDATE_ATOL = {
 
 def test_three_updates_equal_the_reference(monkeypatch):
     theirs = {key: torch.from_numpy(REFERENCE[f"step_{key}"]) for key in (*UPDATE_ATOL, "view1", "view2")}
-    learner = objective(dict(width=64, dropout=0.0), samples=15_200, hidden=128, projection=32)
+    learner = objective(dict(width=64, dropout=0.0), seconds=0.95, hidden=128, projection=32)
     reference_weights(learner)
     pair = [theirs[name].squeeze(1) for name in ("view1", "view2")]
-    monkeypatch.setattr(learner, "views", lambda batch: (pair[0], *pair))
+    monkeypatch.setattr(learner, "views", lambda shared: pair)
     batch = learner.collate([Item(wave_S=np.zeros(15_200, np.float32), id=str(i), epoch=0) for i in range(8)])
     online, target = learner.model.encoder.features, learner.target[0].features
-    optimizer = build_optimizer(learner, [], ByolRecipe().optim)
+    optimizer = build_optimizer(learner, {}, Recipe().optim)
     losses, ours = [], {}
     for _ in range(3):
-        loss = learner(batch).loss / batch.count
+        shared = learner.before_update(0, [batch])
+        loss = learner(batch, shared).loss / batch.count
         loss.backward()
         losses.append(loss.detach())
         if not ours:
@@ -100,7 +120,7 @@ def test_three_updates_equal_the_reference(monkeypatch):
             ours["grad_pred_lin2"] = learner.predictor[3].weight.grad.clone()
         optimizer.step()
         optimizer.zero_grad()
-        learner.after_step()
+        learner.after_update(0, shared)
     ours["losses_3steps"] = torch.stack(losses).double()
     ours["after_conv1_w"], ours["after_proj_lin2_w"] = online[0].weight, learner.projector[3].weight
     ours["after_target_conv1_w"] = target[0].weight
@@ -118,11 +138,11 @@ def items(speech, count: int, epoch: int = 0) -> list[Item]:
 
 def test_a_view_depends_on_its_utterance_and_epoch_only(speech):
     learner, clips = objective(post_norm=False, views=ViewConfig(fader=1.0)), items(speech, 4)
-    _, together, other = learner.views(learner.collate(clips))
-    _, alone, _ = learner.views(learner.collate(clips[2:3]))
+    together, other = views(learner, learner.collate(clips))
+    alone, _ = views(learner, learner.collate(clips[2:3]))
     torch.testing.assert_close(together[2:3], alone, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(together[2], other[2], atol=0.1), "the two views are drawn independently"
-    _, later, _ = learner.views(learner.collate([Item(wave_S=clips[2].wave_S, id="u2", epoch=1)]))
+    later, _ = views(learner, learner.collate([Item(wave_S=clips[2].wave_S, id="u2", epoch=1)]))
     assert not torch.allclose(later, alone, atol=0.1), "a new pass over the data brings new views"
 
 
@@ -133,12 +153,10 @@ def test_after_a_step_the_target_follows_and_the_bank_holds_the_newest_clips(spe
     with torch.no_grad():
         for p in [*learner.model.encoder.parameters(), *learner.projector.parameters()]:
             p.add_(1.0)
-    learner(first)
-    learner.after_step()
+    update(learner, first)
     for old, new in zip(before, learner.target.parameters(), strict=True):
         torch.testing.assert_close(new, old + 0.1, atol=1e-5, rtol=1e-5)
-    learner(learner.collate(items(speech, 4)))
-    learner.after_step()
+    update(learner, learner.collate(items(speech, 4)))
     assert int(learner.bank_seen) == 7
     mels = learner.model.mels(learner.waves(learner.collate(items(speech, 4))))
     held = [any(torch.allclose(mel, slot) for slot in learner.bank_MFT) for mel in mels]
@@ -147,16 +165,14 @@ def test_after_a_step_the_target_follows_and_the_bank_holds_the_newest_clips(spe
 
 def test_nothing_of_the_target_learns_by_gradient(speech):
     learner = objective()
-    learner(learner.collate(items(speech, 4))).loss.backward()
+    one_step(learner, learner.collate(items(speech, 4))).loss.backward()
     assert all(p.grad is None for p in learner.target.parameters())
     assert all(p.grad is not None for p in learner.model.parameters())
 
 
-def test_an_update_cannot_be_cut(speech):
-    learner = objective()
-    batch = learner.collate(items(speech, 2))
-    with pytest.raises(InputError, match="must hold one process's share"):
-        learner.pool([batch, batch])
+def test_an_update_cannot_be_cut():
+    with pytest.raises(InputError, match=r"micro_seconds = 10 would cut .* but byol-s normalises over whole updates"):
+        parse_recipe("pretrain", ROOT / "recipes/byols/pretrain.toml", ["--data.micro_seconds", "10"])
 
 
 @pytest.mark.parametrize("model", [dict(width=8, channels=4), dict(encoder="cvt", dims=(8, 8, 8), heads=(1, 1, 1))])
@@ -165,16 +181,16 @@ def test_silence_and_constants_give_no_nan(model, value):
     learner = objective(model, hybrid="librosa")
     waves = [np.full(4800, value, np.float32), np.full(700, value, np.float32), np.zeros(4800, np.float32)]
     batch = learner.collate([Item(wave_S=w, id=str(i), epoch=0) for i, w in enumerate(waves)])
-    learner.initialise(batch)
-    learner(batch).loss.backward()
+    learner.initialise(lambda: batch)
+    one_step(learner, batch).loss.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in learner.parameters())
 
 
 def test_hybrid_tells_handcrafted_features(speech):
     learner = objective(hybrid="librosa", hybrid_weight=2.0)
     batch = learner.collate(items(speech, 6))
-    learner.initialise(batch)
-    step = learner(batch)
+    learner.initialise(lambda: batch)
+    step = one_step(learner, batch)
     assert step.sums["hybrid"][0] > 0
     assert float(step.loss.detach()) == pytest.approx(
         float(step.sums["byol"][0] + 2 * step.sums["hybrid"][0]), rel=1e-5
@@ -196,19 +212,19 @@ def test_functionals_hear_pitch_and_level():
 def test_a_silent_first_update_does_not_ruin_the_rest():
     """Its statistics are those of silence; loud clips come later, and their views stay finite."""
     learner = objective(hybrid="librosa")
-    learner.initialise(learner.collate(items(np.zeros(4 * 4800, np.float32), 4)))
+    learner.initialise(lambda: learner.collate(items(np.zeros(4 * 4800, np.float32), 4)))
     rng = np.random.default_rng(0)
     for _ in range(2):  # the second one mixes with what the first one left in the memory bank
-        result = learner(learner.collate(items(rng.normal(0, 0.3, 4 * 4800).astype(np.float32), 4)))
-        learner.after_step()
-        assert torch.isfinite(result.loss)
+        clips = items(rng.normal(0, 0.3, 4 * 4800).astype(np.float32), 4)
+        assert torch.isfinite(update(learner, learner.collate(clips)).loss)
     mixed = log_mixup_exp(torch.full((1, 2, 2), 200.0), torch.zeros(1, 2, 2), torch.tensor([0.5]))
     torch.testing.assert_close(mixed, torch.full((1, 2, 2), 200.0 + np.log(0.5)))
 
 
 def test_an_update_of_one_crop_learns():
     learner = objective()
-    learner(learner.collate(items(np.random.default_rng(0).normal(0, 0.1, 4800).astype(np.float32), 1))).loss.backward()
+    crop = items(np.random.default_rng(0).normal(0, 0.1, 4800).astype(np.float32), 1)
+    one_step(learner, learner.collate(crop)).loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in learner.parameters() if p.grad is not None)
 
 

@@ -3,17 +3,19 @@
 import pytest
 import torch
 
+from speechssl.data.loader import Item
 from speechssl.models.wav2vec2.model import Wav2Vec2ForCTC
-from speechssl.objectives.ctc import CTCObjective, CTCObjectiveConfig, frames_needed
-from speechssl.objectives.protocol import Item
+from speechssl.objectives.ctc import CTC, CTCObjectiveConfig, Recipe
+from speechssl.objectives.transcripts import frames_needed
 from speechssl.text.tokenizer import CharTokenizer
-from tests.conftest import tiny
+from tests.conftest import one_step, tiny
 
 
-def make(**config) -> CTCObjective:
+def make(**settings) -> CTC:
     """A tiny CTC objective."""
     tokenizer = CharTokenizer.build(["hello there two"])
-    return CTCObjective(Wav2Vec2ForCTC(tiny(), len(tokenizer)), CTCObjectiveConfig(**config), tokenizer, seed=1)
+    recipe = Recipe(objective=CTCObjectiveConfig(**settings))
+    return CTC(recipe, Wav2Vec2ForCTC(tiny(), len(tokenizer)), tokenizer)
 
 
 def items_of(speech) -> list[Item]:
@@ -28,8 +30,8 @@ def items_of(speech) -> list[Item]:
 def test_loss_is_the_sum_of_the_utterances(speech):
     objective, items = make().eval(), items_of(speech)
     with torch.no_grad():
-        together = objective(objective.collate(items))
-        alone = [objective(objective.collate([item])) for item in items]
+        together = one_step(objective, objective.collate(items))
+        alone = [one_step(objective, objective.collate([item])) for item in items]
     assert float(together.loss) == pytest.approx(sum(float(step.loss) for step in alone), rel=1e-5)
     batch = objective.collate(items[:1])
     expected = torch.nn.functional.ctc_loss(
@@ -45,9 +47,8 @@ def test_loss_is_the_sum_of_the_utterances(speech):
 def test_first_updates_train_the_head_only(speech):
     objective = make(freeze_steps=3, feature_grad=1.0).train()
     for step, expected in ((0, False), (2, False), (3, True)):
-        objective.start_step(step)
         objective.zero_grad()
-        objective(objective.collate(items_of(speech))).loss.backward()
+        one_step(objective, objective.collate(items_of(speech)), step).loss.backward()
         grads = [p.grad is not None for p in objective.model.wav2vec2.encoder.layers.parameters()]
         assert all(grads) if expected else not any(grads)
         assert objective.model.lm_head.weight.grad is not None
@@ -55,8 +56,7 @@ def test_first_updates_train_the_head_only(speech):
 
 def test_the_convolutional_encoder_stays_when_asked(speech):
     objective = make(freeze_steps=0, feature_grad=0.0).train()
-    objective.start_step(0)
-    objective(objective.collate(items_of(speech))).loss.backward()
+    one_step(objective, objective.collate(items_of(speech))).loss.backward()
     assert all(p.grad is None for p in objective.model.wav2vec2.feature_extractor.parameters())
 
 
@@ -66,7 +66,6 @@ def test_frames_needed_counts_repeats():
 
 def test_an_impossible_transcript_does_not_poison_the_batch(speech):
     objective = make(freeze_steps=0).train()
-    objective.start_step(0)
     items = [Item(wave_S=speech[:800], id="x", epoch=0, text="hello there two hello"), *items_of(speech)]
-    objective(objective.collate(items)).loss.backward()
+    one_step(objective, objective.collate(items)).loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in objective.parameters() if p.grad is not None)

@@ -1,4 +1,5 @@
-"""The pretraining loss against its expanded form, micro-batches against one batch, noise against nothing hidden."""
+"""The pretraining loss against its expanded form, micro-batches against one batch, noise that belongs to its utterance, and
+verdicts: collapsed, slow, or nothing to say."""
 
 import copy
 from dataclasses import replace
@@ -7,11 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from speechssl.data.loader import Item
 from speechssl.models.wav2vec2.model import Wav2Vec2ForPreTraining
 from speechssl.models.wav2vec2.quantizer import perplexity
-from speechssl.objectives.protocol import Item
-from speechssl.objectives.wav2vec2 import Wav2Vec2Objective, Wav2Vec2ObjectiveConfig, contrastive, gumbel_noise
-from tests.conftest import tiny
+from speechssl.objectives.contrastive import contrastive, gumbel_noise
+from speechssl.objectives.masking import distractor_counts
+from speechssl.objectives.published import published_accuracy
+from speechssl.objectives.recipe import DataConfig, OptimConfig, TrainConfig
+from speechssl.objectives.wav2vec2 import Recipe, Wav2Vec2
+from tests.conftest import masked_learner, one_step, tiny
 
 
 def expanded(context, target, codes, counts, temperature=0.1):
@@ -29,8 +34,6 @@ def expanded(context, target, codes, counts, temperature=0.1):
 
 @pytest.mark.parametrize("masked, entries", [(40, 8), (40, 2), (3, 2), (1, 4)])
 def test_matrix_product_equals_the_expanded_form(masked, entries):
-    from speechssl.objectives.masking import distractor_counts
-
     context = torch.randn(masked, 16, dtype=torch.float64, requires_grad=True)
     codes = torch.randint(entries, (masked, 2))
     table = torch.randn(entries, entries, 16, dtype=torch.float64)
@@ -59,24 +62,22 @@ def items_of(speech, lengths=(9_000, 16_000, 30_000, 6_000, 12_000, 20_000)) -> 
     ]
 
 
-def gradients(objective: Wav2Vec2Objective, parts: list[list[Item]]) -> dict[str, torch.Tensor]:
+def gradients(objective: Wav2Vec2, parts: list[list[Item]]) -> dict[str, torch.Tensor]:
     """Gradients of one update made of these micro-batches, as the loop computes them."""
     objective.zero_grad()
-    objective.start_step(0)
     batches = [objective.collate(part) for part in parts]
-    if len(batches) > 1:
-        objective.pool(batches)
+    shared = objective.before_update(0, batches)
     total = sum(batch.count for batch in batches)
     for batch in batches:
-        (objective(batch).loss / total).backward()
+        (objective(batch, shared).loss / total).backward()
     return {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("pieces", [2, 3, 6])
 def test_micro_batches_equal_one_batch(family, speech, pieces):
     model = Wav2Vec2ForPreTraining(tiny(family)).double()
-    for config in (Wav2Vec2ObjectiveConfig(), Wav2Vec2ObjectiveConfig(diversity_weight=5.0, feature_grad=1.0)):
-        objective = Wav2Vec2Objective(copy.deepcopy(model), config, seed=1)
+    for settings in ({}, dict(diversity_weight=5.0, feature_grad=1.0)):
+        objective = masked_learner(copy.deepcopy(model), **settings)
         objective.collate = doubled(objective.collate)
         items = items_of(speech)
         whole = gradients(objective, [items])
@@ -107,8 +108,7 @@ def test_gumbel_noise_belongs_to_the_utterance():
 
 def test_the_codebook_learns(speech):
     """Targets are not detached: the contrastive loss alone moves the codebook and the quantizer's logits."""
-    config = Wav2Vec2ObjectiveConfig(diversity_weight=0.0, penalty_weight=0.0)
-    objective = Wav2Vec2Objective(Wav2Vec2ForPreTraining(tiny()), config, seed=1)
+    objective = masked_learner(diversity_weight=0.0, penalty_weight=0.0)
     grads = gradients(objective, [items_of(speech)])
     for name in (
         "quantizer.codevectors",
@@ -120,32 +120,79 @@ def test_the_codebook_learns(speech):
 
 
 def test_temperature_falls_per_update_and_stops():
-    objective = Wav2Vec2Objective(Wav2Vec2ForPreTraining(tiny()), Wav2Vec2ObjectiveConfig(gumbel_decay=0.9), seed=1)
-    found = []
-    for step in (0, 1, 10, 1000):
-        objective.start_step(step)
-        found.append(objective.temperature)
+    objective = masked_learner(gumbel_decay=0.9)
+    found = [objective.before_update(step, []).temperature for step in (0, 1, 10, 1000)]
     assert found == pytest.approx([2.0, 1.8, 2 * 0.9**10, 0.5])
 
 
 def test_layer_drop_is_a_function_of_seed_and_step():
     config = tiny(num_hidden_layers=12, layerdrop=0.3)
-    first, second = (Wav2Vec2Objective(Wav2Vec2ForPreTraining(config), Wav2Vec2ObjectiveConfig(), seed=4) for _ in "ab")
-    drops = []
-    for step in range(200):
-        first.start_step(step)
-        second.start_step(step)
-        assert first.model.wav2vec2.encoder.dropped == second.model.wav2vec2.encoder.dropped
-        drops.append(len(first.model.wav2vec2.encoder.dropped))
-    assert sum(drops) / (200 * 12) == pytest.approx(0.3, abs=0.04)
+    first, second = (masked_learner(Wav2Vec2ForPreTraining(config), seed=4) for _ in "ab")
+    skips = [first.before_update(step, []).skip for step in range(200)]
+    assert skips == [second.before_update(step, []).skip for step in range(200)]
+    assert sum(map(len, skips)) / (200 * 12) == pytest.approx(0.3, abs=0.04)
+    assert first.eval().before_update(0, []).skip == frozenset(), "none in validation"
 
 
 def test_initialise_spreads_the_codes(speech):
-    objective = Wav2Vec2Objective(
-        Wav2Vec2ForPreTraining(tiny("layer-pre")), Wav2Vec2ObjectiveConfig(logit_spread=4.0), 1
-    )
+    objective = masked_learner(Wav2Vec2ForPreTraining(tiny("layer-pre")), logit_spread=4.0)
     batch = objective.collate(items_of(speech))
-    before = objective(batch).sums["code_perplexity"]
-    objective.initialise(batch)
-    after = objective(batch).sums["code_perplexity"]
+    before = one_step(objective, batch).sums["code_perplexity"]
+    objective.initialise(lambda: batch)
+    after = one_step(objective, batch).sums["code_perplexity"]
     assert float(after[0] / after[1]) > float(before[0] / before[1]) + 1
+
+
+GOOD = {"step": 6000, "accuracy": 0.2, "code_perplexity": 40.0, "target_std": 0.2, "hours_heard": 145.0}
+
+
+def judge() -> Wav2Vec2:
+    """An objective whose updates take 87.5 s, with a warm-up of 1,000 updates and codebooks of 320 entries."""
+    recipe = Recipe(
+        model=tiny(num_codevectors_per_group=320),
+        data=DataConfig(batch_seconds=87.5),
+        optim=OptimConfig(warmup=0.1),
+        train=TrainConfig(steps=10_000),
+    )
+    return Wav2Vec2(recipe, Wav2Vec2ForPreTraining(tiny()))
+
+
+def test_a_good_run_gets_no_verdict():
+    objective = judge()
+    for step, accuracy, codes in (
+        (500, 0.01, 1.0),
+        (5000, 0.15, 20.0),
+        (25_000, 0.23, 59.0),
+        (400_000, 0.39, 127.0),
+    ):
+        assert objective.verdict(GOOD | {"step": step, "accuracy": accuracy, "code_perplexity": codes}) is None
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"code_perplexity": 1.3}, "diversity_weight"),
+        ({"target_std": 1e-6}, "penalty_weight"),
+        ({"accuracy": 1.0}, "trivial"),
+    ],
+)
+def test_each_collapse_is_fatal_and_says_what_to_change(change, words):
+    verdict = judge().verdict(GOOD | change)
+    assert verdict is not None
+    assert verdict.fatal
+    assert words in verdict.message
+    assert "6000" in verdict.message
+
+
+def test_slow_is_not_fatal():
+    verdict = judge().verdict(GOOD | {"accuracy": 0.011})
+    assert verdict is not None
+    assert not verdict.fatal
+    assert "slow, not collapsed" in verdict.message
+
+
+def test_published_curves_are_looked_up_at_the_nearest_batch():
+    assert published_accuracy(90, 4999) is None
+    assert published_accuracy(90, 5000) == 0.150
+    assert published_accuracy(2300, 30_000) == 0.384
+    assert published_accuracy(1e9, 10**7) == 0.563

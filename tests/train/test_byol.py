@@ -13,13 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 from speechssl import cli
-from speechssl.core.config import load_recipe
 from speechssl.core.errors import InputError
 from speechssl.data.manifest import read_manifest
 from speechssl.data.prepare import listed
 from speechssl.sound import audio
-from speechssl.train.recipe import ByolRecipe
-from speechssl.train.run import Paths, pretrain
+from speechssl.train.recipe import parse_recipe
+from speechssl.train.run import Paths, train
 from tests.conftest import CLIP, DATA
 
 RECIPE = """
@@ -57,12 +56,12 @@ def test_resumed_equals_uninterrupted(tmp_path):
     """Weights, target network, memory bank, statistics, hybrid head and optimiser; with dropout."""
     path = tmp_path / "recipe.toml"
     path.write_text(RECIPE.replace("dropout = 0.0", "dropout = 0.3").replace('"none"', '"librosa"'))
-    train = [DATA / "fsdd.tsv"]
-    recipe, half = (load_recipe(ByolRecipe, path, ["--train.steps", steps]) for steps in ("6", "3"))
-    pretrain(recipe, Paths(train=train, out=tmp_path / "whole"))
-    pretrain(half, Paths(train=train, out=tmp_path / "parts"))
+    rows = [DATA / "fsdd.tsv"]
+    recipe, half = (parse_recipe("pretrain", path, ["--train.steps", steps]) for steps in ("6", "3"))
+    train(recipe, Paths(train=rows, out=tmp_path / "whole"))
+    train(half, Paths(train=rows, out=tmp_path / "parts"))
     torch.manual_seed(99)
-    pretrain(recipe, Paths(train=train, out=tmp_path / "parts", resume=True))
+    train(recipe, Paths(train=rows, out=tmp_path / "parts", resume=True))
     assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
     states = [torch.load(tmp_path / run / "last" / "state.pt", weights_only=True) for run in ("whole", "parts")]
     own = states[0]["objective"]
@@ -106,10 +105,10 @@ def test_continuing_keeps_the_normalisation_that_the_weights_know(tmp_path):
     """Also with a hybrid target, whose own statistics come from the first update."""
     path = tmp_path / "recipe.toml"
     path.write_text(RECIPE.replace('"none"', '"librosa"').replace("steps = 6", "steps = 1"))
-    recipe, train = load_recipe(ByolRecipe, path), [DATA / "fsdd.tsv"]
-    pretrain(recipe, Paths(train=train, out=tmp_path / "fresh"))
+    recipe, rows = parse_recipe("pretrain", path), [DATA / "fsdd.tsv"]
+    train(recipe, Paths(train=rows, out=tmp_path / "fresh"))
     start = load_file(tmp_path / "fresh" / "last" / "model.safetensors")
-    pretrain(recipe, Paths(train=[DATA / "librispeech.tsv"], init=tmp_path / "fresh", out=tmp_path / "more"))
+    train(recipe, Paths(train=[DATA / "librispeech.tsv"], init=tmp_path / "fresh", out=tmp_path / "more"))
     found = load_file(tmp_path / "more" / "last" / "model.safetensors")
     assert found["mel_stats"].equal(start["mel_stats"])
     targets = [
@@ -147,9 +146,10 @@ def test_a_folder_is_listed_first(tmp_path):
 def test_one_clip_is_too_few(tmp_path):
     (tmp_path / "one.tsv").write_text(f"path\tduration\n{CLIP}\t2\n")
     (tmp_path / "recipe.toml").write_text(RECIPE)
-    with pytest.raises(InputError, match=r"there is one only; cut long recordings into many rows"):
-        pretrain(
-            load_recipe(ByolRecipe, tmp_path / "recipe.toml"), Paths(train=[tmp_path / "one.tsv"], out=tmp_path / "run")
+    with pytest.raises(InputError, match=r"there is only one; cut long recordings into many rows"):
+        train(
+            parse_recipe("pretrain", tmp_path / "recipe.toml"),
+            Paths(train=[tmp_path / "one.tsv"], out=tmp_path / "run"),
         )
 
 

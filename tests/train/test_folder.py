@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 import speechssl
 from speechssl import cli
 from speechssl.core.errors import InputError
+from speechssl.objectives.recipe import TrainConfig
+from speechssl.objectives.wav2vec2 import Recipe
 from speechssl.train.folder import RunFolder
 from tests.conftest import TINY_MODEL, digits, refused, write_table
 
@@ -132,16 +134,16 @@ def test_a_folder_of_other_things_is_not_touched(tmp_path):
     (tmp_path / "thesis.doc").write_text("years of work")
     for resume in (False, True):
         with pytest.raises(InputError, match="is neither a run nor an empty folder; choose another --out"):
-            RunFolder(path=tmp_path).create("", resume)
+            RunFolder(path=tmp_path).enter(Recipe(), resume)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.doc"]
 
 
 def test_resuming_before_anything_was_saved_starts_again(tmp_path):
     run = RunFolder(path=tmp_path / "run")
-    run.create("a", resume=False)
+    assert run.enter(Recipe(), resume=False) is None
     run.log.write_text("{}")
-    run.create("b", resume=True)
-    assert (run.path / "recipe.toml").read_text() == "b" and run.log.read_text() == ""
+    assert run.enter(Recipe(train=TrainConfig(steps=7)), resume=True) is None
+    assert "steps = 7\n" in run.recipe.read_text() and run.log.read_text() == ""
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from speechssl.models.wav2vec2.model import Wav2Vec2ForCTC
+from speechssl.objectives.recipe import OptimConfig
 from speechssl.train.optim import build_optimizer, learning_rate
-from speechssl.train.recipe import OptimConfig
 from tests.conftest import tiny
 
 
@@ -30,7 +30,7 @@ def test_tri_stage_holds_and_ends_at_five_percent():
 
 def test_the_new_layer_learns_faster():
     model = Wav2Vec2ForCTC(tiny(), vocab_size=5)
-    optimizer = build_optimizer(model, list(model.lm_head.parameters()), OptimConfig(head_scale=5.0))
+    optimizer = build_optimizer(model, {"lm_head.": 5.0}, OptimConfig())
     assert [group["scale"] for group in optimizer.param_groups] == [1.0, 5.0]
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
     assert torch.equal(optimizer.param_groups[1]["params"][0], model.lm_head.weight)

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from speechssl import cli
-from speechssl.objectives.health import Health
+from speechssl.objectives.wav2vec2 import Wav2Vec2
 from speechssl.train.folder import RunFolder
 from tests.conftest import DATA, TINY_MODEL
 
@@ -106,10 +106,10 @@ def wait_for(log: Path, updates: int, process: subprocess.Popen) -> None:
 def test_a_signal_while_the_books_are_kept_loses_nothing(tmp_path, monkeypatch):
     """It strikes after update 4, when it is too late for that update's checkpoint: update 5 ends the run, saved."""
 
-    def strike(_health: Health, line: dict) -> None:
+    def strike(_objective: Wav2Vec2, line: dict) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Health, "__call__", strike)
+    monkeypatch.setattr(Wav2Vec2, "verdict", strike)
     with pytest.raises(SystemExit) as stop:
         cli.main(command(tmp_path, "run", "--data.workers", "0")[3:])
     assert stop.value.code == 130

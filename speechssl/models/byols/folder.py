@@ -4,6 +4,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import torch
 from torch import Tensor
 
 from speechssl.core.config import coerce
@@ -44,8 +45,9 @@ def read(folder: Path, raw: dict[str, Any], language: str = "") -> Checkpoint:
 
 def build(checkpoint: Checkpoint) -> ByolsModel:
     """The model in float32 on the CPU, in evaluation mode; InputError when a tensor is missing or has another shape."""
-    model = ByolsModel(checkpoint.config)  # allocated: its filters are in no file, and its layout in memory is its own
-    check_fit(model, checkpoint.state, checkpoint.source)
+    with torch.device("meta"):  # nothing is allocated by what a config.json says
+        check_fit(ByolsModel(checkpoint.config), checkpoint.state, checkpoint.source)
+    model = ByolsModel(checkpoint.config)  # its filters are in no file, and its layout in memory is its own
     model.load_state_dict({key: as_float(checkpoint.state[key]) for key in model.state_dict()})
     return model.eval()
 

@@ -10,10 +10,10 @@ import torch
 import speechssl
 from speechssl import cli
 from speechssl.core.errors import InputError
-from speechssl.interop.source import read, save_model
-from speechssl.models.byols.folder import CREMA_D_STATS, SLANEY_STATS
+from speechssl.interop.byols import CREMA_D_STATS, SLANEY_STATS
+from speechssl.interop.source import read
+from speechssl.models import families
 from speechssl.models.byols.model import ByolsConfig, ByolsModel
-from speechssl.models.checkpoint import build
 from speechssl.models.kernels.norm import BatchNorm
 from speechssl.use import embed
 from speechssl.use.api import SpeechModel
@@ -94,7 +94,7 @@ def test_the_shipped_weights_are_the_published_ones(tmp_path):
         digest.hexdigest() == "8d8eb034beee828f4f47404a023cf64ee55b56a821bc47c720541269a1fc9ce9"
     )  # of the published file
     torch.save(state, tmp_path / "byols_audiontt2020_d512.pth")
-    published = build(read(tmp_path / "byols_audiontt2020_d512.pth"))
+    published = families.build(read(tmp_path / "byols_audiontt2020_d512.pth"))
     np.testing.assert_allclose(published.mel_stats, CREMA_D_STATS)
     assert all(value.equal(published.state_dict()[key]) for key, value in shipped.state_dict().items())
 
@@ -196,11 +196,11 @@ def test_sixteen_bits_give_nearly_the_same(speech):
 def test_save_and_load(tmp_path):
     model = tiny("cvt").model
     model.mel_stats.copy_(torch.tensor([-5.0, 3.0]))
-    save_model(tmp_path / "a", model, None, {"steps": 3})
+    families.save(tmp_path / "a", model, None, {"steps": 3})
     speechssl.load(tmp_path / "a").save(tmp_path / "b")
     again = speechssl.load(tmp_path / "b")
     assert again.config == model.config
-    assert again.facts["speechssl"] == {"steps": 3}
+    assert again.config_json["speechssl"] == {"steps": 3}
     assert all(value.equal(model.state_dict()[key]) for key, value in again.model.state_dict().items())
 
 
@@ -230,11 +230,13 @@ def test_a_file_as_published_opens(tmp_path, speech):
         wave_S = speech[:20_000]
         assert opened.hidden_states([wave_S])[0].equal(SpeechModel(model, None, {}, kind).hidden_states([wave_S])[0])
         opened.save(tmp_path / kind)
-        assert speechssl.load(tmp_path / kind).facts["speechssl"]["origin"].startswith(f"{kind}.pth as its authors")
+        assert (
+            speechssl.load(tmp_path / kind).config_json["speechssl"]["origin"].startswith(f"{kind}.pth as its authors")
+        )
 
 
 def test_a_folder_whose_files_do_not_fit_is_refused(tmp_path):
-    save_model(tmp_path, tiny("audiontt2020").model, None, {})
+    families.save(tmp_path, tiny("audiontt2020").model, None, {})
     raw = (tmp_path / "config.json").read_text()
     (tmp_path / "config.json").write_text(raw.replace('"width": 16', '"width": 1000000000'))
     with pytest.raises(InputError, match=r"does not fit its config.json: encoder.fc.0.weight has shape \(16, 32\)"):
@@ -249,7 +251,7 @@ def test_what_only_wav2vec2_can_do_is_refused_in_one_sentence(tmp_path, capsys):
         ["convert", "byol-s", tmp_path / "x", "--to", "fairseq"],
         ["export", "byol-s", tmp_path / "x", "--to", "torch"],
     ):
-        assert f"byol-s is a BYOL-S model, and {argv[0]} needs one of the wav2vec 2.0 family" in refused(capsys, *argv)
+        assert f"byol-s is a byol-s model, and {argv[0]} needs one of: wav2vec2, hubert," in refused(capsys, *argv)
         assert not (tmp_path / "x").exists()
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import speechssl
 from speechssl.core.errors import InputError
-from speechssl.interop.source import save_model
+from speechssl.models import families
 from speechssl.models.wav2vec2.model import Wav2Vec2ForCTC, Wav2Vec2ForPreTraining
 from speechssl.text.tokenizer import CharTokenizer
 from tests.conftest import tiny
@@ -28,7 +28,7 @@ def theirs(model, folder, clip: np.ndarray, output: str) -> torch.Tensor:
 
 
 def test_ctc_saved_by_us(family, clip, tmp_path):
-    save_model(tmp_path, Wav2Vec2ForCTC(tiny(family), len(TOKENIZER)), TOKENIZER, {"step": 3})
+    families.save(tmp_path, Wav2Vec2ForCTC(tiny(family), len(TOKENIZER)), TOKENIZER, {"step": 3})
     model = transformers.Wav2Vec2ForCTC.from_pretrained(tmp_path)
     expected = theirs(model, tmp_path, clip, "logits").log_softmax(1)
     found = speechssl.load(tmp_path).log_probs([clip])[0]
@@ -41,7 +41,7 @@ def test_ctc_saved_by_us(family, clip, tmp_path):
 
 
 def test_pretraining_model_saved_by_us(family, clip, tmp_path):
-    save_model(tmp_path, Wav2Vec2ForPreTraining(tiny(family)), None, {})
+    families.save(tmp_path, Wav2Vec2ForPreTraining(tiny(family)), None, {})
     model, told = transformers.Wav2Vec2ForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
     assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
     expected = theirs(model.wav2vec2, tmp_path, clip, "last_hidden_state")
@@ -50,7 +50,7 @@ def test_pretraining_model_saved_by_us(family, clip, tmp_path):
 
 @pytest.mark.parametrize("kind", ["Wav2Vec2ForCTC", "Wav2Vec2Model", "Wav2Vec2ForPreTraining"])
 def test_saved_by_transformers(kind, family, clip, tmp_path):
-    save_model(tmp_path / "ours", Wav2Vec2ForCTC(tiny(family), len(TOKENIZER)), TOKENIZER, {})
+    families.save(tmp_path / "ours", Wav2Vec2ForCTC(tiny(family), len(TOKENIZER)), TOKENIZER, {})
     config = transformers.Wav2Vec2Config.from_pretrained(tmp_path / "ours")
     torch.manual_seed(1)
     model = getattr(transformers, kind)(config)
