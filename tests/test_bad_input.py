@@ -48,7 +48,7 @@ def nan(path: Path) -> None:
 FILES = {
     "gone.wav": (
         lambda path: None,
-        "is missing; is the name right? If a manifest says it, run `speechssl prepare` again",
+        "is missing; is the name right? If it is from a manifest, run `speechssl prepare` again",
     ),
     "empty.wav": (lambda path: path.write_bytes(b""), "is an empty file; copy it again or leave it out"),
     "text.wav": (lambda path: path.write_text("I am a text"), "cannot be decoded (Format not recognised); is it audio"),
@@ -261,4 +261,4 @@ def test_names_that_no_terminal_can_show_do_not_end_a_verb(desk, ctc_folder, cap
         cli.main(["transcribe", str(ctc_folder), strange, str(CLIP)])
     captured = capsys.readouterr()
     assert stop.value.code == 2
-    assert "bytes that are no UTF-8; rename the file" in captured.err and str(CLIP) in captured.out
+    assert "bytes that are not UTF-8; rename the file" in captured.err and str(CLIP) in captured.out
