@@ -1,4 +1,4 @@
-"""Journeys of a careless user through every verb: one sentence with file, value and remedy, exit code 2, nothing left behind."""
+"""Mistakes of a user, in every verb: one sentence with file, value and remedy, exit code 2, nothing left behind."""
 
 import shutil
 from pathlib import Path
@@ -48,7 +48,7 @@ def nan(path: Path) -> None:
 FILES = {
     "gone.wav": (
         lambda path: None,
-        "is missing; is the name right? If a manifest says it, run `speechssl prepare` again",
+        "is missing; is the name right? If it is from a manifest, run `speechssl prepare` again",
     ),
     "empty.wav": (lambda path: path.write_bytes(b""), "is an empty file; copy it again or leave it out"),
     "text.wav": (lambda path: path.write_text("I am a text"), "cannot be decoded (Format not recognised); is it audio"),
@@ -63,7 +63,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_bad_file_is_told_by_every_verb(name, desk, ctc_folder, capsys):
+def test_a_bad_file_is_reported_by_every_verb(name, desk, ctc_folder, capsys):
     make, complaint = FILES[name]
     make(desk / name)
     bad = write_table(desk / "bad.tsv", {"path": name, "duration": 1.5, "text": "one", "speaker": "a"})
@@ -99,7 +99,7 @@ MANIFESTS = {
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_a_bad_manifest_is_told_before_a_run_is_made(name, desk, capsys):
+def test_a_bad_manifest_is_reported_before_a_run_is_made(name, desk, capsys):
     rows, complaint = MANIFESTS[name]
     bad = write_table(desk / "bad.tsv", *rows)
     assert complaint in refused(capsys, "pretrain", "pretrain.toml", "--train", bad, "--out", "run")
@@ -141,7 +141,7 @@ def test_bad_transcripts_among_good_ones_are_counted(desk, ctc_folder, capsys):
     assert f"1 of {len(rows) - 1} transcripts are longer than their audio's frames" in said and "hasty" in said
 
 
-def test_validation_transcripts_outside_the_vocabulary_are_told_before_training(desk, ctc_folder, capsys):
+def test_validation_transcripts_outside_the_vocabulary_are_reported_before_training(desk, ctc_folder, capsys):
     valid = write_table(desk / "valid.tsv", row("Zürich"))
     call = ["finetune", "finetune.toml", "--init", ctc_folder, "--train", "good.tsv", "--valid", valid, "--out", "run"]
     text = refused(capsys, *call, "--text.vocab", ctc_folder / "vocab.json")
@@ -261,4 +261,4 @@ def test_names_that_no_terminal_can_show_do_not_end_a_verb(desk, ctc_folder, cap
         cli.main(["transcribe", str(ctc_folder), strange, str(CLIP)])
     captured = capsys.readouterr()
     assert stop.value.code == 2
-    assert "bytes that are no UTF-8; rename the file" in captured.err and str(CLIP) in captured.out
+    assert "bytes that are not UTF-8; rename the file" in captured.err and str(CLIP) in captured.out

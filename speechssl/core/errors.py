@@ -1,5 +1,5 @@
-"""The one exception that means: the user can mend this."""
+"""The exception for whatever the user can fix: a file, a value, a flag."""
 
 
 class InputError(ValueError):
-    """Bad input, told in one sentence that names the file or value and the remedy; the command line exits with code 2."""
+    """Bad input. The message is one sentence with the file or value and the remedy; the command line exits with code 2."""

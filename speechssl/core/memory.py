@@ -1,4 +1,4 @@
-"""How the process deals with freed memory: a step of this size asks for gigabytes, and the same ones every time."""
+"""How a process handles freed memory. A training step allocates gigabytes, and the next one the same again."""
 
 import ctypes
 import os
@@ -9,16 +9,20 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 
 
 def forget_shapes() -> None:
-    """Let oneDNN and torch keep the kernels of 64 shapes each, not of 1,024: the batches of a stream all differ in shape, so
-    that such kernels fill memory and are never used again. To be called before the first product."""
+    """Make oneDNN and torch cache the kernels of 64 shapes instead of 1,024; call it before the first matrix product.
+
+    Hardly two batches of a stream have the same shape, so that cached kernels only fill the memory.
+    """
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, "64")
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep what tensors free instead of returning it to the system, which hands it out again page by
-    page, each filled with zeros: 20 % of a training step on a CPU. True where that is possible (glibc). For processes of
-    our own, not for a library to do behind its user's back; the peak of the memory stays the same."""
+    """Make the C library keep freed memory instead of returning it to the system; False where that is not possible (not glibc).
+
+    The system would hand the memory out again page by page, each filled with zeros: 20 % of a training step on a CPU. The
+    peak stays the same. For our own processes only: a library must not do this to the program that imports it.
+    """
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -27,7 +31,7 @@ def keep_freed_memory() -> bool:
 
 
 def resident(name: str) -> float:
-    """Memory of this process in MiB: VmRSS now, VmHWM at most so far. Linux only; nan elsewhere."""
+    """Memory of this process in MiB: "VmRSS" now, "VmHWM" at its peak. Linux only; nan elsewhere."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(name)), float("nan"))

@@ -1,8 +1,8 @@
-"""A batch as one stream: utterances laid end to end, so that no arithmetic is spent on padding and none leaks in.
+"""A batch as one stream: utterances laid end to end, so that no arithmetic is spent on padding and no padding leaks in.
 
 Every utterance starts on a multiple of the encoder's stride (`hop`, 320 samples for wav2vec 2.0). At each layer of the
-convolutional encoder its frames are therefore a prefix of its own span, the same numbers as if it were alone; the few
-frames whose receptive field reaches into the next utterance lie behind that prefix and are dropped at the end.
+convolutional encoder its frames are therefore a prefix of its own span, with the same values as if it were alone; the few
+frames whose receptive field reaches into the next utterance follow that prefix and are dropped at the end.
 
 Shapes: N samples of the stream, S samples of one utterance, T frames, D width.
 """
@@ -21,7 +21,7 @@ from speechssl.core.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """What a stack of valid convolutions does to lengths (wav2vec 2.0, section 2: stride 20 ms, receptive field 25 ms)."""
+    """The lengths that a stack of valid convolutions gives (wav2vec 2.0, section 2: stride 20 ms, receptive field 25 ms)."""
 
     kernels: tuple[int, ...]
     strides: tuple[int, ...]
@@ -33,14 +33,14 @@ class Geometry:
 
     @property
     def receptive_field(self) -> int:
-        """Samples that one frame sees."""
+        """Samples that one frame depends on."""
         field = 1
         for kernel, stride in zip(reversed(self.kernels), reversed(self.strides), strict=True):
             field = (field - 1) * stride + kernel
         return field
 
     def frames(self, samples: int, layers: int | None = None) -> int:
-        """Frames that `samples` yield after the first `layers` convolutions (all of them by default); 0 if too short."""
+        """Frames of `samples` after the first `layers` convolutions (None: all); 0 if there are too few samples."""
         for kernel, stride in list(zip(self.kernels, self.strides, strict=True))[:layers]:
             samples = (samples - kernel) // stride + 1 if samples >= kernel else 0
         return samples
@@ -48,24 +48,25 @@ class Geometry:
 
 @dataclass(frozen=True, kw_only=True)
 class Movable:
-    """A batch: a dataclass of tensors, other batches and plain values, which moves as one."""
+    """Base of batches: a dataclass of tensors, other batches and plain values, which is moved as a whole."""
 
     def to(self, device: torch.device | str) -> Self:
-        """The same batch on another device; the copy of a pinned one does not wait."""
+        """The same batch on another device; the copy of a pinned batch is asynchronous."""
         return self.each(lambda x: x.to(device, non_blocking=True))
 
     def pin_memory(self) -> Self:
-        """The same batch in memory that a GPU reads by itself; torch's loader asks for it."""
+        """The same batch in page-locked memory; called by torch's DataLoader."""
         return self.each(Tensor.pin_memory)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """The same batch with every tensor changed."""
+        """The same batch with `change` applied to every tensor."""
         changed = {}
-        for name, value in ((field.name, getattr(self, field.name)) for field in fields(self)):
+        for field in fields(self):
+            value = getattr(self, field.name)
             if isinstance(value, Tensor):
-                changed[name] = change(value)
+                changed[field.name] = change(value)
             elif isinstance(value, Movable):
-                changed[name] = value.each(change)
+                changed[field.name] = value.each(change)
         return replace(self, **changed)
 
 
@@ -86,8 +87,8 @@ class Packed(Movable):
 def pack(waves: Sequence[np.ndarray | Tensor], geometry: Geometry, *, normalise: bool = False) -> Packed:
     """Lay utterances (each float (S,)) end to end, each on a multiple of the hop.
 
-    normalise: bring each utterance to zero mean and unit variance first (what LARGE models expect).
-    Raises InputError for an utterance shorter than one frame's receptive field.
+    normalise: standardise each utterance first, as LARGE models expect. InputError for an utterance that is shorter than
+    the receptive field of one frame.
     """
     samples = tuple(len(wave) for wave in waves)
     frames = tuple(geometry.frames(length) for length in samples)
@@ -112,17 +113,17 @@ def pack(waves: Sequence[np.ndarray | Tensor], geometry: Geometry, *, normalise:
 
 
 def standardise(wave_S: np.ndarray) -> np.ndarray:
-    """Zero mean and unit variance, as transformers' Wav2Vec2FeatureExtractor does it."""
+    """Shift and scale to zero mean and unit variance, as Wav2Vec2FeatureExtractor of transformers does."""
     return (wave_S - wave_S.mean(dtype=np.float64)) / np.sqrt(wave_S.var(dtype=np.float64) + 1e-7)
 
 
 def on_device(values: Sequence[int], device: torch.device, dtype: torch.dtype = torch.long) -> Tensor:
-    """A few host numbers as a tensor, without waiting for the device."""
+    """A few numbers of the host as a tensor on `device`; the copy is asynchronous."""
     return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
 
 
 def starts(lengths: Sequence[int]) -> list[int]:
-    """Where each segment of a stream starts."""
+    """The start of each segment of a stream."""
     return [0, *accumulate(lengths)][:-1]
 
 

@@ -144,7 +144,7 @@ def class_level(paths: list[Path], folder: Path) -> int | None:
     first = differing[0]
     above = f"^([^/]+/){{{first}}}" if first else "^"
     raise InputError(
-        f"{folder} has folders in folders ({'; '.join(examples)}), and no file name tells which is the class; say it: "
+        f"{folder} has folders in folders ({'; '.join(examples)}), and no file name shows which one is the class; say so: "
         f"--pattern '{above}(?P<speaker>[^/]+)/(?P<label>[^/]+)/' takes level {first + 1} for speakers and the next for labels"
     )
 

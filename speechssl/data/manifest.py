@@ -1,4 +1,4 @@
-"""The table of utterances: our TSV, and those of fairseq, NeMo and Kaldi. Columns, so that a million rows stay cheap."""
+"""The table of utterances: our TSV, and those of fairseq, NeMo and Kaldi, held in columns so that a million rows stay small."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ ALIASES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Utterance:
-    """One row. start and duration in seconds; duration NaN when nobody has looked yet. extra: any further columns."""
+    """One row. start, duration: seconds; duration is NaN where it is not known yet. extra: any further columns."""
 
     id: str
     path: str
@@ -38,29 +38,35 @@ class Utterance:
 
 
 class Strings:
-    """A column of strings as one block of UTF-8 and the place where each ends. A million Python strings would take several
-    times the memory, and loader processes, which count references to them, would copy it all one by one."""
+    """A column of strings as one block of UTF-8 and the end of each string in it.
+
+    A million Python strings would take several times the memory, and each loader process would copy them all, because
+    reading one changes its reference count. An Arrow table takes twice the memory, and is no faster to open or to read.
+    """
 
     def __init__(self, empty: int = 0) -> None:
-        """empty: so many empty strings to begin with."""
+        """A column that begins with `empty` empty strings."""
         self.block, self.ends = bytearray(), array("q", bytes(8 * empty))
 
     def __len__(self) -> int:
         return len(self.ends)
 
     def __getitem__(self, index: int) -> str:
-        return str(self.block[self.ends[index - 1] if index else 0 : self.ends[index]], "utf-8", "surrogatepass")
+        start = self.ends[index - 1] if index else 0
+        return str(self.block[start : self.ends[index]], "utf-8", "surrogatepass")
 
     def extend(self, cells: Iterable[str]) -> None:
-        """Strings more; names of files may hold bytes that are no UTF-8."""
+        """Append strings. File names may contain bytes that are not valid UTF-8."""
         for cell in cells:
             self.block += cell.encode("utf-8", "surrogatepass")
             self.ends.append(len(self.block))
 
 
 class Manifest:
-    """Columns of strings and of seconds; `manifest[i]` is an Utterance. rows_R: where row i stands in the columns of strings,
-    which a selection shares with the whole."""
+    """Columns of strings and of seconds; `manifest[i]` is an Utterance.
+
+    starts, durations: seconds, (R,). rows_R: the position of row i in the columns of strings, which selections share.
+    """
 
     def __init__(
         self, columns: dict[str, Strings], starts: np.ndarray, durations: np.ndarray, rows_R: np.ndarray
@@ -69,7 +75,7 @@ class Manifest:
 
     @classmethod
     def of(cls, rows: Iterable[Utterance]) -> "Manifest":
-        """From utterances, of which only some thousand exist at a time."""
+        """The table of some utterances, of which only some thousand exist at a time."""
         rows, count = iter(rows), 0
         known = {name: Strings() for name in COLUMNS if name not in ("start", "duration")}
         others: dict[str, Strings] = {}
@@ -99,17 +105,17 @@ class Manifest:
         return (self[i] for i in range(len(self)))
 
     def column(self, name: str) -> list[str]:
-        """A column as strings; InputError names the columns there are."""
+        """A column as strings. InputError for an unknown name, with the list of columns."""
         return list(self.cells(name))
 
     def cells(self, name: str) -> Iterator[str]:
-        """The same one by one."""
+        """The strings of a column one by one. InputError as in `column`."""
         if name not in self.columns:
             raise InputError(f"the manifest has no column {name!r}; it has {', '.join(self.columns)}")
         return map(self.columns[name].__getitem__, self.rows_R)
 
     def digest(self) -> str:
-        """A hash of all that is in it."""
+        """A hash of all columns and rows."""
         digest = hashlib.blake2b(digest_size=8)
         for name, column in self.columns.items():
             digest.update(name.encode())
@@ -120,12 +126,12 @@ class Manifest:
         return digest.hexdigest()
 
     def select(self, indices: Iterable[int]) -> "Manifest":
-        """Some of the rows."""
+        """The rows `indices`, in that order."""
         chosen = np.fromiter(indices, dtype=np.int64)
         return Manifest(self.columns, self.starts[chosen], self.durations[chosen], self.rows_R[chosen])
 
     def where(self, condition: str) -> "Manifest":
-        """The rows that meet a condition such as "split=train"; InputError if there are none. "" is met by all."""
+        """The rows that meet a condition such as "split=train"; "" selects all. InputError if no row meets it."""
         if not condition:
             return self
         name, _, value = condition.partition("=")
@@ -137,8 +143,10 @@ class Manifest:
 
 
 def read_manifest(*paths: str | Path) -> Manifest:
-    """One or several manifests as one: our TSV, fairseq's TSV, NeMo's JSONL or a Kaldi folder, told apart by their looks.
-    Relative paths are relative to the manifest. InputError: missing file or column, no rows, duplicate ids."""
+    """Read one or several manifests as one: our TSV, fairseq's TSV, NeMo's JSONL or a Kaldi folder, recognised by content.
+
+    Relative paths start from the manifest's folder. InputError for a missing file or column, no rows, and equal ids.
+    """
     hashes = array("q")
 
     def rows() -> Iterator[Utterance]:
@@ -154,7 +162,7 @@ def read_manifest(*paths: str | Path) -> Manifest:
 
 
 def refuse_equal_ids(paths: Iterable[str | Path]) -> None:
-    """InputError for the first two rows of the same id."""
+    """InputError that names the first two rows with the same id."""
     seen: dict[str, str] = {}
     for path in map(Path, paths):
         for number, row in enumerate(read_rows(path), 1):
@@ -165,7 +173,7 @@ def refuse_equal_ids(paths: Iterable[str | Path]) -> None:
 
 
 def read_rows(path: Path) -> Iterator[Utterance]:
-    """The rows of one manifest of any kind."""
+    """The rows of one manifest of any kind. InputError if there are none."""
     if not path.exists():
         raise InputError(f"{path} does not exist; make a manifest with `speechssl prepare FOLDER --out {path.name}`")
     if path.is_dir():
@@ -186,16 +194,16 @@ def read_rows(path: Path) -> Iterator[Utterance]:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, whatever ends them, without a byte order mark; InputError if it is not UTF-8.
+    """The lines of a text file without a byte order mark, ended by LF, CRLF or CR. InputError if it is not UTF-8.
 
-    Not str.splitlines, for which some characters of a transcript end a line too.
+    Not by str.splitlines, which splits at some characters that a transcript may hold.
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
             for line in file:
                 yield line.removesuffix("\n")
     except UnicodeDecodeError:
-        try:  # once more in one piece, which tells the place
+        try:  # once more in one piece, because only then the error has the place in the file
             path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             problem = f"{error.reason} at byte {error.start}"
@@ -203,7 +211,7 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def make_row(values: dict[str, str], folder: str, where: str) -> Utterance:
-    """An utterance from named strings."""
+    """An utterance from the strings of a row. `where` names the row in errors; InputError for a missing path or a bad time."""
     if not values.get("path"):
         raise InputError(f"{where} has no path; fill it in or remove the row")
     extra = {name: values[name] for name in values.keys() - COLUMNS}
@@ -221,7 +229,7 @@ def make_row(values: dict[str, str], folder: str, where: str) -> Utterance:
 
 
 def known_names(names: list[str]) -> list[str]:
-    """Names of columns with other people's replaced by ours, unless ours is there too, or taken by an earlier one."""
+    """Column names with the known aliases replaced by our names, each of which is given to one column only."""
     taken, found = set(names), []
     for name in names:
         ours = ALIASES.get(name, name)
@@ -231,7 +239,7 @@ def known_names(names: list[str]) -> list[str]:
 
 
 def seconds(values: dict[str, str], name: str, default: float, where: str) -> float:
-    """A time in seconds; `default` where it is empty or NaN."""
+    """A time in seconds; `default` where the field is empty or NaN. InputError for anything that is not a time."""
     try:
         value = float(values.get(name) or "nan")
     except ValueError:
@@ -242,7 +250,7 @@ def seconds(values: dict[str, str], name: str, default: float, where: str) -> fl
 
 
 def read_table(path: Path) -> Iterator[Utterance]:
-    """A TSV with a header line, or fairseq's: the root folder in the first line, then path and samples."""
+    """Our TSV, whose first line names the columns; or fairseq's, whose first line is the root folder."""
     lines = read_lines(path)
     first = next(lines, "")
     if "\t" not in first and Path(first).is_absolute():
@@ -267,7 +275,7 @@ def read_table(path: Path) -> Iterator[Utterance]:
 
 
 def read_fairseq(path: Path, root: str, lines: list[str]) -> Iterator[Utterance]:
-    """fairseq: samples are at 16 kHz; transcripts come from the .wrd or .ltr file beside the TSV."""
+    """fairseq: path and number of samples at 16 kHz; the transcripts are in the .wrd or .ltr file beside the TSV."""
     words, letters = path.with_suffix(".wrd"), path.with_suffix(".ltr")
     texts = [""] * len(lines)
     if words.exists():
@@ -285,7 +293,7 @@ def read_fairseq(path: Path, root: str, lines: list[str]) -> Iterator[Utterance]
 
 
 def read_jsonl(path: Path) -> Iterator[Utterance]:
-    """NeMo: one JSON object a line."""
+    """NeMo: one JSON object per line."""
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
@@ -300,8 +308,11 @@ def read_jsonl(path: Path) -> Iterator[Utterance]:
 
 
 def read_kaldi(folder: Path) -> Iterator[Utterance]:
-    """Kaldi: wav.scp, and if present text, utt2spk, segments, spk2gender and spk2age. As in Kaldi, relative paths start from
-    the working folder; where they lead nowhere, from this folder or, as in speechocean762, from the one above."""
+    """Kaldi: wav.scp, and where present text, utt2spk, segments, spk2gender and spk2age.
+
+    As in Kaldi, relative paths start from the working folder. Where no file lies there, they start from this folder or, as
+    in speechocean762, from the one above.
+    """
 
     def table(name: str) -> dict[str, str]:
         file = folder / name
@@ -316,11 +327,12 @@ def read_kaldi(folder: Path) -> Iterator[Utterance]:
                 f"{folder / 'wav.scp'}: {key} is a shell pipe; write its output to a file, pipes are not run"
             )
     places = (Path("."), folder, folder.parent)
-    root = next((str(place) for place in places if any((place / path).exists() for path in [*waves.values()][:1])), ".")
+    first = next(iter(waves.values()), "")
+    root = next((str(place) for place in places if first and (place / first).exists()), ".")
     for key in segments or waves:
-        recording, start, end = (
-            kaldi_segment(segments[key], f"{folder / 'segments'}: {key}") if segments else (key, 0, 0)
-        )
+        recording, start, end = key, 0.0, 0.0
+        if segments:
+            recording, start, end = kaldi_segment(segments[key], f"{folder / 'segments'}: {key}")
         if recording not in waves:
             raise InputError(f"{folder / 'segments'}: {key} is cut from {recording}, which {folder / 'wav.scp'} lacks")
         values = {"id": key, "path": waves[recording], "start": str(start), "duration": str(end - start) if end else ""}
@@ -330,7 +342,7 @@ def read_kaldi(folder: Path) -> Iterator[Utterance]:
 
 
 def kaldi_segment(line: str, where: str) -> tuple[str, float, float]:
-    """(recording, start, end) of a segment."""
+    """(recording, start, end) of a line of `segments`. InputError if it is not of that form."""
     try:
         recording, start, end = line.split()
         return recording, float(start), float(end)
@@ -339,13 +351,15 @@ def kaldi_segment(line: str, where: str) -> tuple[str, float, float]:
 
 
 def fits_a_line(name: str) -> bool:
-    """Whether a file name can stand in a manifest: a tab, a line break or bytes that are no UTF-8 cannot."""
+    """Whether a file name can be written into a manifest: it has no tab, no line break, and is valid UTF-8."""
     return not any(c in "\t\r\n\0" or "\ud800" <= c <= "\udfff" for c in name)
 
 
 def write_manifest(rows: Iterable[Utterance], path: str | Path) -> None:
-    """Our TSV, replaced in one step; paths below its folder are written relative to it. The names of ids and files stay as
-    they are, in all other fields white space becomes a single blank."""
+    """Write our TSV, which replaces an older one in one step.
+
+    Paths below its folder become relative to it. In all fields but ids and paths, white space becomes a single space.
+    """
     path = Path(path)
     rows = list(rows)
     names = [*COLUMNS, *sorted({key for row in rows for key in row.extra})]
@@ -365,12 +379,12 @@ def write_manifest(rows: Iterable[Utterance], path: str | Path) -> None:
 
 
 def rejected_path(out: Path) -> Path:
-    """x.tsv -> x.rejected.tsv: where it is told what was left out of `out`."""
+    """x.tsv -> x.rejected.tsv, the list of what was left out of `out`."""
     return out.with_suffix(".rejected.tsv")
 
 
 def write_rejected(rejected: Iterable[tuple[str, str]], out: Path) -> None:
-    """The (path, reason) of all that was left out of `out`; an old list goes away when there is nothing."""
+    """List what was left out of `out`, as (path, reason); remove an older list if nothing was."""
     lines = [f"{escape(source)}\t{' '.join(reason.split())}\n" for source, reason in rejected]
     if not lines:
         rejected_path(out).unlink(missing_ok=True)
@@ -380,5 +394,5 @@ def write_rejected(rejected: Iterable[tuple[str, str]], out: Path) -> None:
 
 
 def escape(name: str) -> str:
-    """A file name as it can be shown in one line of UTF-8."""
+    """A file name as one line of valid UTF-8: unchanged where possible, else with escapes."""
     return name if fits_a_line(name) else ascii(name)[1:-1]

@@ -1,4 +1,4 @@
-"""Decode, mix to mono, resample: any file that libsndfile reads becomes float32 at 16 kHz, whole or a segment of it."""
+"""Decode, mix to mono and resample: any file that libsndfile reads becomes float32 at 16 kHz, the whole or a segment."""
 
 import math
 import os
@@ -17,10 +17,10 @@ from speechssl.core.errors import InputError
 SAMPLE_RATE = 16_000
 EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".sph")
 FOREIGN = (".m4a", ".aac", ".mp4", ".wma", ".amr", ".webm", ".flv", ".mka")
-LOUDEST = 64.0  # samples lie within ±1, a careless gain aside; what goes beyond is counted in other units
-CHANNELS = 8  # of an array, at most: more rows are utterances
-LOWEST_RATE = 2_000  # Hz; below it a header is wrong
-MARGIN = 0.05  # seconds of context around a segment, so that its resampled ends equal those of the whole file's
+LOUDEST = 64.0  # samples lie within ±1, or a little beyond after a careless gain; larger ones have another unit
+CHANNELS = 8  # the most that an array may have; more rows are taken for utterances
+LOWEST_RATE = 2_000  # Hz; a header with less is wrong
+MARGIN = 0.05  # seconds of context around a segment, so that its resampled ends equal those of the whole file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class AudioInfo:
 
 
 def info(path: str | Path) -> AudioInfo:
-    """Length, rate and channels from the file's header. InputError if there is none."""
+    """Length, rate and channels, from the header of a file. InputError if it cannot be opened."""
     with opened(path) as file:
         return AudioInfo(duration=file.frames / file.samplerate, sample_rate=file.samplerate, channels=file.channels)
 
@@ -41,19 +41,18 @@ def info(path: str | Path) -> AudioInfo:
 def load(
     source: Any, *, start: float = 0.0, duration: float | None = None, sample_rate: int | None = None
 ) -> np.ndarray:
-    """Mono float32 (S,) at 16 kHz.
+    """Load audio as mono float32 (S,) at 16 kHz.
 
     source: path, binary file object, array or tensor, (S,) or with a second, smaller axis of channels. start, duration:
     seconds; only that segment is decoded. sample_rate: rate of an array (None: 16 kHz). InputError if a file is missing,
-    cannot be decoded, is empty, or holds NaN.
+    cannot be decoded or is empty, and for samples that are NaN, infinite or far beyond ±1.
     """
     if isinstance(source, (str, PathLike)) or hasattr(source, "read"):
-        wave_S, name = read_segment(source, start, duration), str(source)
+        name = str(source)
+        wave_S = read_segment(source, start, duration)
     else:
-        wave_S, name = (
-            from_array(source, start, duration, SAMPLE_RATE if sample_rate is None else sample_rate),
-            "the array",
-        )
+        name = "the array"
+        wave_S = from_array(source, start, duration, SAMPLE_RATE if sample_rate is None else sample_rate)
     if not len(wave_S):
         raise InputError(f"{name} holds no audio{f' at {start} s' if start else ''}; leave it out")
     if not np.isfinite(wave_S).all():
@@ -66,36 +65,15 @@ def load(
 
 
 def opened(source: Any) -> soundfile.SoundFile:
-    """The file, open for reading; InputError in one sentence otherwise."""
+    """Open a path or a binary file object for reading. InputError if it is not audio that can be decoded."""
     if isinstance(source, (str, PathLike)):
-        path = Path(source)
-        try:
-            size, folder = path.stat().st_size, path.is_dir()
-        except (FileNotFoundError, NotADirectoryError):
-            raise InputError(
-                f"{path} is missing; is the name right? If a manifest says it, run `speechssl prepare` again"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read ({getattr(error, 'strerror', error)}); leave it out") from None
-        if folder:
-            raise InputError(f"{path} is a folder; name the audio files in it")
-        if not path.is_file():
-            raise InputError(f"{path} is no file with audio; leave it out")
-        if not os.access(path, os.R_OK):
-            raise InputError(f"{path} cannot be read (Permission denied); give yourself the right to, or leave it out")
-        if size == 0:
-            raise InputError(f"{path} is an empty file; copy it again or leave it out")
-        if path.suffix.lower() in FOREIGN:
-            raise InputError(
-                f"{path}: {path.suffix} cannot be decoded; convert it: ffmpeg -i {shlex.quote(path.name)} "
-                f"{shlex.quote(path.stem + '.wav')}"
-            )
+        check_file(Path(source))
     elif hasattr(source, "seek"):
         source.seek(0)
     try:
         file = soundfile.SoundFile(source)
     except UnicodeEncodeError:
-        raise InputError(f"{source} has a name with bytes that are no UTF-8; rename the file") from None
+        raise InputError(f"{source} has a name with bytes that are not UTF-8; rename the file") from None
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
         problem = str(error).removeprefix(f"Error opening {str(source)!r}: ").rstrip(".")
         raise InputError(f"{source} cannot be decoded ({problem}); is it audio at all?") from None
@@ -106,15 +84,39 @@ def opened(source: Any) -> soundfile.SoundFile:
     return file
 
 
+def check_file(path: Path) -> None:
+    """InputError for a path that cannot be an audio file: missing, a folder, unreadable, empty, of a foreign format."""
+    try:
+        size, folder = path.stat().st_size, path.is_dir()
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(
+            f"{path} is missing; is the name right? If it is from a manifest, run `speechssl prepare` again"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({getattr(error, 'strerror', error)}); leave it out") from None
+    if folder:
+        raise InputError(f"{path} is a folder; name the audio files in it")
+    if not path.is_file():
+        raise InputError(f"{path} is not a file with audio; leave it out")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} cannot be read (Permission denied); get permission to read it, or leave it out")
+    if size == 0:
+        raise InputError(f"{path} is an empty file; copy it again or leave it out")
+    if path.suffix.lower() in FOREIGN:
+        names = f"{shlex.quote(path.name)} {shlex.quote(path.stem + '.wav')}"
+        raise InputError(f"{path}: {path.suffix} cannot be decoded; convert it: ffmpeg -i {names}")
+
+
 def read_segment(source: Any, start: float, duration: float | None) -> np.ndarray:
-    """Decode, mix and resample one segment, whose samples are those of the whole file resampled: it starts where the grids
-    of both rates meet, and a margin on both sides keeps the resampler's edges out of it."""
+    """Decode, mix and resample one segment; its samples are those of the whole file resampled.
+
+    For that, decoding begins where a sample of both rates falls on the same time, and a margin on both sides keeps the
+    edge effects of the resampler out of the segment.
+    """
     with opened(source) as file:
         rate = file.samplerate
         margin = MARGIN if rate != SAMPLE_RATE else 0.0
-        step = rate // math.gcd(
-            rate, SAMPLE_RATE
-        )  # from a multiple of it on, both rates have a sample at the same time
+        step = rate // math.gcd(rate, SAMPLE_RATE)  # both rates have a sample at each multiple of it
         first = max(0, int((start - margin) * rate) // step * step)
         stop = file.frames if duration is None else min(file.frames, round((start + duration + margin) * rate))
         try:
@@ -129,13 +131,13 @@ def read_segment(source: Any, start: float, duration: float | None) -> np.ndarra
 
 
 def mono(wave_SC: np.ndarray) -> np.ndarray:
-    """The mean of the channels: as a product, because numpy's mean over a short last axis takes twenty times as long."""
+    """Average the channels; a matrix product, because numpy's mean over a short last axis takes twenty times as long."""
     channels = wave_SC.shape[1]
     return wave_SC[:, 0] if channels == 1 else wave_SC @ np.full(channels, 1 / channels, np.float32)
 
 
 def from_array(source: Any, start: float, duration: float | None, rate: int) -> np.ndarray:
-    """An array or tensor as mono 16 kHz."""
+    """Turn an array or tensor into mono float32 at 16 kHz; integers are scaled to ±1. InputError if it is not audio."""
     if hasattr(source, "detach"):
         source = source.detach().cpu()
         source = source.float() if source.is_floating_point() else source
@@ -150,7 +152,7 @@ def from_array(source: Any, start: float, duration: float | None, rate: int) -> 
             f"an array of shape {array.shape} and type {array.dtype} is not audio; give (samples,) numbers"
         )
     if array.dtype.kind != "f" and array.dtype.itemsize == 8:
-        raise InputError("whole numbers of 64 bits do not tell how loud they can be; give float32 within ±1, or int16")
+        raise InputError("the full scale of 64-bit integers is not known; give float32 within ±1, or int16")
     if rate < LOWEST_RATE:
         raise InputError(f"sample_rate = {rate} is not the rate of an array of speech; give it in Hz, such as 16000")
     if array.dtype.kind != "f":  # unsigned samples have their zero in the middle, as in 8-bit wav files
@@ -165,7 +167,7 @@ def from_array(source: Any, start: float, duration: float | None, rate: int) -> 
 
 
 def resample(wave_S: np.ndarray, rate: int) -> np.ndarray:
-    """To 16 kHz with soxr's high quality filter."""
+    """Resample to 16 kHz with soxr's high-quality filter."""
     if rate == SAMPLE_RATE or not len(wave_S):
         return wave_S.astype(np.float32, copy=False)
     return soxr.resample(wave_S, rate, SAMPLE_RATE).astype(np.float32, copy=False)

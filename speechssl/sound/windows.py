@@ -1,4 +1,8 @@
-"""Long audio in overlapping windows, read one at a time: memory stays constant, and the frames kept are those of the whole."""
+"""Long audio in overlapping windows, read one at a time, so that memory stays constant.
+
+The kept frames tile the clip, and each is computed from its own window. Attention and group norm see the window only, so
+a kept frame is close to, but not the same as, the frame of the whole clip; the context around it keeps it close.
+"""
 
 from collections.abc import Iterator
 from os import PathLike
@@ -12,9 +16,17 @@ from speechssl.sound import audio
 
 
 class Window(NamedTuple):
-    """wave_S: samples with context around them. rows: the frames of the window that lie in no other."""
+    """wave_S: a piece of a clip with context around it. rows: the frames of the window that are kept."""
 
     wave_S: np.ndarray
+    rows: slice
+
+
+class Span(NamedTuple):
+    """Where a window lies: samples `first` to `stop` of the clip (None: its end). rows: the frames that are kept."""
+
+    first: int
+    stop: int | None
     rows: slice
 
 
@@ -28,32 +40,46 @@ def windows(
     window: float = 30.0,
     context: float = 2.0,
 ) -> Iterator[Window]:
-    """A clip as windows of `window` seconds with `context` seconds on either side; one window if it is no longer than that.
+    """Yield a clip in windows of `window` seconds with `context` seconds on either side; a shorter clip is one window.
 
-    source, start, duration, sample_rate: as in audio.load. Less than one frame at the very end is left out.
+    source, start, duration, sample_rate: as in audio.load. Less than one frame at the very end is left out. InputError as
+    in audio.load.
     """
     if isinstance(source, (str, PathLike)):
-        known = min(duration or np.inf, audio.info(Path(source)).duration - start)
-        samples = round(known * audio.SAMPLE_RATE)
+        seconds = audio.info(Path(source)).duration - start
+        samples = round(min(seconds, seconds if duration is None else duration) * audio.SAMPLE_RATE)
     else:
         source = audio.load(source, start=start, duration=duration, sample_rate=sample_rate)
         samples = len(source)
-    for first, stop, before, kept in plan(samples, geometry.hop, window, context):
-        wave_S = source[first:stop] if isinstance(source, np.ndarray) else read(source, start, duration, first, stop)
+    for span in plan(samples, geometry.hop, window, context):
+        in_memory = isinstance(source, np.ndarray)
+        wave_S = source[span.first : span.stop] if in_memory else read(source, start, duration, span)
         if len(wave_S) >= geometry.receptive_field:
-            yield Window(wave_S, slice(before, kept and before + kept))
+            yield Window(wave_S, span.rows)
 
 
-def read(source: Any, start: float, duration: float | None, first: int, stop: int | None) -> np.ndarray:
-    """Samples `first` to `stop` (None: the end) of a segment of a file."""
-    offset = first / audio.SAMPLE_RATE
-    length = (stop - first) / audio.SAMPLE_RATE if stop is not None else duration and duration - offset
-    return audio.load(source, start=start + offset, duration=length)
-
-
-def plan(samples: int, hop: int, window: float, context: float) -> Iterator[tuple[int, int | None, int, int | None]]:
-    """(first sample, last sample, frames of context before, frames kept) of each window; None: to the end."""
-    size, margin = (max(hop, round(seconds * audio.SAMPLE_RATE) // hop * hop) for seconds in (window, context))
+def plan(samples: int, hop: int, window: float, context: float) -> Iterator[Span]:
+    """The windows of a clip of so many samples; window and context (seconds) are cut to whole frames, one at least."""
+    size, margin = whole_frames(window, hop), whole_frames(context, hop)
     for start in range(0, max(samples, 1), size):
-        first, last = max(0, start - margin), start + size >= samples
-        yield first, None if last else start + size + margin, (start - first) // hop, None if last else size // hop
+        first = max(0, start - margin)
+        before = (start - first) // hop  # frames of context
+        if start + size >= samples:
+            yield Span(first, None, slice(before, None))
+        else:
+            yield Span(first, start + size + margin, slice(before, before + size // hop))
+
+
+def whole_frames(seconds: float, hop: int) -> int:
+    """Seconds as samples: the largest multiple of the hop, one hop at least."""
+    return max(hop, round(seconds * audio.SAMPLE_RATE) // hop * hop)
+
+
+def read(source: str | PathLike, start: float, duration: float | None, span: Span) -> np.ndarray:
+    """The samples of a window, from a file whose clip begins at `start` and lasts `duration` seconds (None: to the end)."""
+    offset = span.first / audio.SAMPLE_RATE
+    if span.stop is not None:
+        length = (span.stop - span.first) / audio.SAMPLE_RATE
+    else:
+        length = None if duration is None else duration - offset
+    return audio.load(source, start=start + offset, duration=length)

@@ -1,4 +1,4 @@
-"""Manifests of every kind: what is written is read again, and each damage is told with its place."""
+"""Manifests of every kind: what is written is read again, and each fault is reported with its place."""
 
 import json
 import math

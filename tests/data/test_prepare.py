@@ -224,7 +224,7 @@ def test_a_named_pipe_is_no_clip_and_blocks_nothing(tmp_path):
 
 
 def quiet(source: Path, out: Path) -> None:
-    """Prepare in a process of its own, whose progress nobody reads."""
+    """Prepare in a process of its own, without its progress."""
     sys.stderr = open(os.devnull, "w")
     prepare(source, out, jobs=1)
 

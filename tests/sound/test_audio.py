@@ -101,7 +101,7 @@ def test_tensors_pass(sentence):
         (io.BytesIO(b"nothing"), None, "cannot be decoded"),
         ((np.zeros(100), 16_000), None, "load\\(wave, sample_rate=rate\\)"),
         (np.zeros((9, 100)), None, "shape"),
-        (np.zeros(100, np.int64), None, "64 bits"),
+        (np.zeros(100, np.int64), None, "64-bit integers"),
         (np.full(100, 3e4), None, "up to 3e\\+04, but audio lies within"),
     ],
     ids=[
@@ -136,7 +136,7 @@ def test_a_file_object_can_be_read_twice(sentence):
     assert np.array_equal(audio.load(file), audio.load(file))
 
 
-def test_a_path_that_the_system_refuses_is_told():
+def test_a_path_that_the_system_refuses():
     with pytest.raises(InputError, match=r"cannot be read \(File name too long\)"):
         audio.load("x" * 300)
 
@@ -158,9 +158,7 @@ def test_beyond_the_end_of_a_file():
 
 
 def test_info_is_the_header_s():
-    told, expected = audio.info(CLIP), soundfile.info(CLIP)
-    assert (told.duration, told.sample_rate, told.channels) == (
-        expected.duration,
-        expected.samplerate,
-        expected.channels,
+    found, expected = audio.info(CLIP), soundfile.info(CLIP)
+    assert found == audio.AudioInfo(
+        duration=expected.duration, sample_rate=expected.samplerate, channels=expected.channels
     )
