@@ -28,7 +28,7 @@ from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.prepare import prepare
 from speechssl.score.evaluate import evaluate
 from speechssl.score.probe import ProbeResult, probe, probe_vectors
-from speechssl.score.wer import Scores
+from speechssl.score.wer import ErrorRates
 from speechssl.sound import audio
 from speechssl.train.recipe import parse_recipe
 from speechssl.train.run import Paths, train
@@ -171,9 +171,9 @@ def finetune(folder: Path, arm: Arm, seed: int, tables: dict[str, Path]) -> None
             raise InputError(f"fine-tuning failed, see {log}")
 
 
-def evaluate_all(out: Path, arms: Sequence[Arm], test: Path) -> dict[str, list[Scores]]:
+def evaluate_all(out: Path, arms: Sequence[Arm], test: Path) -> dict[str, list[ErrorRates]]:
     """Scores of every arm and seed on the test speaker."""
-    scores: dict[str, list[Scores]] = {}
+    scores: dict[str, list[ErrorRates]] = {}
     for arm in arms:
         scores[arm.name] = [evaluate(load(run_folder(out, arm, seed)), test) for seed in SEEDS]
         wer, cer = ([getattr(s, kind).value for s in scores[arm.name]] for kind in ("wer", "cer"))
