@@ -23,7 +23,7 @@ from speechssl.sound import audio
 from speechssl.sound.features import LogMel
 from speechssl.use.api import SpeechModel, load
 from speechssl.use.embed import LONGEST, embed_clip, embed_waves
-from speechssl.use.stream import BATCH, reason, stream
+from speechssl.use.stream import BATCH, reason, stream_clips
 
 TASKS = ("auto", "crema-d", "ravdess", "emodb", "emovo", "nemo", "savee", "shemo", "tess", "other")
 MAP_CLIPS = 800
@@ -149,7 +149,7 @@ def embed_all(model: SpeechModel, rows: list[Utterance], layer: str, plan: Proto
 
     reach, budget = model.config.geometry.receptive_field, BATCH[model.device.type]
     sizes: dict[str, Any] = {"reach": reach, "longest": LONGEST, "batch_seconds": budget}
-    batches = stream(Manifest.of(rows), range(len(rows)), several, one, **sizes, what="embed")
+    batches = stream_clips(Manifest.of(rows), range(len(rows)), several, one, **sizes, what="embed")
     kept, found, rejected = [], [], []
     for result in chain.from_iterable(batches):
         if isinstance(result.value, InputError):

@@ -20,7 +20,7 @@ from speechssl.data.manifest import Manifest, Utterance, escape, rejected_path
 from speechssl.sound import audio
 from speechssl.sound.windows import windows
 from speechssl.use.parts import Parts
-from speechssl.use.stream import BATCH, own_rows, stream
+from speechssl.use.stream import BATCH, own_rows, stream_clips
 
 POOLS = ("model", "mean", "mean+max", "none")
 LONGEST = 60.0  # seconds embedded at once; attention needs memory that grows with the square
@@ -161,7 +161,7 @@ def embed_to_parquet(
         if finished and dist.rank() == 0:
             done = sum(stop - first for first, stop in finished)
             print(f"{out}: {done} of {len(rows)} clips were done before it was stopped; now the rest", file=sys.stderr)
-        for batch in stream(
+        for batch in stream_clips(
             rows,
             own_rows(len(rows), dist.rank(), dist.world(), finished),
             partial(embed_waves, model, layer=layer, pool=pool),

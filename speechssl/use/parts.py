@@ -13,7 +13,7 @@ import numpy as np
 from speechssl.core.errors import InputError
 from speechssl.core.files import output_folder, replacing
 from speechssl.data.manifest import Utterance, rejected_path, write_rejected
-from speechssl.use.stream import SHARE, Result, reason
+from speechssl.use.stream import SHARE, Outcome, reason
 
 GROUP = 2**22  # numbers that are gathered before they are written
 SECONDS = 600.0  # of audio whose results are gathered at most
@@ -38,7 +38,7 @@ class Parts:
         self.out, self.meta = out, {f"speechssl.{name}": value for name, value in meta.items()}
         self.several, self.framed = meta["layer"] in ("all", "weighted"), meta["pool"] == "none"
         self.folder = output_folder(out.with_name(f"{out.name}.{key}.parts"))
-        self.waiting: list[Result] = []
+        self.waiting: list[Outcome] = []
         self.seconds = 0.0  # of audio in the parts that this process has written
 
     def files(self) -> list[Path]:
@@ -50,7 +50,7 @@ class Parts:
         ranges = [file.stem.split("-") for file in self.files()]
         return [(int(first), int(stop)) for first, stop in ranges]
 
-    def add(self, batch: list[Result]) -> None:
+    def add(self, batch: list[Outcome]) -> None:
         """Some results more. A part holds whole batches, and ends with its share at the latest."""
         self.waiting += batch
         good = [result for result in self.waiting if not isinstance(result.value, InputError)]
