@@ -27,9 +27,11 @@ from speechssl.core.progress import Progress
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.prepare import prepare
 from speechssl.score.evaluate import evaluate
-from speechssl.score.probe import ProbeResult, probe, probe_vectors
+from speechssl.score.metrics import Result
+from speechssl.score.probe import probe, probe_vectors
 from speechssl.score.wer import ErrorRates
 from speechssl.sound import audio
+from speechssl.sound.features import log_mel_statistics
 from speechssl.train.recipe import parse_recipe
 from speechssl.train.run import Paths, train
 from speechssl.use.api import load
@@ -181,7 +183,7 @@ def evaluate_all(out: Path, arms: Sequence[Arm], test: Path) -> dict[str, list[E
     return scores
 
 
-def probe_all(out: Path, arms: Sequence[Arm], digits: Path) -> dict[str, ProbeResult]:
+def probe_all(out: Path, arms: Sequence[Arm], digits: Path) -> dict[str, Result]:
     """Linear probes over folds of unseen speakers: log-mel statistics, random weights, both pretrained models."""
     rows = read_manifest(digits)
     labels, speakers = np.array(rows.column("label")), np.array(rows.column("speaker"))
@@ -196,15 +198,6 @@ def probe_all(out: Path, arms: Sequence[Arm], digits: Path) -> dict[str, ProbeRe
         best = result.scores[0]
         report(f"  {name:20s} accuracy {100 * best.accuracy:.1f} %   UAR {100 * best.uar:.1f} %   (chance 10 %)")
     return results
-
-
-def log_mel_statistics(wave_S: np.ndarray) -> np.ndarray:
-    """Mean and maximum over time of 64 log-mel bands: the baseline without any network."""
-    import librosa
-
-    mel_FT = librosa.feature.melspectrogram(y=wave_S, sr=audio.SAMPLE_RATE, n_fft=400, hop_length=320, n_mels=64)
-    log_FT = np.log(mel_FT + 1e-6)
-    return np.concatenate([log_FT.mean(axis=1), log_FT.max(axis=1)])
 
 
 if __name__ == "__main__":

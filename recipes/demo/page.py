@@ -7,7 +7,7 @@ import numpy as np
 
 from speechssl.data.manifest import read_manifest
 from speechssl.score import report
-from speechssl.score.probe import ProbeResult
+from speechssl.score.metrics import Result
 from speechssl.score.wer import ErrorRates
 from speechssl.sound import audio
 from speechssl.use.api import SpeechModel, load
@@ -17,7 +17,7 @@ def write_page(
     out: Path,
     runs: dict[str, Path],
     scores: dict[str, list[ErrorRates]],
-    probes: dict[str, ProbeResult],
+    probes: dict[str, Result],
     tables: dict[str, Path],
     seconds: float,
 ) -> Path:
@@ -86,7 +86,7 @@ def show_curves(page: report.Page, pretrained: Path, runs: dict[str, Path]) -> N
     page.figure(figure, "Fine-tuning, first seed.")
 
 
-def probe_row(name: str, result: ProbeResult) -> dict[str, str]:
+def probe_row(name: str, result: Result) -> dict[str, str]:
     """A line of the probe table."""
     score = result.scores[0]
     low, high = score.uar_interval
