@@ -23,7 +23,6 @@
 import contextlib
 import io
 import shutil
-import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -38,9 +37,7 @@ from speechssl.data.manifest import read_manifest
 from speechssl.score import report
 from speechssl.score.probe import probe_vectors
 from speechssl.sound import audio
-
-sys.path.append("../recipes/demo")
-from demo import log_mel_statistics
+from speechssl.sound.features import log_mel_statistics
 
 # %matplotlib inline
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 80, "legend.frameon": False})

@@ -218,9 +218,7 @@ def test_outputs_that_would_destroy_or_cannot_be_made(desk, ctc_folder, capsys):
         "--where would leave only some rows of good.tsv": [
             ["prepare", "good.tsv", "--out", "good.tsv", "--where", "label=1"]
         ],
-        "2 files one after the other are no srt; name a folder": [
-            ["transcribe", ctc_folder, CLIP, CLIP, "--format", "srt"]
-        ],
+        "2 files do not fit into one srt; name a folder": [["transcribe", ctc_folder, CLIP, CLIP, "--format", "srt"]],
         "x.json exists; choose another name, nothing is overwritten": [
             ["convert", ctc_folder, "x.pth", "--to", "torchaudio"],
         ],

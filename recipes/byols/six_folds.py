@@ -16,33 +16,33 @@ import numpy as np
 import speechssl
 from speechssl.core.progress import Progress
 from speechssl.data.manifest import Manifest, read_manifest
-from speechssl.score.heads import Parts, logistic
-from speechssl.score.probe import recall
+from speechssl.score.protocols import Protocol, Split
+from speechssl.score.runner import run_protocol
 from speechssl.sound import audio
-from speechssl.sound.features import LogMel
+from speechssl.sound.features import log_mel_statistics
 from speechssl.use.embed import embed_waves
+
+
+def actor_splits(ids, labels, actors, task, seed) -> list[Split]:
+    """Test on four consecutive actors, choose on the next four."""
+    fold_N = (actors.astype(int) - 1) // 4
+    tests = [fold_N == fold for fold in range(6)]
+    valids = [fold_N == (fold + 1) % 6 for fold in range(6)]
+    return [
+        Split.three_way(np.flatnonzero(~test & ~valid), np.flatnonzero(valid), np.flatnonzero(test))
+        for test, valid in zip(tests, valids, strict=True)
+    ]
+
+
+SIX_FOLDS = Protocol(name="six folds", summary="four unseen actors a fold", splits=actor_splits, seeds=(1,))
 
 
 def six_folds(x_ND: np.ndarray, rows: Manifest) -> float:
     """Unweighted average recall in %."""
-    labels = np.array(rows.column("label"))
-    fold_N = (np.array([int(actor) for actor in rows.column("speaker")]) - 1) // 4
-    guessed = np.empty_like(labels)
-    for fold in range(6):
-        test, valid = fold_N == fold, fold_N == (fold + 1) % 6
-        train = ~test & ~valid
-        parts = Parts(x_ND[train], x_ND[valid], x_ND[test], labels[train], labels[valid])
-        guessed[test] = logistic(parts, seed=1)[""]
-    return 100 * recall(labels, guessed)
-
-
-def log_mel_statistics(waves: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean, deviation and maximum of every mel band over time."""
-    import torch
-
-    mel = LogMel("byol-s")
-    found = [mel(torch.from_numpy(wave_S)[None])[0] for wave_S in waves]
-    return np.stack([torch.cat([m.mean(1), m.std(1), m.amax(1)]).numpy() for m in found])
+    ids, labels, actors = (rows.column(name) for name in ("id", "label", "speaker"))
+    data = {"vectors": x_ND}
+    result = run_protocol(SIX_FOLDS, data, ids, np.array(labels), np.array(actors), task="ravdess", model="")
+    return 100 * result.scores[0].uar
 
 
 def embeddings(model, waves: Sequence[np.ndarray], layer: str) -> np.ndarray:
@@ -66,7 +66,8 @@ def main() -> None:
     args = parser.parse_args()
     rows = read_manifest(args.manifest)
     waves = [audio.load(row.path) for row in rows]
-    print(f"log-mel statistics: {six_folds(log_mel_statistics(waves), rows):.1f}", flush=True)
+    statistics_ND = np.stack([log_mel_statistics(wave_S) for wave_S in waves])
+    print(f"log-mel statistics: {six_folds(statistics_ND, rows):.1f}", flush=True)
     for name in args.models:
         model = speechssl.load(name)
         others = [(f"{name}, random weights {seed}", model.untrained(seed)) for seed in range(1, args.random + 1)]

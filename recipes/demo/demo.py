@@ -27,9 +27,11 @@ from speechssl.core.progress import Progress
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.prepare import prepare
 from speechssl.score.evaluate import evaluate
-from speechssl.score.probe import ProbeResult, probe, probe_vectors
-from speechssl.score.wer import Scores
+from speechssl.score.metrics import Result
+from speechssl.score.probe import probe, probe_vectors
+from speechssl.score.wer import ErrorRates
 from speechssl.sound import audio
+from speechssl.sound.features import log_mel_statistics
 from speechssl.train.recipe import parse_recipe
 from speechssl.train.run import Paths, train
 from speechssl.use.api import load
@@ -171,9 +173,9 @@ def finetune(folder: Path, arm: Arm, seed: int, tables: dict[str, Path]) -> None
             raise InputError(f"fine-tuning failed, see {log}")
 
 
-def evaluate_all(out: Path, arms: Sequence[Arm], test: Path) -> dict[str, list[Scores]]:
+def evaluate_all(out: Path, arms: Sequence[Arm], test: Path) -> dict[str, list[ErrorRates]]:
     """Scores of every arm and seed on the test speaker."""
-    scores: dict[str, list[Scores]] = {}
+    scores: dict[str, list[ErrorRates]] = {}
     for arm in arms:
         scores[arm.name] = [evaluate(load(run_folder(out, arm, seed)), test) for seed in SEEDS]
         wer, cer = ([getattr(s, kind).value for s in scores[arm.name]] for kind in ("wer", "cer"))
@@ -181,7 +183,7 @@ def evaluate_all(out: Path, arms: Sequence[Arm], test: Path) -> dict[str, list[S
     return scores
 
 
-def probe_all(out: Path, arms: Sequence[Arm], digits: Path) -> dict[str, ProbeResult]:
+def probe_all(out: Path, arms: Sequence[Arm], digits: Path) -> dict[str, Result]:
     """Linear probes over folds of unseen speakers: log-mel statistics, random weights, both pretrained models."""
     rows = read_manifest(digits)
     labels, speakers = np.array(rows.column("label")), np.array(rows.column("speaker"))
@@ -196,15 +198,6 @@ def probe_all(out: Path, arms: Sequence[Arm], digits: Path) -> dict[str, ProbeRe
         best = result.scores[0]
         report(f"  {name:20s} accuracy {100 * best.accuracy:.1f} %   UAR {100 * best.uar:.1f} %   (chance 10 %)")
     return results
-
-
-def log_mel_statistics(wave_S: np.ndarray) -> np.ndarray:
-    """Mean and maximum over time of 64 log-mel bands: the baseline without any network."""
-    import librosa
-
-    mel_FT = librosa.feature.melspectrogram(y=wave_S, sr=audio.SAMPLE_RATE, n_fft=400, hop_length=320, n_mels=64)
-    log_FT = np.log(mel_FT + 1e-6)
-    return np.concatenate([log_FT.mean(axis=1), log_FT.max(axis=1)])
 
 
 if __name__ == "__main__":

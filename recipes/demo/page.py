@@ -7,8 +7,8 @@ import numpy as np
 
 from speechssl.data.manifest import read_manifest
 from speechssl.score import report
-from speechssl.score.probe import ProbeResult
-from speechssl.score.wer import Scores
+from speechssl.score.metrics import Result
+from speechssl.score.wer import ErrorRates
 from speechssl.sound import audio
 from speechssl.use.api import SpeechModel, load
 
@@ -16,8 +16,8 @@ from speechssl.use.api import SpeechModel, load
 def write_page(
     out: Path,
     runs: dict[str, Path],
-    scores: dict[str, list[Scores]],
-    probes: dict[str, ProbeResult],
+    scores: dict[str, list[ErrorRates]],
+    probes: dict[str, Result],
     tables: dict[str, Path],
     seconds: float,
 ) -> Path:
@@ -52,7 +52,7 @@ def percent_and_range(values: Sequence[float]) -> str:
     return f"{np.mean(percent):.1f} % ({min(percent):.1f} ... {max(percent):.1f})"
 
 
-def show_scores(page: report.Page, scores: dict[str, list[Scores]], best: str) -> None:
+def show_scores(page: report.Page, scores: dict[str, list[ErrorRates]], best: str) -> None:
     """The error rates of every starting point."""
     rows = []
     for name, seeds in scores.items():
@@ -86,7 +86,7 @@ def show_curves(page: report.Page, pretrained: Path, runs: dict[str, Path]) -> N
     page.figure(figure, "Fine-tuning, first seed.")
 
 
-def probe_row(name: str, result: ProbeResult) -> dict[str, str]:
+def probe_row(name: str, result: Result) -> dict[str, str]:
     """A line of the probe table."""
     score = result.scores[0]
     low, high = score.uar_interval

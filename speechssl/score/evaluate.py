@@ -8,21 +8,21 @@ from typing import Any
 from speechssl.core.errors import InputError
 from speechssl.core.files import output_folder, replacing
 from speechssl.data.manifest import Manifest, read_manifest
-from speechssl.score.wer import Scores, score
+from speechssl.score.wer import ErrorRates, error_rates
 from speechssl.use.stream import TooShort
 from speechssl.use.transcribe import transcribe_rows
 
 
 def evaluate(
     model: Any, manifest: Path, *, where: str = "", normaliser: str = "basic", out: Path | None = None
-) -> Scores:
+) -> ErrorRates:
     """Score `model` on the transcribed rows of `manifest`; `out` gets scores.json and hypotheses.tsv."""
     rows = read_manifest(manifest).where(where)
     model.require_tokenizer()
     if out is not None:
         output_folder(out)
     hypotheses = transcribe_manifest(model, rows)
-    scores = score(
+    scores = error_rates(
         rows.column("text"),
         hypotheses,
         ids=rows.column("id"),

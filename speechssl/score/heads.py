@@ -1,13 +1,15 @@
-"""Classifiers of the published protocols: fit on train, choose on validation, predict the test clips.
+"""Classifiers of the protocols: fit on train, choose on validation, predict the test clips.
 
-A head gets three matrices and two label vectors and returns {name of the choice: predictions}. Every choice but SERAB's
-published one is made without a look at the test labels.
+A head gets the folds of one seed, one after the other, and yields the predicted classes of each fold's test clips. No head is
+given the test labels.
 """
 
 import contextlib
 import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -15,45 +17,105 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from speechssl.score.probe import recall
-
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+PROBE_STRENGTHS = STRENGTHS[:-1]
 
 
-class Parts(NamedTuple):
-    """x_train, x_valid, x_test: (N, D), or N times the frames (T, D) of a clip. y_train, y_valid: labels."""
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """The data of one split. x_known, x_test: (N, D), (N, L, D) for a mixture of layers, or the frames (T, D) of N clips.
+    y_known: classes. choices: (train, valid) positions in the known clips, on which settings are chosen."""
 
-    x_train: np.ndarray
-    x_valid: np.ndarray
+    x_known: np.ndarray
+    y_known: np.ndarray
     x_test: np.ndarray
-    y_train: np.ndarray
-    y_valid: np.ndarray
+    choices: Sequence[tuple[np.ndarray, np.ndarray]]
 
-    @property
-    def x_known(self) -> np.ndarray:
-        """Training and validation clips together."""
-        return np.concatenate([self.x_train, self.x_valid])
+    def train(self) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors and classes that the first choice trains on."""
+        return self.x_known[self.choices[0][0]], self.y_known[self.choices[0][0]]
 
-    @property
-    def y_known(self) -> np.ndarray:
-        """Their labels."""
-        return np.concatenate([self.y_train, self.y_valid])
+    def valid(self) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors and classes that make the first choice."""
+        return self.x_known[self.choices[0][1]], self.y_known[self.choices[0][1]]
 
 
-def logistic(parts: Parts, seed: int) -> dict[str, np.ndarray]:
-    """Standardise, logistic regression, strength by UAR on validation, refit on both."""
+@dataclass(frozen=True)
+class Prediction:
+    """Classes of a fold's test clips. chosen: by the classifier that is best on validation. families: by the best classifier of
+    each family, where the published protocol reports the family that is best on the test clips."""
+
+    chosen: np.ndarray
+    families: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def logistic(
+    folds: Iterable[Fold], seed: int, strengths: Sequence[float] = STRENGTHS, warm_start: bool = True
+) -> Iterator[Prediction]:
+    """Logistic regression on standardised vectors, trained on all known clips with the strength (and for (N, L, D) the mixture
+    of layers) that has the best mean UAR over the choices. warm_start: try a strength from the solution of the one before."""
+    for fold in folds:
+        options = list(product(mixtures(fold.x_known), strengths))
+        if fold.choices:
+            uars = [
+                [
+                    uar_of_strengths(fold, train, valid, weights, strengths, warm_start)
+                    for weights in mixtures(fold.x_known)
+                ]
+                for train, valid in fold.choices
+            ]
+            weights, strength = options[int(np.argmax(np.mean(uars, axis=0)))]
+        else:
+            weights, strength = options[len(strengths) - 1]  # all layers alike, the weakest penalty
+        scaler, model = scaler_and_regression(strength)
+        model.fit(scaler.fit_transform(mix(fold.x_known, weights)), fold.y_known)
+        yield Prediction(model.predict(scaler.transform(mix(fold.x_test, weights))))
+
+
+def uar_of_strengths(
+    fold: Fold,
+    train: np.ndarray,
+    valid: np.ndarray,
+    weights: np.ndarray | None,
+    strengths: Sequence[float],
+    warm_start: bool,
+) -> list[float]:
+    """UAR on the clips `valid` after training on the clips `train` with each strength."""
+    scaler, model = scaler_and_regression(strengths[0], warm_start)
+    x_train = scaler.fit_transform(mix(fold.x_known[train], weights))
+    x_valid = scaler.transform(mix(fold.x_known[valid], weights))
+    uars = []
+    for strength in strengths:
+        guess = model.set_params(C=strength).fit(x_train, fold.y_known[train]).predict(x_valid)
+        uars.append(mean_recall(fold.y_known[valid], guess))
+    return uars
+
+
+def scaler_and_regression(strength: float, warm_start: bool = False) -> tuple[Any, Any]:
+    """The two steps of a linear probe."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    scaler = StandardScaler().fit(parts.x_train)
-    model = LogisticRegression(max_iter=300, tol=1e-3, warm_start=True)  # each strength starts from the last one's
-    x_train, x_valid, scores = scaler.transform(parts.x_train), scaler.transform(parts.x_valid), []
-    for strength in STRENGTHS:
-        guess = model.set_params(C=strength).fit(x_train, parts.y_train).predict(x_valid)
-        scores.append(recall(parts.y_valid, guess))
-    scaler = StandardScaler().fit(parts.x_known)
-    final = LogisticRegression(C=STRENGTHS[int(np.argmax(scores))], max_iter=300, tol=1e-3)
-    return {"": final.fit(scaler.transform(parts.x_known), parts.y_known).predict(scaler.transform(parts.x_test))}
+    return StandardScaler(), LogisticRegression(C=strength, max_iter=300, tol=1e-3, warm_start=warm_start)
+
+
+def mixtures(x: np.ndarray) -> list[np.ndarray | None]:
+    """Weights of layers to choose from: all alike, or a bump around one of the layers; None for plain vectors."""
+    if x.ndim < 3:
+        return [None]
+    layers = np.arange(x.shape[1])
+    bumps = [np.exp(-0.5 * (layers - centre) ** 2) for centre in layers]
+    return [np.full(len(layers), 1 / len(layers)), *(bump / bump.sum() for bump in bumps)]
+
+
+def mix(x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """(N, L, D) -> (N, D)."""
+    return x if weights is None else np.einsum("nld,l->nd", x, weights)
+
+
+def mean_recall(truth: np.ndarray, guess: np.ndarray) -> float:
+    """UAR of one set of predictions."""
+    return float(np.mean([(guess[truth == k] == k).mean() for k in np.unique(truth)]))
 
 
 def serab_models() -> Iterator[tuple[str, Any]]:
@@ -78,23 +140,29 @@ def serab_models() -> Iterator[tuple[str, Any]]:
         yield "QDA", QuadraticDiscriminantAnalysis(reg_param=regularisation)
 
 
-def serab(parts: Parts, seed: int) -> dict[str, np.ndarray]:
-    """Per family the member with the best validation accuracy, refit on both; the caller sees every family's predictions,
-    and "" is the family that is best on validation."""
+def serab(folds: Iterable[Fold], seed: int) -> Iterator[Prediction]:
+    """Choose the member of each family, and the family, by validation accuracy; train on all known clips."""
+    for fold in folds:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield serab_fold(fold)
+
+
+def serab_fold(fold: Fold) -> Prediction:
+    """SERAB's prediction for one fold. Families that cannot be fitted, such as QDA with one clip of a class, are left out."""
     best: dict[str, tuple[float, Any]] = {}
     guesses: dict[str, np.ndarray] = {}
-    unfit = contextlib.suppress(np.linalg.LinAlgError, ValueError)  # too few clips of a class for that family
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for family, model in serab_models():
-            with unfit:
-                guess = model.fit(parts.x_train, parts.y_train).predict(parts.x_valid)
-                score = float((guess == parts.y_valid).mean())
-                best[family] = max(best.get(family, (-1.0, None)), (score, model), key=lambda pair: pair[0])
-        for family, (_, model) in best.items():
-            with unfit:
-                guesses[family] = model.fit(parts.x_known, parts.y_known).predict(parts.x_test)
-    return {"": guesses[max(guesses, key=lambda family: best[family][0])]} | guesses
+    too_few_clips = contextlib.suppress(np.linalg.LinAlgError, ValueError)
+    (x_train, y_train), (x_valid, y_valid) = fold.train(), fold.valid()
+    for family, model in serab_models():
+        with too_few_clips:
+            accuracy = float((model.fit(x_train, y_train).predict(x_valid) == y_valid).mean())
+            if family not in best or accuracy > best[family][0]:
+                best[family] = (accuracy, model)
+    for family, (_, model) in best.items():
+        with too_few_clips:
+            guesses[family] = model.fit(fold.x_known, fold.y_known).predict(fold.x_test)
+    return Prediction(guesses[max(guesses, key=lambda family: best[family][0])], guesses)
 
 
 class Setting(NamedTuple):
@@ -127,14 +195,14 @@ class Network(nn.Sequential):
         return x
 
 
-def packed(x: np.ndarray) -> tuple[Tensor, Tensor | None]:
-    """A matrix (N, D) as a tensor, or the frames of N clips end to end with their numbers."""
+def to_tensors(x: np.ndarray) -> tuple[Tensor, Tensor | None]:
+    """Vectors (N, D) as a tensor; or the frames of N clips end to end, with the number of each clip's frames."""
     if x.dtype != object:
         return torch.from_numpy(np.asarray(x, dtype=np.float32)), None
     return torch.from_numpy(np.concatenate(x)).float(), torch.tensor([len(frames_TD) for frames_TD in x])
 
 
-def network(setting: Setting, inputs: int, classes: int) -> Network:
+def build_network(setting: Setting, inputs: int, classes: int) -> Network:
     """Linear (- BN) - ReLU (- dropout) per hidden layer, then a linear output."""
     layers: list[nn.Module] = []
     for width in setting.hidden:
@@ -149,39 +217,45 @@ def network(setting: Setting, inputs: int, classes: int) -> Network:
     return Network(*layers)
 
 
-def train(parts: Parts, setting: Setting, seed: int) -> tuple[float, np.ndarray]:
-    """Adam with early stopping on validation accuracy: (that accuracy, test predictions)."""
-    classes, y = np.unique(parts.y_train, return_inverse=True)
-    x_train, x_valid, x_test = parts.x_train, parts.x_valid, parts.x_test
+def train_network(fold: Fold, setting: Setting, seed: int) -> tuple[float, np.ndarray]:
+    """Adam with early stopping on validation accuracy: (that accuracy, classes of the test clips)."""
+    (x_train, y_train), (x_valid, y_valid), x_test = fold.train(), fold.valid(), fold.x_test
+    classes, y = np.unique(y_train, return_inverse=True)
     if setting.standardise:
         mean, std = x_train.mean(axis=0), x_train.std(axis=0) + 1e-8
         x_train, x_valid, x_test = ((x - mean) / std for x in (x_train, x_valid, x_test))
-    valid, test = packed(x_valid), packed(x_test)
-    target = torch.from_numpy(y)
+    valid, test, target = to_tensors(x_valid), to_tensors(x_test), torch.from_numpy(y)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = network(setting, valid[0].shape[1], len(classes))
+        net = build_network(setting, valid[0].shape[1], len(classes))
         optimizer = torch.optim.Adam(net.parameters(), lr=setting.lr)
         best, guess, waited = -1.0, np.zeros(len(x_test), dtype=int), 0
         for epoch in range(1, setting.epochs + 1):
-            net.train()
-            order = torch.randperm(len(x_train)) if setting.shuffle else torch.arange(len(x_train))
-            for rows in order.split(setting.batch):
-                if len(rows) > 1:  # batch norm needs two
-                    nn.functional.cross_entropy(net(*packed(x_train[rows.numpy()])), target[rows]).backward()
-                    optimizer.step()
-                    optimizer.zero_grad()
+            train_epoch(net, optimizer, x_train, target, setting)
             if epoch % setting.check:
                 continue
             net.eval()
             with torch.no_grad():
-                score = float((classes[net(*valid).argmax(1).numpy()] == parts.y_valid).mean())
+                accuracy = float((classes[net(*valid).argmax(1).numpy()] == y_valid).mean())
                 waited += 1
-                if score > best:
-                    best, guess, waited = score, net(*test).argmax(1).numpy(), 0
+                if accuracy > best:
+                    best, guess, waited = accuracy, net(*test).argmax(1).numpy(), 0
             if waited >= setting.patience:
                 break
     return best, classes[guess]
+
+
+def train_epoch(
+    net: Network, optimizer: torch.optim.Optimizer, x_train: np.ndarray, target: Tensor, setting: Setting
+) -> None:
+    """One pass over the training clips."""
+    net.train()
+    order = torch.randperm(len(x_train)) if setting.shuffle else torch.arange(len(x_train))
+    for rows in order.split(setting.batch):
+        if len(rows) > 1:  # batch norm needs two
+            nn.functional.cross_entropy(net(*to_tensors(x_train[rows.numpy()])), target[rows]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
 
 
 def hear_settings() -> list[Setting]:
@@ -198,30 +272,31 @@ def hear_settings() -> list[Setting]:
     return grid[:8]
 
 
-class Hear:
-    """HEAR's MLP: the settings are tried on the first fold, the best one is used for all."""
-
-    def __init__(self) -> None:
-        self.setting: Setting | None = None
-
-    def __call__(self, parts: Parts, seed: int) -> dict[str, np.ndarray]:
-        """Predictions for one fold."""
-        if self.setting is None:
-            found = [(train(parts, setting, seed), setting) for setting in hear_settings()]
-            (_, guess), self.setting = max(found, key=lambda pair: pair[0][0])
-            return {"": guess}
-        return {"": train(parts, self.setting, seed)[1]}
+def hear(folds: Iterable[Fold], seed: int) -> Iterator[Prediction]:
+    """HEAR's MLP: all settings are tried on the first fold, the best one is used for the others."""
+    remaining = iter(folds)
+    first = next(remaining)
+    tried = {setting: train_network(first, setting, seed) for setting in hear_settings()}
+    best = max(tried, key=lambda setting: tried[setting][0])
+    yield Prediction(tried[best][1])
+    for fold in remaining:
+        yield Prediction(train_network(fold, best, seed)[1])
 
 
-def fixed(setting: Setting) -> Callable[[], Callable[[Parts, int], dict[str, np.ndarray]]]:
-    """A head with one setting."""
-    return lambda: lambda parts, seed: {"": train(parts, setting, seed)[1]}
+def one_setting(folds: Iterable[Fold], seed: int, setting: Setting) -> Iterator[Prediction]:
+    """A network of one fixed setting."""
+    for fold in folds:
+        yield Prediction(train_network(fold, setting, seed)[1])
 
 
-HEADS: dict[str, Callable[[], Callable[[Parts, int], dict[str, np.ndarray]]]] = {
-    "logistic": lambda: logistic,
-    "serab": lambda: serab,
-    "hear": Hear,
-    "evar": fixed(Setting(lr=3e-4, batch=256, standardise=True)),
-    "emobox": fixed(Setting(hidden=(128,), lr=1e-4, batch=32, epochs=100, patience=100)),
+EVAR = Setting(lr=3e-4, batch=256, standardise=True)
+EMOBOX = Setting(hidden=(128,), lr=1e-4, batch=32, epochs=100, patience=100)
+Head = Callable[[Iterable[Fold], int], Iterator[Prediction]]
+HEADS: dict[str, Head] = {
+    "logistic": logistic,
+    "probe": partial(logistic, strengths=PROBE_STRENGTHS, warm_start=False),
+    "serab": serab,
+    "hear": hear,
+    "evar": partial(one_setting, setting=EVAR),
+    "emobox": partial(one_setting, setting=EMOBOX),
 }

@@ -1,13 +1,13 @@
-"""Evaluation protocols by name: who is trained on, chosen on and tested on; each with the flaws of its published form.
+"""Evaluation protocols by name: splits, classifier, and the flaws of the published form.
 
-CREMA-D alone has four incompatible "accuracies". A protocol here names its splits, its classifier and what is wrong with it,
-and a score is always printed under the protocol's name.
+Four incompatible "accuracies" are published for CREMA-D, so a score is always printed under the name of its protocol.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
 
 import numpy as np
 
@@ -22,26 +22,45 @@ EVAR_TEST = (
 FOLDS = 6
 
 
-class Split(NamedTuple):
-    """Indices of the clips to train on, to choose on and to test on."""
+@dataclass(frozen=True)
+class Split:
+    """Indices of clips. known: to train on. test. choices: (train, valid) pairs of positions in `known`, on which the settings
+    of the classifier are chosen before it is trained on all of them."""
 
-    train: np.ndarray
-    valid: np.ndarray
+    known: np.ndarray
     test: np.ndarray
+    choices: Sequence[tuple[np.ndarray, np.ndarray]]
+
+    @classmethod
+    def three_way(cls, train: np.ndarray, valid: np.ndarray, test: np.ndarray) -> "Split":
+        """Choose on `valid` after training on `train`."""
+        positions = np.arange(len(train) + len(valid))
+        return cls(np.concatenate([train, valid]), test, [(positions[: len(train)], positions[len(train) :])])
+
+    @property
+    def train(self) -> np.ndarray:
+        """The clips that the first choice trains on."""
+        return self.known[self.choices[0][0]]
+
+    @property
+    def valid(self) -> np.ndarray:
+        """The clips that make the first choice."""
+        return self.known[self.choices[0][1]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """splits: (ids, labels, speakers, task, seed) -> Splits. seeds: how often all of it is repeated. seconds: clips are
-    cut or padded to this length (0: whole clips). head: "logistic", or how the published form classifies (probe/heads.py).
-    speaker_norm: standardise each speaker inside each split. frames: classify all frames of a clip, normalised together,
-    instead of its one vector."""
+    """splits: (ids, labels, speakers, task, seed) -> Splits. seeds: how often all of it is repeated. bootstrap_seed: of the
+    intervals. seconds: clips are cut or padded to this length (0: whole clips). head: a classifier of heads.py. speaker_norm:
+    standardise each speaker inside each split. frames: classify all frames of a clip, standardised together, not its one vector.
+    leave_out: clips that the published form does not use."""
 
     name: str
     summary: str
-    flaws: tuple[str, ...]
+    flaws: tuple[str, ...] = ()
     splits: Callable[[Sequence[str], np.ndarray, np.ndarray, str, int], list[Split]]
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    bootstrap_seed: int = 1
     seconds: float = 0.0
     head: str = "logistic"
     speaker_norm: bool = False
@@ -49,24 +68,24 @@ class Protocol:
     leave_out: tuple[str, ...] = ()
 
 
-def where(groups: np.ndarray, chosen: Sequence[str]) -> np.ndarray:
+def clips_of(speakers: np.ndarray, chosen: Sequence[str]) -> np.ndarray:
     """Indices of the clips of some speakers."""
-    return np.flatnonzero(np.isin(groups, list(chosen)))
+    return np.flatnonzero(np.isin(speakers, list(chosen)))
 
 
-def by_speakers(groups: np.ndarray, valid: Sequence[str], test: Sequence[str]) -> Split:
+def split_by_speakers(speakers: np.ndarray, valid: Sequence[str], test: Sequence[str]) -> Split:
     """Test and validation speakers as given, everyone else for training."""
-    rest = sorted(set(groups.tolist()) - set(valid) - set(test))
-    return Split(where(groups, rest), where(groups, valid), where(groups, test))
+    rest = sorted(set(speakers.tolist()) - set(valid) - set(test))
+    return Split.three_way(clips_of(speakers, rest), clips_of(speakers, valid), clips_of(speakers, test))
 
 
 def known_speakers(speakers: np.ndarray, least: int) -> list[str]:
-    """The speakers, sorted; InputError when they are unknown or too few to train, choose and test on different ones."""
+    """The speakers, sorted; InputError if they are unknown or too few to train, choose and test on different ones."""
     names = sorted(set(speakers.tolist()))
     if "" in names:
         raise InputError(
             f"{int((speakers == '').sum())} clips have no speaker, so a leak cannot be excluded; fill the column `speaker`, say "
-            "with --pattern how names tell it, or take --protocol hear or emobox, which test on speakers that were trained on"
+            "with --pattern where names hold it, or take --protocol hear or emobox, which test on speakers of the training set"
         )
     if len(names) < least:
         raise InputError(
@@ -76,82 +95,122 @@ def known_speakers(speakers: np.ndarray, least: int) -> list[str]:
     return names
 
 
-def speaker_folds(ids, labels, speakers, task, seed) -> list[Split]:
-    """Six folds of unseen speakers (fewer with fewer speakers); one more fold of unseen speakers chooses."""
+def unseen_splits(ids, labels, speakers, task, seed) -> list[Split]:
+    """Six folds of unseen speakers (fewer with fewer speakers); another fold of unseen speakers chooses."""
     names, rng = known_speakers(speakers, 2), np.random.default_rng(seed)
     if len(names) == 2:
-        return pair(names, speakers, rng)
+        return two_speaker_splits(names, speakers, rng)
     rng.shuffle(names)
-    return rotations([list(fold) for fold in np.array_split(names, min(FOLDS, len(names)))], speakers)
+    folds = [list(fold) for fold in np.array_split(names, min(FOLDS, len(names)))]
+    return [split_by_speakers(speakers, folds[(i + 1) % len(folds)], fold) for i, fold in enumerate(folds)]
 
 
-def pair(names: list[str], speakers: np.ndarray, rng: np.random.Generator) -> list[Split]:
-    """Each of two speakers tested by a classifier that heard the other one, a random fifth of whose clips chooses."""
-    return [fifth(where(speakers, [a]), where(speakers, [b]), rng) for a, b in (names, names[::-1])]
+def two_speaker_splits(names: list[str], speakers: np.ndarray, rng: np.random.Generator) -> list[Split]:
+    """Two speakers: train and validate (80/20) on one, test on the other, then swap."""
+    return [choose_on_fifth(clips_of(speakers, [a]), clips_of(speakers, [b]), rng) for a, b in (names, names[::-1])]
 
 
-def fifth(known: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
-    """A random fifth of the known clips chooses, the others train."""
+def choose_on_fifth(known: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
+    """A random fifth of the known clips for validation, the others for training."""
     known, size = rng.permutation(known), len(known) // 5
-    return Split(known[size:], known[:size], test)
+    return Split.three_way(known[size:], known[:size], test)
 
 
-def rotations(folds: list[list[str]], speakers: np.ndarray) -> list[Split]:
-    """Test on each fold of speakers, choose on the next one."""
-    return [by_speakers(speakers, folds[(i + 1) % len(folds)], fold) for i, fold in enumerate(folds)]
-
-
-def leave_one_out(ids, labels, speakers, task, seed) -> list[Split]:
-    """Every speaker alone is tested; a fifth of the others, drawn by the seed, chooses."""
+def leave_one_out_splits(ids, labels, speakers, task, seed) -> list[Split]:
+    """Test on one speaker at a time; a fifth of the others, drawn by the seed, chooses."""
     names, rng = known_speakers(speakers, 2), np.random.default_rng(seed)
     if len(names) == 2:
-        return pair(names, speakers, rng)
+        return two_speaker_splits(names, speakers, rng)
     splits = []
     for name in names:
         others = [other for other in names if other != name]
         chosen = rng.choice(others, size=max(1, len(others) // 5), replace=False).tolist()
-        splits.append(by_speakers(speakers, chosen, [name]))
+        splits.append(split_by_speakers(speakers, chosen, [name]))
     return splits
 
 
-def serab(ids, labels, speakers, task, seed) -> list[Split]:
+def serab_splits(ids, labels, speakers, task, seed) -> list[Split]:
     """TFDS's and SERAB's one split: sorted speakers, shuffled by RandomState(0); 70/10/20 for CREMA-D, else 60/20/20."""
     names = known_speakers(speakers, 3)
     np.random.RandomState(0).shuffle(names)
     first, second = (0.7, 0.8) if task == "crema-d" else (0.6, 0.8)
     a, b = int(first * len(names)), int(second * len(names))
-    return [by_speakers(speakers, names[a:b], names[b:])]
+    return [split_by_speakers(speakers, names[a:b], names[b:])]
 
 
-def hear(ids, labels, speakers, task, seed) -> list[Split]:
+def hear_splits(ids, labels, speakers, task, seed) -> list[Split]:
     """hear-preprocess's five folds of files: sorted stems shuffled by Random("split_k_folds"), in five equal parts."""
     stems = sorted(range(len(ids)), key=lambda i: ids[i])
     random.Random("split_k_folds").shuffle(stems)
     folds = np.array_split(np.array(stems), 5)
     return [
-        Split(np.concatenate([folds[(i + k) % 5] for k in (2, 3, 4)]), folds[(i + 1) % 5], folds[i]) for i in range(5)
+        Split.three_way(np.concatenate([folds[(i + k) % 5] for k in (2, 3, 4)]), folds[(i + 1) % 5], folds[i])
+        for i in range(5)
     ]
 
 
-def evar(ids, labels, speakers, task, seed) -> list[Split]:
+def evar_splits(ids, labels, speakers, task, seed) -> list[Split]:
     """EVAR's own 63/9/19 speakers of CREMA-D."""
     if task != "crema-d":
         raise InputError(f"the protocol evar is published for crema-d only, not for {task}; take the default or loso")
-    return [by_speakers(speakers, EVAR_VALID, EVAR_TEST)]
+    return [split_by_speakers(speakers, EVAR_VALID, EVAR_TEST)]
 
 
-def emobox(ids, labels, speakers, task, seed) -> list[Split]:
+def emobox_splits(ids, labels, speakers, task, seed) -> list[Split]:
     """RAVDESS: 6 folds of 4 unseen actors; SAVEE: each speaker unseen; others: random clips. A random fifth of train chooses."""
     rng = np.random.default_rng(seed)
     if task == "ravdess":
-        tests = [where(speakers, list(fold)) for fold in np.array_split(known_speakers(speakers, 6), 6)]
+        tests = [clips_of(speakers, list(fold)) for fold in np.array_split(known_speakers(speakers, 6), 6)]
     elif task == "savee":
-        tests = [where(speakers, [name]) for name in known_speakers(speakers, 2)]
+        tests = [clips_of(speakers, [name]) for name in known_speakers(speakers, 2)]
     elif task == "crema-d":
         tests = [rng.permutation(len(ids))[: round(len(ids) * 1856 / 7442)]]
     else:
         tests = list(np.array_split(rng.permutation(len(ids)), 5))
-    return [fifth(np.setdiff1d(np.arange(len(ids)), test), test, rng) for test in tests]
+    return [choose_on_fifth(np.setdiff1d(np.arange(len(ids)), test), test, rng) for test in tests]
+
+
+def group_folds(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(train, test) indices of folds that share no group, with the classes spread as evenly as groups allow.
+
+    No more folds than the largest class has clips. Folds that test a class which they do not train on are left out.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    _, y, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    group_count = len(np.unique(groups))
+    if counts.max() < 2 or group_count < 2:
+        return []
+    count = max(2, min(folds, group_count, int(counts.max())))
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about small classes: their intervals show it
+        splits = list(splitter.split(np.zeros(len(y)), y, groups))
+    return [(a, b) for a, b in splits if len(b) and len(set(y[a])) > 1 and set(y[b]) <= set(y[a])]
+
+
+def nested_splits(folds: int, ids, labels, groups, task, seed) -> list[Split]:
+    """Folds of unseen groups; the settings are chosen on three folds of unseen groups inside the known clips."""
+    splits = []
+    for known, test in group_folds(labels, groups, folds, seed):
+        choices = group_folds(labels[known], groups[known], 3, seed)
+        chosen_on = {label for _, valid in choices for label in labels[known][valid].tolist()}
+        if chosen_on != set(labels[known].tolist()):
+            choices = []  # choosing by some of the classes would favour those
+        splits.append(Split(known, test, choices))
+    return splits
+
+
+def probe_protocol(folds: int, seed: int) -> Protocol:
+    """The protocol of `speechssl probe`."""
+    return Protocol(
+        name="probe",
+        summary="linear probe on frozen embeddings, group-disjoint folds, regularisation chosen on training groups",
+        splits=partial(nested_splits, folds),
+        seeds=(seed,),
+        bootstrap_seed=seed,
+        head="probe",
+    )
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -160,27 +219,25 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol(
             name="unseen",
             summary="ours: folds of unseen speakers, logistic regression whose strength is chosen on other unseen speakers",
-            flaws=(),
-            splits=speaker_folds,
+            splits=unseen_splits,
         ),
         Protocol(
             name="loso",
-            summary="each speaker tested by a classifier that never heard them; strength chosen on a fifth of the others",
-            flaws=(),
-            splits=leave_one_out,
+            summary="test on one unseen speaker at a time; strength chosen on a fifth of the others",
+            splits=leave_one_out_splits,
             seeds=(1,),
         ),
         Protocol(
             name="serab",
             summary="SERAB/NOSS: one split of unseen speakers, five families of classifiers, embeddings standardised per speaker",
             flaws=(
-                "the published number is that of the classifier with the best TEST accuracy; here it stands beside the one "
-                "chosen on validation",
+                "the published number is that of the classifier with the best TEST accuracy; here the one "
+                "chosen on validation is reported too",
                 "standardising per speaker uses all unlabeled clips of the test speakers",
                 "one split, no repetition",
                 "published with the log-mels normalised by statistics of the corpus, here by those of the model",
             ),
-            splits=serab,
+            splits=serab_splits,
             seeds=(1,),
             head="serab",
             speaker_norm=True,
@@ -190,10 +247,10 @@ PROTOCOLS: dict[str, Protocol] = {
             name="hear",
             summary="HEAR 2021: five folds of files cut or padded to 5 s, an MLP of 8 settings tried on the first fold",
             flaws=(
-                "folds are of files: every test speaker is heard in training, which inflates the score",
+                "folds are of files: every test speaker is also in the training set, which inflates the score",
                 "settings are chosen on the first fold only",
             ),
-            splits=hear,
+            splits=hear_splits,
             seeds=(42,),
             seconds=5.0,
             head="hear",
@@ -203,10 +260,9 @@ PROTOCOLS: dict[str, Protocol] = {
             name="evar",
             summary="EVAR: one split of unseen CREMA-D speakers, clips of 2.5 s, one linear layer, three seeds",
             flaws=(
-                "one split; clips are cut to 2.5 s, at their beginning here, where EVAR's script cuts those of training and "
-                "validation anywhere",
+                "one split; clips are cut to their first 2.5 s here; EVAR cuts training and validation clips at random positions",
             ),
-            splits=evar,
+            splits=evar_splits,
             seeds=(42, 43, 44),
             seconds=2.5,
             head="evar",
@@ -217,12 +273,12 @@ PROTOCOLS: dict[str, Protocol] = {
             summary="EmoBox: frozen features, linear - ReLU - mean over time - linear, early choice on a random fifth of train",
             flaws=(
                 "validation clips come from training speakers",
-                "except for RAVDESS and SAVEE the test speakers are heard in training, which inflates the score; EmoBox's file "
-                "lists are not reproduced: four actors after the other for RAVDESS, clips drawn by the seed for the others",
-                "the learning rate stays constant here, where EmoBox's script lowers it in the course",
+                "except for RAVDESS and SAVEE the test speakers are also in the training set, which inflates the score; "
+                "the file lists of EmoBox are not reproduced: four consecutive actors for RAVDESS, random clips for others",
+                "the learning rate stays constant here; EmoBox decays it",
             ),
             frames=True,
-            splits=emobox,
+            splits=emobox_splits,
             seeds=(1,),
             head="emobox",
         ),
@@ -230,18 +286,15 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 
 
-def leaks(splits: Sequence[Split], speakers: np.ndarray) -> int | None:
-    """How many test speakers, over all splits, are also heard in training or choosing; None where speakers are unknown."""
-    if "" in speakers:
-        return None
-    return sum(len(set(speakers[s.test]) & set(speakers[np.r_[s.train, s.valid]])) for s in splits)
+def leaks(splits: Sequence[Split], speakers: np.ndarray) -> int:
+    """How many test speakers, summed over the splits, also have clips in training or validation."""
+    return sum(len(set(speakers[split.test]) & set(speakers[split.known])) for split in splits)
 
 
-def per_speaker(x: np.ndarray, speakers: np.ndarray, splits: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-    """The vectors of each part, each speaker's brought to zero mean and unit variance inside the part."""
-    for part in splits:
-        y = x[part].copy()
-        for name in np.unique(speakers[part]):
-            rows = speakers[part] == name
-            y[rows] = (y[rows] - y[rows].mean(axis=0)) / (y[rows].std(axis=0) + 1e-9)
-        yield y
+def standardise_speakers(x_ND: np.ndarray, speakers: np.ndarray) -> np.ndarray:
+    """Bring the vectors of each speaker to zero mean and unit variance."""
+    y_ND = x_ND.copy()
+    for name in np.unique(speakers):
+        rows = speakers == name
+        y_ND[rows] = (y_ND[rows] - y_ND[rows].mean(axis=0)) / (y_ND[rows].std(axis=0) + 1e-9)
+    return y_ND

@@ -101,8 +101,8 @@ def player(path: str, start: float = 0.0, duration: float = float("nan")) -> Htm
     return Html(f'<audio controls preload=none src="data:audio/flac;base64,{data}"></audio>')
 
 
-def plain(text: str) -> str:
-    """A user's word for a figure: no dollar sign in it begins a formula."""
+def escape_dollars(text: str) -> str:
+    """Escape `$`, which would begin a formula in a figure of matplotlib."""
     return text.replace("$", r"\$")
 
 
@@ -183,7 +183,7 @@ def plot_embedding_map(vectors_ND: np.ndarray, colourings: dict[str, Sequence[st
         if len(names) <= LEGEND:
             ax.legend(
                 dots,
-                map(plain, names),
+                map(escape_dollars, names),
                 frameon=False,
                 fontsize=8,
                 markerscale=2,

@@ -1,4 +1,4 @@
-"""Word and character error rate with a bootstrap interval; the alignment is jiwer's."""
+"""Word and character error rate with a bootstrap interval; jiwer aligns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +23,9 @@ class Rate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scores:
-    """wer, cer: over the whole corpus. worst: (word errors, id, reference, hypothesis), the largest first."""
+class ErrorRates:
+    """wer, cer: over the whole corpus. clusters: what the bootstrap draws. worst: (word errors, id, reference, hypothesis), the
+    largest first."""
 
     wer: Rate
     cer: Rate
@@ -50,7 +51,7 @@ class Scores:
         return "\n".join(lines)
 
 
-def score(
+def error_rates(
     references: Sequence[str],
     hypotheses: Sequence[str],
     *,
@@ -59,11 +60,11 @@ def score(
     normaliser: str = "basic",
     seed: int = 1,
     worst: int = 10,
-) -> Scores:
-    """WER and CER of hypotheses against references, both normalised alike.
+) -> ErrorRates:
+    """WER and CER of hypotheses against references, both normalised in the same way.
 
-    The interval resamples speakers if there are at least five (utterances of one speaker are not independent), else
-    utterances. InputError when no reference has a word.
+    The interval resamples speakers if at least five are known (utterances of one speaker are not independent), else utterances.
+    Utterances without a speaker ("") are resampled one by one. InputError if no reference has a word.
     """
     if len(references) != len(hypotheses):
         raise InputError(f"{len(references)} references but {len(hypotheses)} hypotheses: give one for each utterance")
@@ -83,18 +84,28 @@ def score(
     names, refs, hyps, spoken_by = zip(*kept, strict=True)
     words = [errors_of(jiwer.process_words(r, h)) for r, h in zip(refs, hyps, strict=True)]
     characters = [errors_of(jiwer.process_characters(r, h)) for r, h in zip(refs, hyps, strict=True)]
-    by_speaker = len(set(spoken_by)) >= 5
-    groups = np.unique(spoken_by, return_inverse=True)[1] if by_speaker else np.arange(len(kept))
+    groups, clusters = bootstrap_groups(spoken_by)
     order = sorted(range(len(kept)), key=lambda i: -words[i][0])[:worst]
-    return Scores(
+    return ErrorRates(
         wer=bootstrap(np.array(words), groups, seed),
         cer=bootstrap(np.array(characters), groups, seed),
         utterances=len(kept),
         empty=len(rows) - len(kept),
-        clusters="speakers" if by_speaker else "utterances",
+        clusters=clusters,
         normaliser=normaliser,
         worst=[(words[i][0], names[i], refs[i], hyps[i]) for i in order],
     )
+
+
+def bootstrap_groups(speakers: Sequence[str]) -> tuple[np.ndarray, str]:
+    """The group of each utterance for the bootstrap, numbered from 0, and what these groups are."""
+    if len(set(speakers) - {""}) < 5:
+        return np.arange(len(speakers)), "utterances"
+    unknown = sum(not speaker for speaker in speakers)
+    names = [(speaker, -1) if speaker else ("", index) for index, speaker in enumerate(speakers)]
+    numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+    groups = np.array([numbers[name] for name in names])
+    return groups, f"speakers, and {unknown} utterances without a speaker" if unknown else "speakers"
 
 
 def errors_of(output: jiwer.WordOutput | jiwer.CharacterOutput) -> tuple[int, int]:

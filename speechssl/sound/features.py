@@ -6,8 +6,10 @@ window and the mel scale, by 4.6 nats on average, so the wrong one silently ruin
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -86,3 +88,20 @@ class LogMel(nn.Module):
             power_BKT = spectrum_BKT.real.square() + spectrum_BKT.imag.square()
             mel_BFT = (power_BKT.mT @ self.bank_KF).mT
             return (mel_BFT + torch.finfo(torch.float32).eps).log()
+
+
+@cache
+def front_end(name: str) -> LogMel:
+    """A front-end on the CPU, built once."""
+    return LogMel(name)
+
+
+def log_mel(wave_S: np.ndarray) -> np.ndarray:
+    """(S,) at 16 kHz -> (F, T), by BYOL-S's front-end."""
+    return front_end("byol-s")(torch.from_numpy(wave_S)[None])[0].numpy()
+
+
+def log_mel_statistics(wave_S: np.ndarray) -> np.ndarray:
+    """(S,) at 16 kHz -> (2 F,): mean and standard deviation of each mel band over time, the baseline without a network."""
+    mel_FT = torch.from_numpy(log_mel(wave_S))
+    return torch.cat([mel_FT.mean(dim=1), mel_FT.std(dim=1, correction=0)]).numpy()

@@ -17,12 +17,13 @@ from speechssl.core.errors import InputError
 from speechssl.core.files import output_file
 from speechssl.data.corpora import find_rows
 from speechssl.data.manifest import Manifest, Utterance, escape, rejected_path
+from speechssl.data.prepare import stamp
 from speechssl.sound import audio
 from speechssl.sound.windows import windows
 from speechssl.use.parts import Parts
-from speechssl.use.stream import BATCH, own_rows, stream
+from speechssl.use.pooling import check_pool, choose_layers, keeps_layers, pooled
+from speechssl.use.stream import BATCH, own_rows, stream_clips
 
-POOLS = ("model", "mean", "mean+max", "none")
 LONGEST = 60.0  # seconds embedded at once; attention needs memory that grows with the square
 
 
@@ -44,68 +45,45 @@ class Embedded:
         return "\n".join(lines)
 
 
-def choose_layers(layer: int | str, count: int) -> list[int]:
-    """Indices into the `count` hidden states that `layer` means: "last", a number, "all" or "weighted"."""
-    if layer == "last":
-        return [count - 1]
-    if layer in ("all", "weighted"):
-        return list(range(count))
-    try:
-        index = int(layer)
-    except ValueError:
-        raise InputError(f"layer = {layer!r} is not known; use last, all, weighted or 0 ... {count - 1}") from None
-    if not -count <= index < count:
-        raise InputError(f"layer = {index} does not exist; the model has 0 (input of the first layer) ... {count - 1}")
-    return [index % count]
-
-
-def check_pool(pool: str) -> None:
-    """InputError for an unknown way of pooling."""
-    if pool not in POOLS:
-        raise InputError(f"pool = {pool!r} is not known; use one of {', '.join(POOLS)}")
-
-
-def pooled(model: Any, mean_LD: np.ndarray, largest_LD: np.ndarray, pool: str) -> np.ndarray:
-    """Mean and maximum over time -> (L, D) for mean and model (as the model's authors do it), (L, 2 D) for mean+max."""
-    if pool == "mean+max":
-        return np.concatenate([mean_LD, largest_LD], axis=1)
-    return model.model.pool(mean_LD, largest_LD) if pool == "model" else mean_LD
-
-
 def embed_clip(
     model: Any, source: Any, *, layer: int | str = "last", pool: str = "model", **segment: Any
 ) -> np.ndarray:
     """One clip of any length -> (D,) or (2 D,); (T, D) for pool="none"; with a leading axis of layers for layer="all".
 
     segment: start, duration and sample_rate as in audio.load. A long clip is read in windows, whose frames are pooled
-    together, so that memory does not grow with it.
+    together; its memory grows with pool="none" only.
     """
     check_pool(pool)
     chosen = choose_layers(layer, model.model.layers)
-    total, largest, count, parts = np.zeros(()), np.full((), -np.inf, np.float32), 0, []
+    total, largest, count, frames = np.zeros(()), np.full((), -np.inf, np.float32), 0, []
     for wave_S, rows in windows(source, model.config.geometry, window=LONGEST, **segment):
         states_LTD = model.hidden_states([wave_S], chosen)[0][:, rows].numpy()
         if not states_LTD.shape[1]:  # a last window of less than one frame beyond its context
             continue
-        total, count = total + states_LTD.sum(axis=1), count + states_LTD.shape[1]
+        count += states_LTD.shape[1]
+        if pool == "none":
+            frames.append(states_LTD)
+            continue
+        total = total + states_LTD.sum(axis=1)
         largest = np.maximum(largest, states_LTD.max(axis=1))
-        parts += [states_LTD] if pool == "none" else []
     if not count:
         raise InputError(
             f"a clip of less than one frame ({model.config.geometry.receptive_field} samples) has no embedding"
         )
-    mean_LD = (total / count).astype(np.float32)
-    values = np.concatenate(parts, axis=1) if pool == "none" else pooled(model, mean_LD, largest, pool)
-    return values if layer in ("all", "weighted") else values[0]
+    if pool == "none":
+        values = np.concatenate(frames, axis=1) if len(frames) > 1 else frames[0]
+    else:
+        values = pooled(model, (total / count).astype(np.float32), largest, pool)
+    return values if keeps_layers(layer) else values[0]
 
 
 def embed_waves(model: Any, waves: Sequence[np.ndarray], *, layer: int | str, pool: str) -> list[np.ndarray]:
-    """Several clips in one packed batch; each result is what the clip alone would give."""
+    """Several clips in one packed batch; each result equals that of the clip on its own."""
     results = []
     for states_LTD in model.hidden_states(waves, choose_layers(layer, model.model.layers)):
         mean_LD, largest_LD = states_LTD.mean(dim=1).numpy(), states_LTD.amax(dim=1).numpy()
         values = states_LTD.numpy() if pool == "none" else pooled(model, mean_LD, largest_LD, pool)
-        results.append(values if layer in ("all", "weighted") else values[0])
+        results.append(values if keeps_layers(layer) else values[0])
     return results
 
 
@@ -123,7 +101,7 @@ def rows_of(sources: Sequence[Path], where: str = "") -> Manifest:
 
 
 def default_out(sources: Sequence[Path]) -> Path:
-    """clip.wav -> clip.parquet, in the working folder. InputError if that exists: whoever wants it replaced says so."""
+    """clip.wav -> clip.parquet, in the working folder. InputError if that exists: replacing it needs --out."""
     first = Path(os.path.abspath(sources[0]))
     out = Path(f"{first.name if first.is_dir() else first.stem}.parquet")
     if out.exists():
@@ -144,24 +122,27 @@ def embed_to_parquet(
     """Embed every clip of `sources` into the Parquet file `out`: id, path, speaker, label, text, split, duration, vector.
 
     layer "all" (or "weighted": the probe then learns how to mix them) writes one column per layer, vector_00 ...; pool
-    "none" writes every frame, row after row in one list with `frames` rows. The file's metadata names model, layer, pool.
-    Finished rows wait in a folder beside `out`: the same call after a kill computes the rest. Under torchrun every process takes
-    its share; the first one makes the file, the others return None.
+    "none" writes every frame, row after row in one list with `frames` rows. The metadata of the file name model, layer, pool.
+    Finished rows wait in a folder beside `out`: after a kill, the same call computes the rest. Under torchrun the processes
+    share the rows; rank 0 writes the file, the others return None.
     """
     out = output_file(out, "e.parquet")
     rows, began = rows_of(sources, where), time.perf_counter()
     check_pool(pool)
     choose_layers(layer, model.model.layers)
     meta = {"model": str(model.source), "layer": str(layer), "pool": pool}
-    key = hashlib.blake2b("\n".join([*meta.values(), model.fingerprint(), rows.digest()]).encode(), digest_size=8)
+    key = key_of(model, rows, meta)
     with dist.sharing():
-        parts = Parts(out, meta, key.hexdigest())
+        parts = Parts(out, meta, key)
+        if dist.rank() == 0:
+            parts.remove_damaged()
+        dist.barrier()
         finished = parts.finished()
-        dist.barrier()  # from here on the others' parts appear
+        dist.barrier()  # new parts appear from here on
         if finished and dist.rank() == 0:
             done = sum(stop - first for first, stop in finished)
-            print(f"{out}: {done} of {len(rows)} clips were done before it was stopped; now the rest", file=sys.stderr)
-        for batch in stream(
+            print(f"{out}: {done} of {len(rows)} clips are already done; computing the rest", file=sys.stderr)
+        for batch in stream_clips(
             rows,
             own_rows(len(rows), dist.rank(), dist.world(), finished),
             partial(embed_waves, model, layer=layer, pool=pool),
@@ -173,8 +154,16 @@ def embed_to_parquet(
         ):
             parts.add(batch)
         parts.write()
-        seconds = dist.all_sum_float(parts.seconds)  # waits for the others
+        seconds = dist.all_sum_float(parts.seconds)  # waits for the other processes
         if dist.rank() > 0:
             return None
     merged = parts.merge()
     return Embedded(**merged._asdict(), out=out, speed=seconds / (time.perf_counter() - began))
+
+
+def key_of(model: Any, rows: Manifest, meta: dict[str, str]) -> str:
+    """A hash of all that the vectors depend on: model, options, rows, and the size and time of each audio file."""
+    key = hashlib.blake2b("\n".join([*meta.values(), model.fingerprint(), rows.digest()]).encode(), digest_size=8)
+    for path in dict.fromkeys(rows.cells("path")):
+        key.update(repr(stamp(path)).encode())
+    return key.hexdigest()

@@ -1,4 +1,4 @@
-"""Transcribe audio of any length in constant memory: overlapping windows, of which only the middles are kept."""
+"""Transcribe audio of any length in constant memory, in overlapping windows of which only the middles are kept."""
 
 import sys
 from collections import Counter
@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from speechssl.core import dist
+from speechssl.core import dist, progress
 from speechssl.core.errors import InputError
 from speechssl.core.files import output_file, output_folder, replacing
 from speechssl.data.corpora import audio_files, identity
@@ -20,14 +19,14 @@ from speechssl.data.manifest import Manifest, Utterance
 from speechssl.sound.windows import windows
 from speechssl.text.decode import Transcript, greedy, spell
 from speechssl.text.formats import write
-from speechssl.use.stream import BATCH, Result, own_rows, stream
+from speechssl.use.stream import BATCH, Outcome, own_rows, stream_clips
 
 
 def transcribe(model: Any, source: Any, **options: Any) -> Transcript:
     """Text and word times of one clip: path, file object, array or tensor; options as in speechssl.sound.windows.windows.
 
-    Of a long clip the frames are computed window by window and decoded once, so no word is cut. Only the best character of
-    every frame is kept, so memory does not grow with the vocabulary.
+    The frames of a long clip are computed window by window and decoded together, so no word is cut. Only the best character of
+    each frame is kept, so memory does not grow with the vocabulary.
     """
     geometry = model.config.geometry
     best = [model.log_probs([wave_S])[0][rows].max(dim=1) for wave_S, rows in windows(source, geometry, **options)]
@@ -39,24 +38,32 @@ def transcribe(model: Any, source: Any, **options: Any) -> Transcript:
 
 
 def transcribe_waves(model: Any, waves: Sequence[np.ndarray]) -> list[Transcript]:
-    """Short clips in one packed batch; each transcript is that of the clip alone."""
+    """Short clips in one packed batch; each transcript equals that of the clip on its own."""
     return [greedy(log_probs_TV, model.tokenizer, model.config.geometry) for log_probs_TV in model.log_probs(waves)]
 
 
 def transcribe_rows(
     model: Any, rows: Manifest, indices: Sequence[int], longest: float, batch_seconds: float, what: str
-) -> Iterator[Result]:
-    """A Transcript, or an InputError, of some rows: many short ones a batch, those over `longest` seconds in windows."""
-    several, one = partial(transcribe_waves, model), partial(transcribe, model)
-    sizes: dict[str, Any] = {"reach": model.config.geometry.receptive_field, "batch_seconds": batch_seconds}
-    yield from chain.from_iterable(stream(rows, indices, several, one, longest=longest, **sizes, what=what))
+) -> Iterator[Outcome]:
+    """A Transcript, or an InputError, of some rows: short ones in batches, those of more than `longest` seconds in windows."""
+    batches = stream_clips(
+        rows,
+        indices,
+        partial(transcribe_waves, model),
+        partial(transcribe, model),
+        reach=model.config.geometry.receptive_field,
+        longest=longest,
+        batch_seconds=batch_seconds,
+        what=what,
+    )
+    yield from chain.from_iterable(batches)
 
 
 def transcribe_files(model: Any, sources: Sequence[Path], *, style: str = "txt", out: Path | None = None) -> int:
-    """Transcribe files, and all audio of folders, printing or writing into `out`; returns how many failed (each is named).
+    """Transcribe files and all audio in folders, print or write into `out`; returns how many failed (each is reported).
 
-    What this model has written into `out` already is left as it is, unless the audio is newer. Under torchrun every process takes
-    its share.
+    Transcripts that this model has already written into `out` are kept unless the audio is newer. Under torchrun the processes
+    share the files.
     """
     model.require_tokenizer()
     rows, failed = files_of(sources), 0
@@ -64,28 +71,26 @@ def transcribe_files(model: Any, sources: Sequence[Path], *, style: str = "txt",
         if out is None and dist.world() > 1:
             raise InputError("several processes cannot print in order; name a folder for the transcripts with --out")
         if out is None and style != "txt" and len(rows) > 1:
-            raise InputError(f"{len(rows)} files one after the other are no {style}; name a folder for them with --out")
+            raise InputError(f"{len(rows)} files do not fit into one {style}; name a folder for them with --out")
         mine = own_rows(len(rows), dist.rank(), dist.world())
         waiting = mine if out is None else unwritten(model, rows, mine, output_folder(out), style)
         for result in transcribe_rows(model, rows, waiting, 30.0, BATCH[model.device.type], "transcribe"):
             file, text = Path(result.row.path), result.value
             if isinstance(text, InputError):
                 failed += 1
-                with tqdm.external_write_mode():
-                    print(f"error: {text}", file=sys.stderr)
+                progress.write(f"error: {text}")
             elif out is not None:
                 with replacing(output_file(out / f"{result.row.id}.{style}", "x")) as draft:
                     draft.write_text(write(text, style), encoding="utf-8")
             else:
                 name = f"{file}: " if style == "txt" and len(rows) > 1 else ""
-                with tqdm.external_write_mode():
-                    print(f"{name}{write(text, style)}", end="", flush=True)
-        return int(dist.all_sum_float(failed))  # waits for the others
+                progress.write(f"{name}{write(text, style)}", sys.stdout, end="")
+        return int(dist.all_sum_float(failed))  # waits for the other processes
 
 
 def files_of(sources: Sequence[Path]) -> Manifest:
-    """Audio files, and those below folders, each with the name of its transcript as its id: its own without the ending, unless
-    another file of the folder has that name too."""
+    """Audio files, and those in folders. The id is the name of the transcript: that of the file without its ending, or with it
+    if another file in the folder has the same name."""
 
     def found() -> Iterator[Utterance]:
         for source in sources:
@@ -104,7 +109,7 @@ def files_of(sources: Sequence[Path]) -> Manifest:
 
 
 def unwritten(model: Any, rows: Manifest, indices: Sequence[int], out: Path, style: str) -> list[int]:
-    """The rows without a transcript in `out` that is newer than its audio and was written since this model was noted there."""
+    """The rows that have no transcript in `out`, or an older one than the audio or than the note that names this model."""
     refuse_equal_names(rows, style)
     note = out / f".{style}.model"
     if dist.rank() == 0 and not (note.is_file() and note.read_text() == model.fingerprint()):
@@ -120,14 +125,14 @@ def unwritten(model: Any, rows: Manifest, indices: Sequence[int], out: Path, sty
     left = [index for index in indices if not written(rows[index])]
     done = int(dist.all_sum_float(len(indices) - len(left)))
     if done and dist.rank() == 0:
-        print(f"{out}: {done} of {len(rows)} transcripts are there already and not made again", file=sys.stderr)
+        print(f"{out}: {done} of {len(rows)} transcripts exist and are kept", file=sys.stderr)
     return left
 
 
 def refuse_equal_names(rows: Manifest, style: str) -> None:
-    """InputError when the transcripts of two files would overwrite each other."""
+    """InputError if the transcripts of two files would overwrite each other."""
     seen: dict[str, str] = {}
     for name, path in zip(rows.cells("id"), rows.cells("path"), strict=True):
         if name in seen:
-            raise InputError(f"{seen[name]} and {path} would both become {name}.{style}; give each an --out of its own")
+            raise InputError(f"{seen[name]} and {path} would both become {name}.{style}; give each its own --out")
         seen[name] = path

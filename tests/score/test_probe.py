@@ -1,4 +1,4 @@
-"""The linear probe: unseen speakers, intervals and rates against sklearn; what cannot be probed is told."""
+"""The linear probe: unseen speakers, intervals and rates against sklearn; what cannot be probed is refused."""
 
 import json
 
@@ -10,7 +10,9 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_m
 
 import speechssl
 from speechssl.core.errors import InputError
-from speechssl.score.probe import group_folds, intervals, probe, probe_vectors, rates, recall
+from speechssl.score.metrics import confusions, intervals, rates
+from speechssl.score.probe import probe, probe_vectors
+from speechssl.score.protocols import group_folds
 from speechssl.use.embed import embed_to_parquet
 from tests.conftest import digits, write_table
 
@@ -22,7 +24,7 @@ def table(path, labels, groups, vectors):
 
 
 def clouds(labels, groups, distance: float = 8.0) -> np.ndarray:
-    """Vectors whose place tells the label, with the speaker as noise."""
+    """One cloud of vectors for each label, with the speaker as noise."""
     rng = np.random.default_rng(0)
     centres = {name: rng.normal(size=6) * distance for name in sorted(set(labels))}
     voices = {name: rng.normal(size=6) for name in sorted(set(groups))}
@@ -46,9 +48,11 @@ def test_rates_equal_sklearn_s():
     rng = np.random.default_rng(0)
     true = rng.choice(3, 100, p=[0.6, 0.3, 0.1])
     guess = np.where(rng.random(100) < 0.6, true, rng.integers(0, 3, 100))
-    accuracy, uar = rates(confusion_matrix(true, guess)[None])
-    assert accuracy[0] == pytest.approx(accuracy_score(true, guess))
-    assert uar[0] == pytest.approx(balanced_accuracy_score(true, guess))
+    (counts_CC,) = confusions(true, guess, np.zeros(100, dtype=int), 3)
+    assert np.array_equal(counts_CC, confusion_matrix(true, guess))
+    accuracy, uar = rates(counts_CC)
+    assert accuracy == pytest.approx(accuracy_score(true, guess))
+    assert uar == pytest.approx(balanced_accuracy_score(true, guess))
 
 
 def test_folds_share_no_speaker_and_test_every_clip_once():
@@ -176,11 +180,11 @@ def test_json_holds_the_predictions(voices, tmp_path):
 
 def test_intervals_are_those_of_resampled_groups():
     rng = np.random.default_rng(0)
-    y = rng.choice(["a", "b", "c"], 300)
-    guess, groups = np.where(rng.random(300) < 0.6, y, "a"), rng.integers(0, 20, 300)
+    y = rng.integers(0, 3, 300)
+    guess, groups = np.where(rng.random(300) < 0.6, y, 0), rng.integers(0, 20, 300)
     found = []
     for picks in np.random.default_rng(1).integers(0, 20, size=(1000, 20)):
         rows = np.concatenate([np.flatnonzero(groups == group) for group in picks])
-        found.append(((y[rows] == guess[rows]).mean(), recall(y[rows], guess[rows])))
+        found.append(((y[rows] == guess[rows]).mean(), balanced_accuracy_score(y[rows], guess[rows])))
     expected = np.percentile(found, [2.5, 97.5], axis=0)
-    np.testing.assert_allclose(intervals(y, guess, groups, np.unique(y), 1), expected)
+    np.testing.assert_allclose(intervals(confusions(y, guess, groups, 3), seed=1), expected)

@@ -6,7 +6,7 @@ import pytest
 
 from speechssl.core.errors import InputError
 from speechssl.data.manifest import read_manifest
-from speechssl.score.wer import bootstrap, score
+from speechssl.score.wer import bootstrap, error_rates
 from speechssl.text.normalise import basic
 from tests.conftest import DATA
 
@@ -26,7 +26,7 @@ HYPOTHESES = [misheard(text, seed) for seed, text in enumerate(REFERENCES)]
 
 
 def test_rates_equal_jiwer_s_over_the_corpus():
-    scores = score(REFERENCES, HYPOTHESES)
+    scores = error_rates(REFERENCES, HYPOTHESES)
     references, hypotheses = [basic(t) for t in REFERENCES], [basic(t) for t in HYPOTHESES]
     assert scores.wer.value == pytest.approx(jiwer.wer(references, hypotheses))
     assert scores.cer.value == pytest.approx(jiwer.cer(references, hypotheses))
@@ -36,23 +36,23 @@ def test_rates_equal_jiwer_s_over_the_corpus():
 
 def test_the_normaliser_is_applied_to_both_sides():
     texts = ["Don't — STOP!"], ["dont stop"]
-    assert score(*texts, normaliser="basic").wer.value == 0.5
-    assert score(["A b!"], ["a B"], normaliser="basic").wer.value == 0
-    assert score(["A b!"], ["a B"], normaliser="none").wer.value == 1
+    assert error_rates(*texts, normaliser="basic").wer.value == 0.5
+    assert error_rates(["A b!"], ["a B"], normaliser="basic").wer.value == 0
+    assert error_rates(["A b!"], ["a B"], normaliser="none").wer.value == 1
 
 
 def test_empty_references_are_told_and_not_counted():
-    scores = score(["one two", "…", ""], ["one", "noise", "x"])
+    scores = error_rates(["one two", "…", ""], ["one", "noise", "x"])
     assert (scores.utterances, scores.empty, scores.wer.value) == (1, 2, 0.5)
     assert "2 utterances with an empty reference" in str(scores)
     with pytest.raises(InputError, match="no reference has a word"):
-        score(["", "…"], ["a", "b"])
+        error_rates(["", "…"], ["a", "b"])
     with pytest.raises(InputError, match="2 references but 1 hypotheses"):
-        score(["a", "b"], ["a"])
+        error_rates(["a", "b"], ["a"])
 
 
 def test_the_worst_come_first():
-    scores = score(REFERENCES, HYPOTHESES, ids=[str(i) for i in range(len(REFERENCES))])
+    scores = error_rates(REFERENCES, HYPOTHESES, ids=[str(i) for i in range(len(REFERENCES))])
     errors = [entry[0] for entry in scores.worst]
     assert errors == sorted(errors, reverse=True)
     for count, name, reference, hypothesis in scores.worst:
@@ -62,8 +62,24 @@ def test_the_worst_come_first():
 
 
 def test_the_interval_resamples_speakers_where_there_are_five():
-    few, many = (score(REFERENCES, HYPOTHESES, speakers=[str(i % n) for i in range(len(REFERENCES))]) for n in (4, 5))
+    few, many = (
+        error_rates(REFERENCES, HYPOTHESES, speakers=[str(i % n) for i in range(len(REFERENCES))]) for n in (4, 5)
+    )
     assert (few.clusters, many.clusters) == ("utterances", "speakers")
+
+
+def test_an_unknown_speaker_is_not_a_speaker():
+    """Half of the utterances are right, the other half have no speaker; as one speaker they would come or go together."""
+    references, hypotheses = ["a b c d"] * 40, ["a b c d"] * 20 + ["x y z w"] * 20
+    four = [f"s{i // 5}" for i in range(20)] + [""] * 20
+    found = error_rates(references, hypotheses, speakers=four)
+    assert found.clusters == "utterances"
+    assert (found.wer.low, found.wer.high) == (0.35, 0.65)
+    assert found.wer == error_rates(references, hypotheses).wer
+    five = [f"s{i // 4}" for i in range(20)] + [""] * 20
+    found = error_rates(references, hypotheses, speakers=five)
+    assert found.clusters == "speakers, and 20 utterances without a speaker"
+    assert found.wer.low > 0.2, "the 20 wrong ones are drawn one by one, not as one speaker who may be missing"
 
 
 def test_the_interval_is_that_of_the_binomial_distribution():

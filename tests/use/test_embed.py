@@ -19,6 +19,7 @@ from speechssl import cli
 from speechssl.core.errors import InputError
 from speechssl.use import embed, parts, stream
 from speechssl.use.embed import embed_clip, embed_to_parquet
+from speechssl.use.pooling import POOLS
 from tests.conftest import CLIP, DATA, ROOT, digits, write_table
 
 
@@ -41,7 +42,7 @@ def test_one_clip_is_its_pooled_hidden_states(model, clip, pool, reduce):
     np.testing.assert_allclose(model.embed(CLIP, layer=0, pool=pool), expected_LD[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("pool", embed.POOLS)
+@pytest.mark.parametrize("pool", POOLS)
 def test_windows_of_a_long_clip_pool_every_frame_once(model, speech, tmp_path, pool, monkeypatch):
     wave = speech[: 16_000 * 12 + 50]
     soundfile.write(tmp_path / "x.wav", wave, 16_000, subtype="FLOAT")
@@ -183,29 +184,78 @@ def test_after_a_kill_the_rest_is_computed_and_the_file_is_the_same(pretrained_f
     counted = counting(monkeypatch, model)
     found = embed_to_parquet(model, [source], tmp_path / "e.parquet")
     assert 0 < done < 1500 and sum(counted) == 1500 - done - (done <= 700)
-    assert f"{done} of 1500 clips were done" in capsys.readouterr().err
+    assert f"{done} of 1500 clips are already done" in capsys.readouterr().err
     assert (found.rows, [Path(path).name for path, _ in found.rejected]) == (1499, ["gone.wav"])
     embed_to_parquet(model, [source], tmp_path / "whole.parquet")
     assert (tmp_path / "e.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert not list(tmp_path.glob("*.parts"))
 
 
-@pytest.mark.parametrize("change, expected", [("nothing", 8), ("option", 12), ("model", 12), ("rows", 11)])
-def test_only_the_same_call_takes_up_what_was_left(change, expected, model, tmp_path, monkeypatch):
+@pytest.fixture
+def stopped(model, tmp_path, monkeypatch) -> Path:
+    """A manifest of twelve clips whose embedding into e.parquet stopped after the first part of four."""
     for module in (stream, parts):
         monkeypatch.setattr(module, "SHARE", 4)
-    source, out = write_table(tmp_path / "x.tsv", *digits()), tmp_path / "e.parquet"
-    counting(monkeypatch, model, limit=4)
-    with pytest.raises(MemoryError):
-        embed_to_parquet(model, [source], out)
+    rows = digits()
+    for row in rows:
+        row["path"] = shutil.copy(row["path"], tmp_path)
+    source = write_table(tmp_path / "x.tsv", *rows)
+    with monkeypatch.context() as patch:
+        counting(patch, model, limit=4)
+        with pytest.raises(MemoryError):
+            embed_to_parquet(model, [source], tmp_path / "e.parquet")
     assert len(list(tmp_path.glob("*.parts/*.parquet"))) == 1
+    return source
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "a byte"])
+def test_a_damaged_part_is_reported_and_computed_again(damage, model, stopped, tmp_path, monkeypatch, capsys):
+    (part,) = tmp_path.glob("*.parts/*.parquet")
+    content = bytearray(part.read_bytes())
+    position = content.index(np.float32(pq.read_table(part)["vector"][0][0].as_py()).tobytes())
+    content[position] ^= 1
+    part.write_bytes({"empty": b"", "half": bytes(content[: len(content) // 2]), "a byte": bytes(content)}[damage])
+    counted = counting(monkeypatch, model)
+    embed_to_parquet(model, [stopped], tmp_path / "e.parquet")
+    assert sum(counted) == 12
+    reported = [line for line in capsys.readouterr().err.splitlines() if "damaged" in line]
+    assert reported == [f"{tmp_path / 'e.parquet'}: 1 damaged parts are removed; their clips are embedded again"]
+    embed_to_parquet(model, [stopped], tmp_path / "whole.parquet")
+    assert (tmp_path / "e.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_audio_that_was_replaced_is_embedded_again(model, stopped, tmp_path, monkeypatch):
+    """Another recording under the same name, of the same length: the row of the manifest stays the same."""
+    first = Path(digits()[0]["path"]).name
+    wave, rate = soundfile.read(tmp_path / first)
+    soundfile.write(tmp_path / first, wave[::-1], rate)
+    counted = counting(monkeypatch, model)
+    embed_to_parquet(model, [stopped], tmp_path / "e.parquet")
+    assert sum(counted) == 12
+    vectors = pq.read_table(tmp_path / "e.parquet")["vector"].to_pylist()
+    np.testing.assert_allclose(vectors[0], embed_clip(model, tmp_path / first), atol=1e-5)
+
+
+def test_only_texts_are_dictionary_encoded(model, tmp_path):
+    """A dictionary of floats took 1.45 GB for an hour of frames, and made the file larger."""
+    embed_to_parquet(model, [write_table(tmp_path / "x.tsv", *digits())], tmp_path / "e.parquet", pool="none")
+    group = pq.ParquetFile(tmp_path / "e.parquet").metadata.row_group(0)
+    encodings = {group.column(i).path_in_schema: group.column(i).encodings for i in range(group.num_columns)}
+    assert "RLE_DICTIONARY" in encodings["speaker"]
+    assert "RLE_DICTIONARY" not in encodings["vector.list.element"]
+
+
+@pytest.mark.parametrize("change, expected", [("nothing", 8), ("option", 12), ("model", 12), ("rows", 11)])
+def test_only_the_same_call_takes_up_what_was_left(change, expected, model, stopped, tmp_path, monkeypatch):
+    source = stopped
     if change == "model":
         model, before = model.untrained(seed=2), model.source
         model.source = before
     if change == "rows":
-        source = write_table(tmp_path / "y.tsv", *digits()[:11])
+        source = tmp_path / "y.tsv"
+        source.write_text("".join(stopped.read_text().splitlines(keepends=True)[:-1]))
     counted = counting(monkeypatch, model)
-    embed_to_parquet(model, [source], out, pool="mean+max" if change == "option" else "model")
+    embed_to_parquet(model, [source], tmp_path / "e.parquet", pool="mean+max" if change == "option" else "model")
     assert sum(counted) == expected
     assert not list(tmp_path.glob("*.parts"))
 

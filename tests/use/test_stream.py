@@ -8,7 +8,7 @@ import pytest
 from speechssl.core.errors import InputError
 from speechssl.data.manifest import Manifest, Utterance, read_manifest
 from speechssl.use import stream as module
-from speechssl.use.stream import AHEAD, TooShort, own_rows, reason, stream
+from speechssl.use.stream import AHEAD, TooShort, own_rows, reason, stream_clips
 from tests.conftest import DATA, digits
 
 DIGITS = read_manifest(DATA / "fsdd.tsv").select(range(0, 1500, 25))
@@ -18,7 +18,9 @@ def lengths(rows: Manifest, indices=None, **changes) -> list:
     """Batches of results whose value is the number of samples; of a long clip, what it was asked for."""
     options = {"reach": 400, "longest": 60.0, "batch_seconds": 3.0, "what": "test"} | changes
     indices = range(len(rows)) if indices is None else indices
-    return list(stream(rows, indices, lambda waves: list(map(len, waves)), lambda path, **how: (path, how), **options))
+    return list(
+        stream_clips(rows, indices, lambda waves: list(map(len, waves)), lambda path, **how: (path, how), **options)
+    )
 
 
 def test_every_row_comes_once_in_order_and_batches_keep_their_size():
@@ -70,7 +72,7 @@ def test_no_more_is_read_than_a_batch_and_what_lies_ahead_of_it(monkeypatch):
     begun = []
     monkeypatch.setattr(module, "read", lambda *args: begun.append(args[0]) or read(*args))
     rows = DIGITS.select(np.arange(600) % len(DIGITS))
-    for batch in stream(
+    for batch in stream_clips(
         rows, range(600), lambda waves: waves, print, reach=1, longest=9.0, batch_seconds=3.0, what="x"
     ):
         assert len(begun) <= done + len(batch) + 1 + AHEAD

@@ -135,7 +135,7 @@ def test_what_is_written_is_not_made_again_unless_audio_or_model_changed(model, 
 
     assert made([folder / "00.flac"]) == 1
     assert made([folder]) == 11
-    assert "1 of 13 transcripts are there already" in capsys.readouterr().err
+    assert "1 of 13 transcripts exist and are kept" in capsys.readouterr().err
     os.utime(folder / "05.flac")
     (tmp_path / "out" / "below" / "03.txt").unlink()
     assert made([folder]) == 2
