@@ -1,4 +1,4 @@
-"""How fast: a training step, embeddings, transcripts or the data path, beside other packages.
+"""How fast: a training step, embeddings or transcripts, beside other packages.
 
     python recipes/speed/bench.py pretrain --against transformers --out pretrain.json
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from flops import TASKS, matmul_peaks, step_flops
 from system import start
-from table import data_table, summary, table
+from table import summary, table
 from work import SIZES, Spec, durations, files
 
 from speechssl.core import dist
@@ -43,7 +43,7 @@ def arguments() -> argparse.ArgumentParser:
     """The flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("task", choices=(*TASKS, "data"), help="what is timed")
+    add("task", choices=TASKS, help="what is timed")
     add("--size", default="base", choices=tuple(SIZES), help="of the model (default: base)")
     add("--dtype", default="auto", choices=("auto", *KINDS), help="of matrix products (auto: bf16 where it is fast)")
     add("--against", nargs="*", default=[], choices=("transformers", "torchaudio"), help="other packages to time")
@@ -64,10 +64,6 @@ def run(args: argparse.Namespace) -> str:
     """Check the flags, measure, and return the table."""
     if args.out is not None:
         output_file(args.out, "bench.json")
-    if args.task == "data":
-        from data_path import measure
-
-        return data_table(save(measure(), args.out))
     if args.folder and args.task not in ("embed", "transcribe"):
         raise InputError(f"--folder goes with embed and transcribe, not with {args.task}")
     low, high = args.range

@@ -73,18 +73,3 @@ def table(result: dict[str, Any]) -> str:
             f"{row['share_of_peak']:14.0%} {row['peak_memory_bytes'] / 2**30:9.1f} GiB{factor}"
         )
     return "\n".join(lines)
-
-
-def data_table(result: dict[str, Any]) -> str:
-    """The result of the data path's benchmark for the terminal."""
-    rates, costs = result.values()
-    lines = ["seconds of audio per second of one core, decoded, cropped, resampled, packed", ""]
-    lines.append(f"{'':24}" + "".join(f"{case:>18}" for case in rates))
-    for form in next(iter(rates.values())):
-        lines.append(f"{form:24}" + "".join(f"{rates[case][form]:18,}" for case in rates))
-    lines += [
-        "",
-        f"a manifest of {costs['rows']:,} rows, {costs['file MiB']} MiB on the disk: seconds of one core, and MiB",
-    ]
-    lines += [f"{name:36}{value:12}" for name, value in costs.items() if name not in ("rows", "file MiB")]
-    return "\n".join(lines)
