@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from speechssl.core.config import COMMAND_LINE, apply, flat_values, parse_overrides, read_toml, stated_values
+from speechssl.core.config import COMMAND_LINE, apply, flat_values, parse_overrides, read_toml, shown
 from speechssl.core.errors import InputError
 from speechssl.objectives import OBJECTIVES, Objective
 from speechssl.objectives.recipe import Recipe
@@ -41,13 +41,13 @@ def parse_recipe(
     said = parse_overrides(recipe, overrides)
     if run is None:
         if path is not None:
-            recipe = apply(recipe, stated_values(values), str(path))
+            recipe = apply(recipe, values, str(path))
         recipe = apply(recipe, said, COMMAND_LINE)
         refuse_cut_updates(objective, recipe)
         return recipe
     recorded = run / "recipe.toml"
-    own = apply(objective.Recipe(), stated_values(read_toml(recorded)), str(recorded))
-    asked = [(str(path), stated_values(values)), (COMMAND_LINE, said)]
+    own = apply(objective.Recipe(), read_toml(recorded), str(recorded))
+    asked = [(str(path), values), (COMMAND_LINE, said)]
     return resumed(own, [(source, apply(own, stated, source), set(stated)) for source, stated in asked], recorded)
 
 
@@ -56,7 +56,7 @@ def objective_of(verb: str, values: dict[str, Any], path: Path | None) -> type[O
     known = {kind: objective for kind, objective in OBJECTIVES.items() if objective.verb == verb}
     kind = values.get("kind", next(iter(known)))
     if not isinstance(kind, str) or kind not in known:
-        raise InputError(f"{path}: kind = {kind!r} must be one of {', '.join(known)} for `speechssl {verb}`")
+        raise InputError(f"{path}: kind = {shown(kind)} must be one of {', '.join(known)} for `speechssl {verb}`")
     return known[kind]
 
 
