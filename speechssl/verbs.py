@@ -1,291 +1,267 @@
-"""What the command line can do: one table from verb to arguments and function; nothing heavy is imported before it is needed."""
+"""The verbs of the command line, one function each, in the order of a project; the table VERBS at the end lists them.
 
-import argparse
+A verb's parameters are its arguments: positional ones before the `*`, then flags (`from_scratch` is `--from-scratch`), whose
+defaults are those of the signature. Each parameter is annotated with its type, its help and, if its choices are the keys of a
+table, that table as "module:NAME". `overrides` receives words such as `--optim.lr 1e-4`. Imports stand in the functions, so
+that help is quick.
+"""
+
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-MODEL = "a run, a folder of transformers', a file of fairseq's, torchaudio's or BYOL-S's, a shipped name or a hub id"
-
-PATTERN = (
-    "for a folder of another corpus: a regular expression, searched for in each path below it, whose groups tell the speaker and "
-    r"the label, such as '(?P<speaker>[FM]_\d+)_.*_(?P<label>[A-Z]+)_\d+$'"
-)
-
-
-def prepare_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `prepare`."""
-    parser.add_argument("src", type=Path, help="a folder of audio, a corpus tree, or a manifest (TSV, JSONL, Kaldi)")
-    parser.add_argument("--out", type=Path, required=True, help="the manifest to write, x.tsv")
-    parser.add_argument(
-        "--corpus",
-        default="auto",
-        help="auto, librispeech, common-voice, crema-d, ravdess, emodb, emovo, fsdd, nemo, savee, shemo, tess or folder "
-        "(default: recognised)",
-    )
-    parser.add_argument("--pattern", default="", help=PATTERN)
-    parser.add_argument("--where", default="", help="keep only rows with this value, such as split=train")
-    parser.add_argument("--min-seconds", type=float, default=0.1, help="reject shorter clips (default: 0.1)")
-    parser.add_argument("--max-seconds", type=float, default=0.0, help="cut longer clips into equal rows (0: never)")
-    parser.add_argument("--jobs", type=int, default=0, help="processes (default: one per core)")
+MODEL = "a run, a transformers folder, a fairseq, torchaudio or BYOL-S file, the name of a shipped model, or a hub id"
+Model = Annotated[str, MODEL]
+Pattern = Annotated[
+    str,
+    "for the folder of a corpus not listed above: a regular expression, searched for in each path below the folder, whose "
+    r"groups are the speaker and the label, such as '(?P<speaker>[FM]_\d+)_.*_(?P<label>[A-Z]+)_\d+$'",
+]
+Label = Annotated[str, "column to predict"]
+Where = Annotated[str, "keep only rows with this value, such as split=test"]
+Device = Annotated[str, "auto (a GPU if there is one), cpu, cuda or cuda:N"]
+Precision = Annotated[Literal["float32", "bf16"], "bf16: faster on a GPU, and equal up to rounding"]
+Recipe = Annotated[Path, "a TOML file, such as those in recipes/; any value of it can be overridden"]
+Run = Annotated[Path, "the run folder to create"]
+Resume = Annotated[bool, "continue the run in --out where it stopped"]
+FromScratch = Annotated[bool, "take only the sizes of --init, with random weights: the baseline for pretraining"]
 
 
-def prepare(args: argparse.Namespace) -> None:
+def prepare(
+    src: Annotated[Path, "a folder of audio, a corpus, or a manifest (TSV, JSONL, Kaldi)"],
+    *,
+    out: Annotated[Path, "the manifest to write, x.tsv"],
+    corpus: Annotated[str, "what SRC is (auto: recognise it)", "speechssl.data.corpora:CORPORA"] = "auto",
+    pattern: Pattern = "",
+    where: Where = "",
+    min_seconds: Annotated[float, "leave out shorter clips"] = 0.1,
+    max_seconds: Annotated[float, "cut longer clips into equal rows (0: never)"] = 0.0,
+    jobs: Annotated[int, "number of processes (0: one per core)"] = 0,
+) -> None:
     """List the usable audio of a folder in a manifest."""
     from speechssl.data.prepare import prepare
 
-    print(prepare(**vars(args)))
+    limits = {"min_seconds": min_seconds, "max_seconds": max_seconds}
+    print(prepare(src, out, corpus=corpus, pattern=pattern, where=where, jobs=jobs, **limits))
 
 
-def run_arguments(parser: argparse.ArgumentParser, finetune: bool) -> None:
-    """Arguments that pretrain and finetune share."""
-    parser.add_argument("recipe", type=Path, help="a TOML file; recipes/ holds some. Any value of it can be overridden")
-    kind = "manifest(s)" if finetune else "manifest(s), or a folder,"
-    parser.add_argument("--train", type=Path, nargs="+", required=True, help=f"{kind} of the training audio")
-    parser.add_argument("--valid", type=Path, nargs="+", default=[], help=f"{kind} that choose the best checkpoint")
-    parser.add_argument("--out", type=Path, required=True, help="run folder to create")
-    parser.add_argument("--init", type=Path, required=finetune, help=f"where to start from: {MODEL}")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out where it stopped")
-    parser.add_argument(
-        "--from-scratch",
-        dest="scratch",
-        action="store_true",
-        help="take only the sizes of --init, with random weights: the baseline that pretraining must beat",
-    )
-
-
-def pretrain(args: argparse.Namespace) -> None:
-    """Pretrain on unlabeled audio: wav2vec 2.0, BYOL-S."""
+def pretrain(
+    recipe: Recipe,
+    *,
+    train: Annotated[Sequence[Path], "manifest(s) of the training audio, or a folder"],
+    valid: Annotated[Sequence[Path], "manifest(s) that choose the best checkpoint, or a folder"] = (),
+    out: Run,
+    init: Annotated[Path | None, f"start from the weights of this model: {MODEL}"] = None,
+    resume: Resume = False,
+    from_scratch: FromScratch = False,
+    overrides: Sequence[str] = (),
+) -> None:
+    """Pretrain a model on unlabeled audio."""
     from speechssl.data.prepare import listed
     from speechssl.train.folder import RunFolder
+    from speechssl.train.run import Paths
 
-    RunFolder(path=args.out).check(args.resume)  # before its lists are made anew
-    for name in ("train", "valid"):
-        setattr(args, name, listed(getattr(args, name), args.out, name, args.resume))
-    run(args)
+    paths = Paths(train=train, valid=valid, out=out, init=init, resume=resume, scratch=from_scratch)
+    parsed = parse("pretrain", recipe, overrides, paths)
+    RunFolder(path=out).check(resume)  # before folders are listed beside it
+    train, valid = listed(train, out, "train", resume), listed(valid, out, "valid", resume)
+    run(parsed, replace(paths, train=train, valid=valid))
 
 
-def finetune(args: argparse.Namespace) -> None:
+def finetune(
+    recipe: Recipe,
+    *,
+    train: Annotated[Sequence[Path], "manifest(s) of the transcribed training audio"],
+    valid: Annotated[Sequence[Path], "manifest(s) that choose the best checkpoint"] = (),
+    out: Run,
+    init: Annotated[Path, f"the pretrained model: {MODEL}"],
+    resume: Resume = False,
+    from_scratch: FromScratch = False,
+    overrides: Sequence[str] = (),
+) -> None:
     """Fine-tune a pretrained model with CTC on transcribed audio."""
-    run(args)
+    from speechssl.train.run import Paths
+
+    paths = Paths(train=train, valid=valid, out=out, init=init, resume=resume, scratch=from_scratch)
+    run(parse("finetune", recipe, overrides, paths), paths)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Train as `args` and its recipe say, and report where the model is."""
-    from speechssl.train.run import Paths, train
+def parse(verb: str, path: Path, overrides: Sequence[str], paths: Any) -> Any:
+    """The recipe of a run; that of a resumed run is recorded in its folder."""
+    from speechssl.train.recipe import parse_recipe
 
-    recipe = args.recipe
-    state = train(
-        recipe,
-        Paths(
-            train=args.train, valid=args.valid, out=args.out, init=args.init, resume=args.resume, scratch=args.scratch
-        ),
-    )
+    recorded = paths.resume and (paths.out / "recipe.toml").exists()
+    run, init = paths.out if recorded else None, paths.init is not None
+    return parse_recipe(verb, path, overrides, scratch=paths.scratch, init=init, run=run)
+
+
+def run(recipe: Any, paths: Any) -> None:
+    """Train, then print where the model is; exit code 130 if a signal stopped the run."""
+    from speechssl.train.run import train
+
+    state = train(recipe, paths)
     stopped = state.step < recipe.train.steps
-    if os.environ.get("RANK", "0") == "0":
-        heard = f"{state.step} updates, {state.seconds_heard / 3600:.2f} h of audio heard"
-        hint = f"best model: {args.out}/best" if (args.out / "best").exists() else f"model: {args.out}/last"
-        hint = "stopped; continue with the same command and --resume" if stopped else hint
-        print(f"{args.out}: {heard}; {hint}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # only rank 0 prints
+        hours = f"{state.step} updates, {state.seconds_heard / 3600:.2f} h of audio"
+        best = paths.out / "best"
+        hint = f"best model: {best}" if best.exists() else f"model: {paths.out / 'last'}"
+        if stopped:
+            hint = "stopped; continue with the same command and --resume"
+        print(f"{paths.out}: {hours}; {hint}", file=sys.stderr)
     if stopped:
         sys.exit(130)
 
 
-def machine_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of every verb that runs a model."""
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: a GPU where there is one)")
-    parser.add_argument(
-        "--precision", default="float32", choices=("float32", "bf16"), help="bf16: faster, equal but for rounding"
-    )
-
-
-def loaded(args: argparse.Namespace) -> Any:
-    """The model of a verb that streams clips through it."""
-    from speechssl import load
-    from speechssl.core import dist
-
-    return load(args.model, device=dist.usable(args.device), precision=args.precision)
-
-
-def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `evaluate`."""
-    parser.add_argument("model", help=f"fine-tuned: {MODEL}")
-    parser.add_argument("manifest", type=Path, help="transcribed audio")
-    parser.add_argument("--where", default="", help="only rows with this value, such as split=test")
-    parser.add_argument(
-        "--normaliser",
-        default="basic",
-        choices=("basic", "upper", "none"),
-        help="applied to both sides (default: basic)",
-    )
-    parser.add_argument("--out", type=Path, help="write scores (JSON) and every hypothesis (TSV) into this folder")
-    machine_arguments(parser)
-
-
-def evaluate(args: argparse.Namespace) -> None:
+def evaluate(
+    model: Annotated[str, f"fine-tuned: {MODEL}"],
+    manifest: Annotated[Path, "transcribed audio"],
+    *,
+    where: Where = "",
+    normaliser: Annotated[str, "applied to both sides", "speechssl.text.normalise:NORMALISERS"] = "basic",
+    out: Annotated[Path | None, "write scores (JSON) and every hypothesis (TSV) into this folder"] = None,
+    device: Device = "auto",
+    precision: Precision = "float32",
+) -> None:
     """Word and character error rate of a model on transcribed audio."""
     from speechssl.score.evaluate import evaluate
 
-    model = loaded(args)
-    print(evaluate(model, args.manifest, where=args.where, normaliser=args.normaliser, out=args.out))
+    print(evaluate(load(model, device, precision), manifest, where=where, normaliser=normaliser, out=out))
 
 
-def transcribe_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `transcribe`."""
-    parser.add_argument("model", help=f"fine-tuned: {MODEL}")
-    parser.add_argument("sources", type=Path, nargs="+", help="audio files of any length, rate and format, or folders")
-    parser.add_argument("--format", default="txt", choices=("txt", "srt", "vtt", "json"), help="default: txt")
-    parser.add_argument(
-        "--out", type=Path, help="write one file per input into this folder; what is there is not done again"
-    )
-    machine_arguments(parser)
-
-
-def transcribe(args: argparse.Namespace) -> None:
-    """Write down what is said in audio files, with word times."""
+def transcribe(
+    model: Annotated[str, f"fine-tuned: {MODEL}"],
+    sources: Annotated[Sequence[Path], "audio files of any length, rate and format, or folders"],
+    *,
+    format: Annotated[Literal["txt", "srt", "vtt", "json"], "of the transcripts"] = "txt",
+    out: Annotated[Path | None, "write one file per input into this folder; those already there are kept"] = None,
+    device: Device = "auto",
+    precision: Precision = "float32",
+) -> None:
+    """Transcribe audio files, with word times."""
     from speechssl.use.transcribe import transcribe_files
 
-    failed = transcribe_files(loaded(args), args.sources, style=args.format, out=args.out)
+    failed = transcribe_files(load(model, device, precision), sources, style=format, out=out)
     if failed:
         sys.exit(2)
 
 
-def embed_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `embed`."""
-    parser.add_argument("model", help=MODEL)
-    parser.add_argument("sources", type=Path, nargs="+", help="a manifest, a folder, or audio files")
-    parser.add_argument(
-        "--out", type=Path, help="the Parquet file to write (default: named after the first source, here)"
-    )
-    parser.add_argument("--where", default="", help="only rows with this value, such as split=test")
-    parser.add_argument(
-        "--layer",
-        default="last",
-        help="last, a number (0 = input of the first layer), all, or weighted (= all; the probe learns the weights)",
-    )
-    parser.add_argument(
-        "--pool",
-        default="model",
-        choices=("model", "mean", "mean+max", "none"),
-        help="over time (model: as its authors do it, mean or BYOL-S's mean + maximum; none: every frame)",
-    )
-    machine_arguments(parser)
-
-
-def embed(args: argparse.Namespace) -> None:
+def embed(
+    model: Model,
+    sources: Annotated[Sequence[Path], "a manifest, a folder, or audio files"],
+    *,
+    out: Annotated[Path | None, "the Parquet file to write (by default here, named after the first source)"] = None,
+    where: Where = "",
+    layer: Annotated[
+        str, "last, a number (0: the input of the first layer), all, or weighted (all; the probe learns the weights)"
+    ] = "last",
+    pool: Annotated[
+        str, "over time; model: as its authors do, none: keep every frame", "speechssl.use.pooling:POOLS"
+    ] = "model",
+    device: Device = "auto",
+    precision: Precision = "float32",
+) -> None:
     """Turn clips into vectors, one row of a Parquet file each."""
     from speechssl.use.embed import default_out, embed_to_parquet
 
-    out = args.out or default_out(args.sources)
-    done = embed_to_parquet(loaded(args), args.sources, out, layer=args.layer, pool=args.pool, where=args.where)
-    if done:  # under torchrun the first process speaks for all
+    out = out or default_out(sources)
+    done = embed_to_parquet(load(model, device, precision), sources, out, layer=layer, pool=pool, where=where)
+    if done is not None:
         print(done)
 
 
-def probe_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `probe`."""
-    parser.add_argument("embeddings", type=Path, help="a Parquet file that `embed` wrote")
-    parser.add_argument("--label", default="label", help="column to predict (default: label)")
-    parser.add_argument("--group", default="speaker", help="column that folds must not share (default: speaker)")
-    parser.add_argument("--folds", type=int, default=5, help="at most this many folds (default: 5)")
-    parser.add_argument("--seed", type=int, default=1, help="seed of the bootstrap (default: 1)")
-    parser.add_argument("--out", type=Path, help="write the result as JSON too")
-
-
-def probe(args: argparse.Namespace) -> None:
+def probe(
+    embeddings: Annotated[Path, "a Parquet file that `embed` wrote"],
+    *,
+    label: Label = "label",
+    group: Annotated[str, "column whose values are never in both training and test, such as speakers"] = "speaker",
+    folds: Annotated[int, "number of folds at most"] = 5,
+    seed: Annotated[int, "seed of the bootstrap"] = 1,
+    out: Annotated[Path | None, "write the result as JSON too"] = None,
+) -> None:
     """Accuracy and UAR of a linear classifier on embeddings, over folds of unseen speakers."""
     from speechssl.score.probe import probe
 
-    print(probe(args.embeddings, label=args.label, group=args.group, folds=args.folds, seed=args.seed, out=args.out))
+    print(probe(embeddings, label=label, group=group, folds=folds, seed=seed, out=out))
 
 
-def benchmark_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `benchmark`."""
-    parser.add_argument("model", help=MODEL)
-    parser.add_argument("--data", type=Path, required=True, help="the corpus's folder, or a manifest")
-    parser.add_argument(
-        "--task",
-        default="auto",
-        help="crema-d, ravdess, emodb, emovo, nemo, savee, shemo, tess, or other: any labels (default: recognised)",
-    )
-    parser.add_argument(
-        "--protocol",
-        default="unseen",
-        help="unseen (default: speakers nobody trained or chose on), loso, or as published: serab, hear, evar, emobox",
-    )
-    parser.add_argument("--label", default="label", help="column to predict (default: label)")
-    parser.add_argument("--pattern", default="", help=PATTERN)
-    parser.add_argument("--layer", default="last", help="last, a number, or all: a line for each")
-    parser.add_argument("--where", default="", help="only manifest rows with this value, such as split=test")
-    parser.add_argument("--out", type=Path, help="folder for benchmark.json and benchmark.html")
-    machine_arguments(parser)
-
-
-def benchmark(args: argparse.Namespace) -> None:
+def benchmark(
+    model: Model,
+    *,
+    data: Annotated[Path, "the folder of the corpus, or a manifest"],
+    task: Annotated[str, "what is predicted (auto: recognise it)", "speechssl.score.task:TASKS"] = "auto",
+    protocol: Annotated[str, "how it is split, trained and scored", "speechssl.score.protocols:PROTOCOLS"] = "unseen",
+    label: Label = "label",
+    pattern: Pattern = "",
+    layer: Annotated[str, "last, a number, or all: a line for each"] = "last",
+    where: Where = "",
+    out: Annotated[Path | None, "folder for benchmark.json and benchmark.html"] = None,
+    device: Device = "auto",
+    precision: Precision = "float32",
+) -> None:
     """Score a model on an emotion corpus under a named protocol, beside chance and random weights."""
     from speechssl.core import dist
     from speechssl.score.benchmark import benchmark
 
-    values = vars(args)
-    values["device"] = dist.usable(args.device)
-    print(benchmark(values.pop("model"), values.pop("data"), **values))
+    machine = {"device": dist.usable(device), "precision": precision}
+    choice = {"task": task, "protocol": protocol, "label": label, "layer": layer}
+    print(benchmark(model, data, **choice, pattern=pattern, where=where, out=out, **machine))
 
 
-def convert_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `convert`."""
-    parser.add_argument("src", help=MODEL)
-    parser.add_argument("dst", type=Path, help="the folder, or for fairseq and torchaudio the file, to write")
-    parser.add_argument("--to", required=True, choices=("transformers", "fairseq", "torchaudio", "speechssl"))
-
-
-def convert(args: argparse.Namespace) -> None:
+def convert(
+    src: Model,
+    dst: Annotated[Path, "the folder, or for fairseq and torchaudio the file, to write"],
+    *,
+    to: Annotated[str, "the format", "speechssl.interop.convert:WRITERS"],
+) -> None:
     """Write a model in another library's format, tensors bit for bit."""
     from speechssl.interop.convert import convert
 
-    print(convert(args.src, args.dst, args.to))
+    print(convert(src, dst, to))
 
 
-def info_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `info`."""
-    parser.add_argument("model", help=MODEL)
-
-
-def info(args: argparse.Namespace) -> None:
-    """What a model is: family, size, frame rate, vocabulary, origin, licence."""
+def info(model: Model) -> None:
+    """Describe a model: family, size, frame rate, vocabulary, origin, licence."""
     from speechssl.interop.convert import info
 
-    print(info(args.model))
+    print(info(model))
 
 
-def export_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `export`."""
-    parser.add_argument("model", help=MODEL)
-    parser.add_argument("out", type=Path, help="the file to write, such as model.onnx or model.pt2")
-    parser.add_argument("--to", required=True, choices=("torch", "onnx"), help="torch.export, or ONNX")
-    parser.add_argument("--int8", action="store_true", help="matrix weights in 8 bits (onnx)")
-    parser.add_argument("--encoder", action="store_true", help="leave the CTC head out: hidden states instead")
-
-
-def export(args: argparse.Namespace) -> None:
+def export(
+    model: Model,
+    out: Annotated[Path, "the file to write, such as model.onnx or model.pt2"],
+    *,
+    to: Annotated[Literal["torch", "onnx"], "torch.export, or ONNX"],
+    int8: Annotated[bool, "store weight matrices in 8 bits (onnx only)"] = False,
+    encoder: Annotated[bool, "leave out the CTC head: hidden states instead"] = False,
+) -> None:
     """Write a model as one graph for deployment, time axis free, checked against the model."""
-    from speechssl import load
+    import speechssl
     from speechssl.interop.export import export
 
-    print(export(load(args.model), args.out, args.to, int8=args.int8, encoder=args.encoder))
+    print(export(speechssl.load(model), out, to, int8=int8, encoder=encoder))
 
 
-VERBS: dict[str, tuple[Callable, Callable]] = {
-    "prepare": (prepare_arguments, prepare),
-    "pretrain": (lambda parser: run_arguments(parser, finetune=False), pretrain),
-    "finetune": (lambda parser: run_arguments(parser, finetune=True), finetune),
-    "evaluate": (evaluate_arguments, evaluate),
-    "transcribe": (transcribe_arguments, transcribe),
-    "embed": (embed_arguments, embed),
-    "probe": (probe_arguments, probe),
-    "benchmark": (benchmark_arguments, benchmark),
-    "convert": (convert_arguments, convert),
-    "info": (info_arguments, info),
-    "export": (export_arguments, export),
+def load(model: str, device: str, precision: str) -> Any:
+    """The model of a verb that streams clips through it."""
+    import speechssl
+    from speechssl.core import dist
+
+    return speechssl.load(model, device=dist.usable(device), precision=precision)
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    "prepare": prepare,
+    "pretrain": pretrain,
+    "finetune": finetune,
+    "evaluate": evaluate,
+    "transcribe": transcribe,
+    "embed": embed,
+    "probe": probe,
+    "benchmark": benchmark,
+    "convert": convert,
+    "info": info,
+    "export": export,
 }

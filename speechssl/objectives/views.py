@@ -36,6 +36,8 @@ class ViewConfig:
             raise InputError(f"views.mixup_ratio = {self.mixup_ratio} is outside [0, 1); BYOL-S uses 0.4")
         if self.canvas < 1:
             raise InputError(f"views.canvas = {self.canvas} must be at least 1: the clip has to fit; BYOL-S uses 1.5")
+        if self.fader < 0:
+            raise InputError(f"views.fader = {self.fader} cannot be negative; BYOL-S uses 0")
         for name in ("freq_scale", "time_scale"):
             low, high = getattr(self, name)
             if not 0 < low <= high:

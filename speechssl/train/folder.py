@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 
 from speechssl.core import dist
-from speechssl.core.config import dump_toml, flat_values, read_toml, stated_values
+from speechssl.core.config import dump_toml, flat_values, read_toml
 from speechssl.core.errors import InputError
 from speechssl.core.files import replacing
 from speechssl.objectives.recipe import Recipe
@@ -80,7 +80,7 @@ class RunFolder:
 
     def changed(self, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
         """{key: (recorded value, value of `recipe`)} where recipe.toml has another one."""
-        recorded, now = stated_values(read_toml(self.recipe)), flat_values(recipe)
+        recorded, now = read_toml(self.recipe), flat_values(recipe)
         pairs = {key: (recorded.get(key), value) for key, value in now.items() if key in recorded}
         return {
             key: (old, new)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from speechssl.core.config import COMMAND_LINE, apply, flat_values, parse_overrides, read_toml, stated_values
+from speechssl.core.config import COMMAND_LINE, apply, flat_values, parse_overrides, read_toml, shown
 from speechssl.core.errors import InputError
 from speechssl.objectives import OBJECTIVES, Objective
 from speechssl.objectives.recipe import Recipe
@@ -63,11 +63,10 @@ def parse_recipe(
 
 
 def known_values(values: dict[str, Any]) -> dict[str, Any]:
-    """What a TOML file states, but for keys that earlier versions had and that change nothing."""
-    stated = stated_values(values)
-    if stated.get("objective.utterance_weight") == 0:
-        return {key: value for key, value in stated.items() if not key.startswith("objective.utterance_")}
-    return stated
+    """The values of a TOML file, without keys that earlier versions had and that change nothing."""
+    if values.get("objective.utterance_weight") == 0:
+        return {key: value for key, value in values.items() if not key.startswith("objective.utterance_")}
+    return values
 
 
 def objective_of(verb: str, values: dict[str, Any], path: Path | None) -> type[Objective]:
@@ -75,7 +74,7 @@ def objective_of(verb: str, values: dict[str, Any], path: Path | None) -> type[O
     known = {kind: objective for kind, objective in OBJECTIVES.items() if objective.verb == verb}
     kind = values.get("kind", next(iter(known)))
     if not isinstance(kind, str) or kind not in known:
-        raise InputError(f"{path}: kind = {kind!r} must be one of {', '.join(known)} for `speechssl {verb}`")
+        raise InputError(f"{path}: kind = {shown(kind)} must be one of {', '.join(known)} for `speechssl {verb}`")
     return known[kind]
 
 
