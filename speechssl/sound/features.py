@@ -102,6 +102,7 @@ def log_mel(wave_S: np.ndarray) -> np.ndarray:
 
 
 def log_mel_statistics(wave_S: np.ndarray) -> np.ndarray:
-    """(S,) at 16 kHz -> (2 F,): mean and standard deviation of each mel band over time, the baseline without a network."""
-    mel_FT = torch.from_numpy(log_mel(wave_S))
-    return torch.cat([mel_FT.mean(dim=1), mel_FT.std(dim=1, correction=0)]).numpy()
+    """(S,) at 16 kHz -> (3 F,): mean, standard deviation and maximum of each mel band over time, the baseline without a
+    network."""
+    mel_FT = log_mel(wave_S)
+    return np.concatenate([mel_FT.mean(axis=1), mel_FT.std(axis=1), mel_FT.max(axis=1)])
