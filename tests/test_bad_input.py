@@ -175,7 +175,7 @@ def test_a_run_is_continued_only_with_its_own_vocabulary_and_sizes(desk, ctc_fol
     text = refused(capsys, *call, other, "--resume", "--train.steps", "4")
     assert "cannot be continued: its vocabulary" in text and "vocab.json" in text
     text = refused(capsys, "pretrain", "pretrain.toml", "--train", "good.tsv", "--out", "run", "--resume")
-    assert "cannot be continued: its weights are of another model than the recipe's" in text
+    assert "run/recipe.toml: kind = 'ctc' must be one of wav2vec2, " in text
     assert "holds another run; add --resume" in refused(capsys, *call, "good.tsv")
 
 

@@ -1,9 +1,15 @@
-"""1 process with 2 micro-batches per update = 2 processes with one each: the same losses and the same weights."""
+"""1 process with 2 micro-batches per update = 2 processes with one each: the same losses and the same weights; and two
+processes that are asked to stop at different moments stop together."""
 
+import contextlib
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +18,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from speechssl import cli
+from speechssl.train.folder import RunFolder
 from tests.conftest import DATA, digits, write_table
 from tests.train.test_resume import RECIPE, losses
 
@@ -43,6 +51,54 @@ def test_one_process_equals_two(tmp_path):
     for name, expected in first.items():
         # Adam's first steps divide tiny gradients by their own size, so rounding shows as a fraction of lr = 1e-3
         torch.testing.assert_close(second[name], expected, atol=2e-4, rtol=1e-3, msg=name)
+
+
+@contextlib.contextmanager
+def two_ranks(*words: object) -> Iterator[list[subprocess.Popen]]:
+    """A verb on two processes that are started, and can be stopped, one by one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": str(DATA.parent)}
+    command, ranks = [sys.executable, "-m", "speechssl", *map(str, words)], []
+    try:
+        for rank in ("0", "1"):
+            own = os.environ | shared | {"OMP_NUM_THREADS": "1", "RANK": rank, "LOCAL_RANK": rank}
+            ranks.append(subprocess.Popen(command, env=own, stderr=subprocess.DEVNULL))
+        yield ranks
+    finally:
+        for process in ranks:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("gap", [0.4, 2.0])
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_signal_that_reaches_ranks_at_different_moments_stops_both_at_one_update(first, gap, tmp_path):
+    """The gap is longer than an update; the run is saved, whichever rank gets the signal first, and can be continued."""
+    run, recipe = RunFolder(path=tmp_path / "run"), tmp_path / "recipe.toml"
+    recipe.write_text(
+        RECIPE.replace("log_every = 4", "log_every = 1").replace("save_every = 10", "save_every = 1000000")
+    )
+    words = ["pretrain", recipe, "--train", DATA / "librispeech.tsv", "--out", run.path, "--data.workers", "0"]
+    with two_ranks(*words, "--train.steps", "100000", "--train.precision", "float32") as ranks:
+        deadline = time.monotonic() + 240
+        while not (run.log.exists() and '"step": 3,' in run.log.read_text()):
+            assert time.monotonic() < deadline and all(process.poll() is None for process in ranks), (
+                "it never got that far"
+            )
+            time.sleep(0.02)
+        ranks[first].send_signal(signal.SIGTERM)
+        time.sleep(gap)
+        ranks[1 - first].send_signal(signal.SIGTERM)
+        codes = [process.wait(timeout=60) for process in ranks]
+    assert codes[first] == 130
+    assert codes[1 - first] in (130, -signal.SIGTERM), "the late signal may meet a process that is about to end"
+    (saved,) = run.checkpoints.iterdir()
+    done = int(saved.name.removeprefix("step-"))
+    cli.main([*map(str, words), "--resume", "--train.steps", str(done + 2)])
+    steps = [line["step"] for line in losses(run.path) if line["split"] == "train"]
+    assert steps == list(range(1, done + 3))
 
 
 def verb(processes: int, *words: object) -> subprocess.CompletedProcess:

@@ -19,7 +19,7 @@ from speechssl.data.prepare import listed
 from speechssl.sound import audio
 from speechssl.train.recipe import parse_recipe
 from speechssl.train.run import Paths, train
-from tests.conftest import CLIP, DATA
+from tests.conftest import CLIP, DATA, digits, write_table
 
 RECIPE = """
 kind = "byol-s"
@@ -49,7 +49,11 @@ save_every = 3
 def lines(run: Path) -> list[dict]:
     """The log without the clock."""
     found = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "audio_seconds_per_second"} for line in found]
+    return [
+        {k: v for k, v in line.items() if k != "audio_seconds_per_second"}
+        for line in found
+        if line["split"] != "resumed"
+    ]
 
 
 def test_resumed_equals_uninterrupted(tmp_path):
@@ -69,6 +73,34 @@ def test_resumed_equals_uninterrupted(tmp_path):
     assert all(value.equal(states[1]["objective"][name]) for name, value in own.items())
     first, second = (load_file(tmp_path / run / "last" / "model.safetensors") for run in ("whole", "parts"))
     assert all(value.equal(second[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize("old, new", [("bank_seen", None), ("projector.0.weight", "head.0.weight")])
+def test_a_state_that_lacks_a_part_of_the_objective_is_refused(old, new, tmp_path):
+    """A predictor or a bank that began anew would go unnoticed."""
+    path, rows = tmp_path / "recipe.toml", [DATA / "fsdd.tsv"]
+    path.write_text(RECIPE)
+    train(parse_recipe("pretrain", path, ["--train.steps", "1"]), Paths(train=rows, out=tmp_path / "run"))
+    file = tmp_path / "run" / "last" / "state.pt"
+    state = torch.load(file, weights_only=True)
+    value = state["objective"].pop(old)
+    if new:
+        state["objective"][new] = value
+    torch.save(state, file)
+    with pytest.raises(
+        InputError, match=rf"step-00000001 cannot be continued: .* differ in {old}{f', {new}' if new else ''};"
+    ):
+        train(parse_recipe("pretrain", path), Paths(train=rows, out=tmp_path / "run", resume=True))
+
+
+def test_short_clips_are_left_out_of_validation_too(tmp_path, capsys):
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE)
+    clips = digits()
+    valid = write_table(tmp_path / "valid.tsv", *clips[:2], clips[2] | {"duration": 0.19})
+    recipe = parse_recipe("pretrain", path, ["--train.steps", "1"])
+    train(recipe, Paths(train=[DATA / "fsdd.tsv"], valid=[valid], out=tmp_path / "run"))
+    assert "validation data: 1 of 3 utterances are under 0.2 s and left out" in capsys.readouterr().err
 
 
 def test_two_processes_equal_one(tmp_path):

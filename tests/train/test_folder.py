@@ -45,7 +45,8 @@ def command(folder: Path, out: Path, *more: str) -> list[str]:
 
 def losses(run: Path) -> list[float]:
     """The losses of the log."""
-    return [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()]
+    lines = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if line["split"] == "train"]
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,14 @@ def test_a_read_only_disk_leaves_the_last_checkpoint(whole, tmp_path, capsys):
         assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000004"]
         cli.main(command(tmp_path, run, "--resume", "--train.steps", "5"))
         assert len(losses(run)) == 5
+
+
+def test_weights_of_other_sizes_are_not_continued(whole, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path / "run", symlinks=True)
+    recipe = tmp_path / "run" / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("intermediate_size = 64", "intermediate_size = 80"))
+    text = refused(capsys, *command(tmp_path, tmp_path / "run", "--resume", "--model.intermediate_size", "80"))
+    assert "step-00000006 cannot be continued: its weights and the recipe's differ in model.wav2vec2.encoder" in text
 
 
 def test_a_limit_on_file_sizes_is_told_too(tmp_path, capsys):
