@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> str:
         output_file(args.out, "bench.json")
     if args.folder and args.task not in ("embed", "transcribe"):
         raise InputError(f"--folder goes with embed and transcribe, not with {args.task}")
+    if args.task == "pretrain" and "torchaudio" in args.against:
+        raise InputError("torchaudio has no pretrain step for wav2vec 2.0; compare with --against transformers")
     low, high = args.range
     if not 0.1 <= low <= high < math.inf or not 0 < args.total < math.inf:
         raise InputError("--range wants two rising numbers of 0.1 or more, --total a number more than 0")

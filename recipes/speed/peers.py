@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from work import LETTERS, Spec, durations, files, timed, tokenizer, transcripts, utterances
 
-from speechssl.core.errors import InputError
 from speechssl.sound import audio
 from speechssl.text.decode import best_path
 
@@ -30,11 +29,9 @@ Network = Callable[
 
 
 def build(system: str, spec: Spec) -> Callable[[], int]:
-    """One step of that system over all utterances, which returns the batch size; InputError if it has no such step."""
+    """One step of that system over all utterances, which returns the batch size."""
     torch.manual_seed(spec.seed)
     if spec.task == "pretrain":
-        if system != "transformers":
-            raise InputError(f"{system} has no pretrain step for wav2vec 2.0; compare with --against transformers")
         step = pretraining(spec)
     elif spec.task == "finetune":
         step = finetuning(spec, *network(system, spec))
