@@ -18,7 +18,7 @@ from speechssl.models.checkpoint import Checkpoint
 from speechssl.models.folder import BIN, CONFIG, WEIGHTS
 
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"
-HUB_FILES = ("*.json", "*.safetensors", "pytorch_model*.bin", "README.md")
+HUB_FILES = ("*.json", "README.md")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -80,10 +80,14 @@ def download(name: str, language: str) -> Path:
         raise InputError(
             f"{name} does not exist here, and hub ids need the package huggingface-hub: pip install huggingface-hub"
         ) from None
-    files = [*HUB_FILES, *([f"adapter.{language}.*"] if language else [])]
-    unwanted = ["adapter.*"] if not language else []
+    weights, adapter = "model*.safetensors", f"adapter.{language}.safetensors"
     try:
-        folder = Path(snapshot_download(name, allow_patterns=files, ignore_patterns=unwanted))
+        folder = Path(snapshot_download(name, allow_patterns=[*HUB_FILES, weights, adapter]))
+        older = [] if any(folder.glob(weights)) else ["pytorch_model*.bin"]  # fetched where nothing better is published
+        if language and not (folder / adapter).exists():
+            older.append(f"adapter.{language}.bin")
+        if older:
+            snapshot_download(name, allow_patterns=older)
     except Exception as error:  # of many types: no network, offline mode and no copy, no such model, no right to it
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise InputError(
