@@ -46,7 +46,7 @@ class PositionalConv(nn.Module):
         self.reach = kernel // 2
         self.batch_norm = nn.BatchNorm1d(width) if config.conv_pos_batch_norm else None
         conv = nn.Conv1d(width, width, kernel, groups=config.num_conv_pos_embedding_groups)
-        nn.init.normal_(conv.weight, std=(4 * (1 - config.hidden_dropout) / (kernel * width)) ** 0.5)
+        nn.init.normal_(conv.weight, std=(4 / (kernel * width)) ** 0.5)
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         self.conv = conv if config.conv_pos_batch_norm else weight_norm(conv, dim=2)
 

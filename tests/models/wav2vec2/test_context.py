@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from speechssl.core.packed import on_device, pack
 from speechssl.models.wav2vec2 import context
-from speechssl.models.wav2vec2.context import Attention, Spans, attend
+from speechssl.models.wav2vec2.context import Attention, PositionalConv, Spans, attend
 from speechssl.models.wav2vec2.model import Wav2Vec2Model
 from tests.conftest import tiny
 
@@ -74,3 +74,11 @@ def test_skipped_layers_pass_their_input_on(family, speech):
     batch = pack([speech[:20_000]], model.config.geometry)
     states = model(batch, skip=frozenset({0, 1})).states
     assert states[0].equal(states[1]) and states[1].equal(states[2]) and not states[2].equal(states[3])
+
+
+def test_the_positional_convolution_starts_as_published_whatever_the_dropout():
+    """std = sqrt(4 / (K D)), as transformers has it: dropout may be another one when a run continues."""
+    for dropout in (0.0, 0.5):
+        torch.manual_seed(0)
+        conv = PositionalConv(tiny(hidden_size=64, num_conv_pos_embeddings=64, hidden_dropout=dropout)).conv
+        assert float(conv.weight.std()) == pytest.approx((4 / (64 * 64)) ** 0.5, rel=0.05)
