@@ -7,18 +7,20 @@ import numpy as np
 
 from speechssl.core.noise import noise_key
 
+LEAST_SPANS = 2  # of an utterance, as in fairseq and transformers: a single span leaves few distractors
+
 
 def span_mask(frames: int, prob: float, length: int, key: int) -> np.ndarray:
     """Boolean mask (T,) of overlapping spans: int(prob * T / length + u) starts, u uniform, drawn without replacement.
 
-    Defined for any T >= 1: spans are shortened to T frames at most, every span lies inside the utterance, and an
-    utterance always gets one span at least. prob = 0 masks nothing.
+    Defined for any T >= 1: spans are shortened to T frames at most, every span lies inside the utterance, and there are at
+    least two, unless only one fits. prob = 0 masks nothing.
     """
     if prob == 0:
         return np.zeros(frames, dtype=bool)
     rng = np.random.default_rng(key)
     length = min(length, frames)
-    count = max(1, int(prob * frames / length + rng.random()))
+    count = max(LEAST_SPANS, int(prob * frames / length + rng.random()))
     last = frames - length + 1
     starts = rng.choice(last, size=min(count, last), replace=False)
     mask = np.zeros(frames, dtype=bool)

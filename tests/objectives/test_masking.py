@@ -67,3 +67,12 @@ def test_no_channel_masking_without_probability():
     assert not channel_mask(64, 0.0, 8, key=1).any()
     rate = np.mean([channel_mask(768, 0.5, 64, key).mean() for key in range(300)])
     assert rate == pytest.approx(0.39, abs=0.03)  # 6 spans of 64 of 768 channels, overlaps allowed
+
+
+def test_an_utterance_has_two_spans_where_they_fit():
+    """As in fairseq and transformers (min_masks = 2); two different starts mask more than one span's frames."""
+    for key in range(200):
+        assert 10 < span_mask(40, 0.05, 10, key).sum() <= 20
+        assert span_mask(11, 0.05, 10, key).sum() == 11
+    assert span_mask(10, 0.05, 10, 1).sum() == 10
+    assert span_mask(3, 0.05, 10, 1).sum() == 3
