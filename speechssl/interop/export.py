@@ -1,7 +1,7 @@
 """A model as one graph with a free time axis: torch.export, or ONNX for onnxruntime, optionally with 8-bit weights.
 
 The graph takes one utterance (1, S) at 16 kHz, of any length, and gives CTC log-posteriors (1, T, V) or the last hidden
-state (1, T, D). Every export is run and compared with the model before it is called done.
+state (1, T, D). Every export is run and compared with the model before it is kept.
 """
 
 import copy
@@ -26,7 +26,7 @@ PROBES = (16_000, 12_345, 40_001)  # lengths at which the graph must agree with 
 
 
 class Single(nn.Module):
-    """The model on one utterance, in plain operations that exporters know; its weights are the model's own."""
+    """The model on one utterance, in operations that exporters know; a copy with the same weights."""
 
     def __init__(self, model: Any, head: bool) -> None:
         super().__init__()
@@ -50,12 +50,12 @@ class Single(nn.Module):
 
 
 def unnormed(conv: nn.Conv1d) -> nn.Conv1d:
-    """The convolution with its weight norm worked in. A new one: removing the parametrization from a copy would remove it
+    """A new convolution whose weight has the weight norm applied. Removing the parametrization from a copy would remove it
     from the original too, since both have the same class."""
-    plain = nn.Conv1d(conv.in_channels, conv.out_channels, conv.kernel_size[0], groups=conv.groups)
+    merged = nn.Conv1d(conv.in_channels, conv.out_channels, conv.kernel_size[0], groups=conv.groups)
     assert conv.bias is not None
-    plain.load_state_dict({"weight": conv.weight.detach(), "bias": conv.bias.detach()})
-    return plain
+    merged.load_state_dict({"weight": conv.weight.detach(), "bias": conv.bias.detach()})
+    return merged
 
 
 def normalised(x_BCT: Tensor, norm: nn.Module | None) -> Tensor:
@@ -66,7 +66,7 @@ def normalised(x_BCT: Tensor, norm: nn.Module | None) -> Tensor:
 
 
 def export(model: Any, out: Path, to: str, *, int8: bool = False, encoder: bool = False) -> str:
-    """Write a loaded model as `out` for torch (`torch.export.load`) or onnx; returns what to tell the user.
+    """Write a loaded model as `out` for torch (`torch.export.load`) or onnx; returns a line of summary.
 
     int8: matrix weights in 8 bits, quantised on the fly (onnx only). encoder: without the CTC head.
     """
@@ -112,7 +112,7 @@ def write_onnx(program: Any, out: Path, int8: bool) -> None:
     except ImportError as error:
         raise InputError(f"ONNX needs the package {error.name}: pip install 'speechssl[onnx]'") from None
     whole = out.with_name(f".float-{out.name}") if int8 else out
-    logging.disable(logging.WARNING)  # of operators of torchvision, and of advice that does not apply
+    logging.disable(logging.WARNING)  # about operators of torchvision, and advice that does not apply
     try:
         made = torch.onnx.export(program, input_names=["wave"], output_names=["out"], dynamo=True, verbose=False)
         assert made is not None
@@ -148,7 +148,7 @@ def disagreement(model: Any, head: bool, run: Any) -> float:
 
 
 class Exported:
-    """An ONNX file with the interface that `transcribe` and `evaluate` want of a model; the rest is the model's own."""
+    """An ONNX file with the interface of a model that `transcribe` and `evaluate` use; config and tokenizer are the model's."""
 
     def __init__(self, path: Path, model: Any) -> None:
         self.session, self.source = open_onnx(path), str(path)
@@ -156,5 +156,5 @@ class Exported:
 
     def log_probs(self, waves: list[np.ndarray]) -> list[Tensor]:
         """Per utterance (S,) at 16 kHz: CTC log-posteriors (T, V)."""
-        pack(waves, self.config.geometry)  # complains of utterances that are too short
+        pack(waves, self.config.geometry)  # raises if an utterance is too short
         return [torch.from_numpy(self.session.run(None, {"wave": wave_S[None]})[0][0]) for wave_S in waves]

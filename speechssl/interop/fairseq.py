@@ -1,6 +1,6 @@
-"""fairseq's .pt files, pretrained and fine-tuned with CTC, read without fairseq and written as it reads them.
+"""fairseq's .pt files, pretrained or fine-tuned with CTC: read without fairseq, written so that fairseq reads them.
 
-The tensors' names are translated by the table in `keys`; of the config only the sizes that tensors do not show matter.
+`keys` translates the names of tensors; of the config, only what the tensors do not show is used.
 """
 
 import ast
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from speechssl.core.errors import InputError
 from speechssl.interop.keys import FAIRSEQ, TRANSFORMERS, traits, translate
-from speechssl.interop.pickles import plain
+from speechssl.interop.pickles import unstubbed
 from speechssl.models.checkpoint import Checkpoint
 from speechssl.models.wav2vec2.checkpoint import check_sizes, family_of, infer
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
@@ -41,7 +41,7 @@ NAMES = {"hubert": "hubert", "wavlm": "wavlm", "data2vec-audio": "data2vec_audio
 
 
 def read(path: Path, content: dict[str, Any]) -> Checkpoint:
-    """What lies in a fairseq checkpoint, as ours; its vocabulary is in it, or in dict.ltr.txt beside it."""
+    """A fairseq checkpoint as ours. The vocabulary is in the file, or in dict.ltr.txt beside it."""
     tensors = {key: value for key, value in content["model"].items() if isinstance(value, Tensor)}
     body, task = settings_of(content)
     state, family = translated(tensors, str(body.get("_name") or body.get("arch") or ""))
@@ -56,8 +56,8 @@ def read(path: Path, content: dict[str, Any]) -> Checkpoint:
 
 
 def settings_of(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(settings of the model's body, of its task): a fine-tuned model keeps those it was pretrained with in `w2v_args`."""
-    whole = plain(content.get("cfg") or content.get("args") or {})
+    """(settings of the model's body, of its task); a fine-tuned model keeps those of its pretraining in `w2v_args`."""
+    whole = unstubbed(content.get("cfg") or content.get("args") or {})
     model, task = (part if isinstance(part, dict) else whole for part in (whole.get("model"), whole.get("task")))
     inner = model.get("w2v_args") or whole.get("w2v_args")
     if isinstance(inner, dict) and inner:
@@ -67,9 +67,9 @@ def settings_of(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
 
 
 def translated(tensors: dict[str, Tensor], name: str) -> tuple[dict[str, Tensor], str]:
-    """(tensors under our names, family). Names that the table lacks stay as they are, and are written back so."""
+    """(tensors under our names, family). Names missing from the table stay as they are, and are written back unchanged."""
     bare = {key.removeprefix(CTC): value for key, value in tensors.items()}
-    having = {"group", "layer", "plain", "wavlm", "batch_norm" if "encoder.pos_conv.0.running_mean" in bare else ""}
+    having = {"group", "layer", "ungated", "wavlm", "batch_norm" if "encoder.pos_conv.0.running_mean" in bare else ""}
     if "hubert" in name or "label_embs_concat" in bare:
         family = "hubert"
     else:
@@ -83,7 +83,7 @@ def translated(tensors: dict[str, Tensor], name: str) -> tuple[dict[str, Tensor]
 
 
 def identity_projection(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What fairseq leaves out where the encoder is as wide as the transformer, and transformers does not."""
+    """The projection that fairseq leaves out, and transformers does not, where encoder and transformer have the same width."""
     norm = state.get(f"{BODY}feature_projection.layer_norm.weight")
     if norm is None:
         return {}
@@ -94,7 +94,7 @@ def identity_projection(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def config_of(
     state: dict[str, Tensor], family: str, body: dict[str, Any], normalise: bool, source: str
 ) -> Wav2Vec2Config:
-    """The architecture: what the tensors show, and of fairseq's settings what they do not."""
+    """The architecture: read from the tensors, and from fairseq's settings where tensors do not show it."""
     fields = infer(state, source) | {"model_type": family, "do_normalize": normalise}
     layers = list(conv_layers(str(body.get("conv_feature_layers", "")))) if body.get("conv_feature_layers") else []
     guessed = tuple(STRIDES.get(kernel, 1) for kernel in fields["conv_kernel"])
@@ -104,7 +104,7 @@ def config_of(
 
 
 def complete(fields: dict[str, Any], source: str) -> dict[str, Any]:
-    """`fields` with the two that neither tensors nor settings gave: as in every published model."""
+    """`fields`, with attention heads and the place of the norm as in every published model where neither source gives them."""
     heads = {768: 12, 1024: 16, 1280: 16, 1920: 16}.get(fields["hidden_size"])
     if "num_attention_heads" not in fields and heads is None:
         raise InputError(
@@ -116,8 +116,8 @@ def complete(fields: dict[str, Any], source: str) -> dict[str, Any]:
 
 
 def conv_layers(text: str) -> Iterator[tuple[int, int, int]]:
-    """(channels, kernel, stride) of each layer in fairseq's "[(512, 10, 5)] + [(512, 3, 2)] * 4 + ...", which it would
-    evaluate and we only read."""
+    """(channels, kernel, stride) of each layer in fairseq's "[(512, 10, 5)] + [(512, 3, 2)] * 4 + ...": parsed, where fairseq
+    calls eval."""
     for term in text.split("+"):
         listed, _, times = term.partition("*")
         try:
@@ -133,9 +133,9 @@ def conv_layers(text: str) -> Iterator[tuple[int, int, int]]:
 
 
 def vocabulary(path: Path, content: dict[str, Any], size: int) -> CharTokenizer | None:
-    """Symbols from the checkpoint, from dict.ltr.txt beside it, or, where the size is right, English letters."""
+    """Symbols from the checkpoint, from dict.ltr.txt beside it, or the English letters; None if their number is not `size`."""
     task = content.get("task_state")
-    known = plain(task.get("target_dictionary")) if isinstance(task, dict) else None
+    known = unstubbed(task.get("target_dictionary")) if isinstance(task, dict) else None
     listed = path.parent / DICTIONARY
     if isinstance(known, dict) and isinstance(known.get("symbols"), list):
         symbols = [str(symbol) for symbol in known["symbols"]]
@@ -151,7 +151,7 @@ def vocabulary(path: Path, content: dict[str, Any], size: int) -> CharTokenizer 
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
-    """A checkpoint as fairseq's own, with plain dictionaries for its config, and dict.ltr.txt beside it."""
+    """Write a checkpoint for fairseq, its config as dictionaries, and dict.ltr.txt beside it."""
     config, state, having = checkpoint.config, dict(checkpoint.state), traits(checkpoint.config)
     fine_tuned = "lm_head.weight" in state
     projection = identity_projection(state)
@@ -180,7 +180,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def symbols_of(tokenizer: CharTokenizer, path: Path) -> list[str]:
-    """The vocabulary in fairseq's order; InputError where its blank, the first symbol, is not."""
+    """The vocabulary in fairseq's order; InputError unless the blank is its first symbol."""
     if tokenizer.blank != 0:
         raise InputError(
             f"{path} cannot be written: fairseq's CTC blank is symbol 0 and this vocabulary has it at {tokenizer.blank}; "
@@ -191,7 +191,7 @@ def symbols_of(tokenizer: CharTokenizer, path: Path) -> list[str]:
 
 
 def model_settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """cfg.model of the body, in fairseq's terms."""
+    """The body's settings by fairseq's names (cfg.model)."""
     config = checkpoint.config
     layers = zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True)
     stacked = config.model_type == "data2vec-audio"

@@ -1,7 +1,8 @@
-"""One table of what each library calls a tensor; every conversion, in every direction, reads it.
+"""The names of every tensor in transformers, fairseq and torchaudio: one table, read by all conversions in both directions.
 
-`{}` is a number, a final dot stands for `.weight`, `.bias` and the like. No name in a column: that library has no such
-tensor. The last column says when a row holds: always, or for models with that trait (see `traits`).
+`{}` stands for a number, a final dot for an ending such as `.weight` or `.bias`. An empty name: that library has no such
+tensor. In torchaudio's column `=` repeats our name, and `transformer` repeats it under `encoder.transformer.`. The last column
+says which models a row holds for: all, or those with that trait (see `traits`).
 """
 
 import re
@@ -29,7 +30,7 @@ TABLE: tuple[tuple[str, str, str, str], ...] = (
     (LAYER + "attention.q_proj.", LAYER + "self_attn.q_proj.", "transformer", ""),
     (LAYER + "attention.k_proj.", LAYER + "self_attn.k_proj.", "transformer", ""),
     (LAYER + "attention.v_proj.", LAYER + "self_attn.v_proj.", "transformer", ""),
-    (LAYER + "attention.out_proj.", LAYER + "self_attn.out_proj.", "transformer", "plain"),
+    (LAYER + "attention.out_proj.", LAYER + "self_attn.out_proj.", "transformer", "ungated"),
     (LAYER + "attention.out_proj.", LAYER + "self_attn.out_proj.", LAYER + "attention.attention.out_proj.", "wavlm"),
     (LAYER + "attention.rel_attn_embed.", LAYER + "self_attn.relative_attention_bias.", "transformer", "wavlm"),
     (LAYER + "attention.gru_rel_pos_linear.", LAYER + "self_attn.grep_linear.", "transformer", "wavlm"),
@@ -55,14 +56,14 @@ HEADS: tuple[tuple[str, str, str, str], ...] = (
 
 
 def traits(config: Wav2Vec2Config) -> frozenset[str]:
-    """What the last column of the table asks about a model."""
-    attention = "wavlm" if config.model_type == "wavlm" else "plain"
+    """The traits of a model that the table's last column names."""
+    attention = "wavlm" if config.model_type == "wavlm" else "ungated"
     position = "batch_norm" if config.conv_pos_batch_norm else "weight_norm"
     return frozenset({config.feat_extract_norm, config.model_type, attention, position})
 
 
 def spelled(row: tuple[str, str, str, str]) -> tuple[str, str, str]:
-    """A row's three names, torchaudio's abbreviations written out."""
+    """The three names of a row, with torchaudio's written in full."""
     ours, fairseq, audio, _ = row
     if audio.endswith("="):
         audio = audio.removesuffix("=") + ours
@@ -74,22 +75,33 @@ def spelled(row: tuple[str, str, str, str]) -> tuple[str, str, str]:
 
 @cache
 def patterns(source: int, target: int, having: frozenset[str]) -> list[tuple[re.Pattern, str]]:
-    """(what a name of library `source` looks like, its name in library `target` or "") for models with these traits."""
+    """(pattern of a name in library `source`, its name in library `target` or "") for models with the traits `having`.
+
+    A pattern captures the numbers in the name and, where the table's name ends with a dot, the ending.
+    """
     rows = [(spelled(row), row[3], BODY) for row in TABLE] + [(spelled(row), row[3], "") for row in HEADS]
     found = []
-    for names, when, prefix in rows:
+    for names, trait, prefix in rows:
         names = (prefix + names[0], *names[1:])
-        if not names[source] or (when and when not in having):
+        if not names[source] or (trait and trait not in having):
             continue
         pattern = re.escape(names[source]).replace(r"\{\}", r"(\d+)")
-        found.append((re.compile(pattern + (r"(\w+)" if pattern.endswith(r"\.") else "")), names[target]))
+        if names[source].endswith("."):
+            pattern += r"(\w+)"
+        found.append((re.compile(pattern), names[target]))
     return found
 
 
 def translate(key: str, source: int, target: int, having: frozenset[str]) -> str | None:
-    """The name that library `target` has for `key` of library `source`; None: it has none; `key` itself if unknown."""
+    """The name that library `target` has for `key` of library `source`; None if it has none; `key` itself if unknown."""
     for pattern, name in patterns(source, target, having):
         found = pattern.fullmatch(key)
-        if found:
-            return name.format(*found.groups()) + (found.groups()[-1] if name.endswith(".") else "") if name else None
+        if not found:
+            continue
+        if not name:
+            return None
+        if not name.endswith("."):
+            return name.format(*found.groups())
+        *numbers, ending = found.groups()
+        return name.format(*numbers) + ending
     return key

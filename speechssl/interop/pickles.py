@@ -1,7 +1,8 @@
-"""Reads what torch.save wrote without believing it: no class or function that a file names is ever looked up or called.
+"""Read what torch.save wrote without trusting it: no class or function that a file names is imported or called.
 
-Of torch's own, what builds tensors is allowed. Names of the libraries that fairseq's checkpoints carry along become
-`Stub`s, which keep what the file says of an object; any other name is refused.
+What builds ordinary tensors is allowed. Classes of the libraries that fairseq's checkpoints refer to become `Stub`s, which keep
+an object's contents; any other name is refused. torch's own `weights_only=True` must be given the names of such classes
+beforehand, cannot list them for files from before torch 1.6, and lets meta and sparse tensors through.
 """
 
 import pickle
@@ -22,7 +23,7 @@ DEEPEST = 50  # nesting of a config
 
 
 class Stub:
-    """Stands for an object of a class that is not loaded: `args` it was made with, `state` it was given, its `items`."""
+    """Stands for an object whose class is not imported: its constructor's `args`, its `state` and its `items`."""
 
     def __init__(self, *args: Any, **_: Any) -> None:
         self.args, self.state, self.items = args, None, []
@@ -34,12 +35,12 @@ class Stub:
         self.items.append((key, value))
 
     def append(self, value: Any) -> None:
-        """What a list would do."""
+        """Add an item, as a list does."""
         self.items.append((None, value))
 
 
 def rebuild(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
-    """A tensor on its storage, which it may not exceed: torch would enlarge the storage."""
+    """A tensor on its storage; UnpicklingError if it exceeds the storage, which torch would enlarge."""
     room = storage._untyped_storage.nbytes() // storage.dtype.itemsize
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if min((offset, *size, *stride)) < 0 or (0 not in size and last >= room):
@@ -63,11 +64,11 @@ SAFE: dict[tuple[str, str], Any] = {
 }
 
 
-class Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # in Python: the C one's memo can be blown up by one byte
+class Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the one in C: one byte makes it allocate gigabytes
     """Builds tensors, containers and Stubs, and refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name in the file; never the thing itself."""
+        """Map a global of the pickle to a safe stand-in; nothing is imported."""
         if (module, name) in SAFE:
             return SAFE[module, name]
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
@@ -86,7 +87,7 @@ RESTRICTED: Any = SimpleNamespace(Unpickler=Unpickler, load=load, __name__="rest
 
 
 def read_pickle(path: Path) -> Any:
-    """What torch.save wrote into `path`, on the CPU. InputError if it is damaged, or asks for more than data."""
+    """The contents of a file of torch.save, on the CPU. InputError if it is damaged or needs more than data."""
     try:
         with open(path, "rb") as file:
             start = file.read(len(LEGACY))
@@ -95,13 +96,13 @@ def read_pickle(path: Path) -> Any:
         elif start != LEGACY:
             raise pickle.UnpicklingError("it is not a file of torch.save")
         return torch.load(path, map_location="cpu", pickle_module=RESTRICTED, weights_only=False)
-    except Exception as error:  # damage shows in many ways, and so does malice
+    except Exception as error:  # a damaged or hostile file can raise anything
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{path} cannot be read as a checkpoint: {reason.rstrip('.')}") from None
 
 
 def check_archive(path: Path) -> None:
-    """Refuse an archive that grows when unpacked (torch writes none), and one that holds a program."""
+    """Refuse an archive that grows when unpacked, which torch never writes, and one that holds a program."""
     entries = zipfile.ZipFile(path).infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise pickle.UnpicklingError("it is compressed, which torch.save never does: do not trust it")
@@ -113,8 +114,8 @@ def check_archive(path: Path) -> None:
         )
 
 
-def plain(value: Any, depth: int = 0) -> Any:
-    """Stubs and containers as dictionaries, lists and plain values, whatever library the file's config was written with."""
+def unstubbed(value: Any, depth: int = 0) -> Any:
+    """`value` as dictionaries, lists, strings and numbers, whichever library the config was written with."""
     if depth > DEEPEST:
         return None
     if isinstance(value, Stub):
@@ -124,14 +125,16 @@ def plain(value: Any, depth: int = 0) -> Any:
         if isinstance(state, dict):
             for content in ("_content", "_val"):  # omegaconf's containers and its leaves
                 if content in state:
-                    return plain(state[content], depth + 1)
-            return plain({key: item for key, item in state.items() if not str(key).startswith("_parent")}, depth + 1)
+                    return unstubbed(state[content], depth + 1)
+            return unstubbed(
+                {key: item for key, item in state.items() if not str(key).startswith("_parent")}, depth + 1
+            )
         if value.items:
             keyed = any(key is not None for key, _ in value.items)
-            return plain(dict(value.items) if keyed else [item for _, item in value.items], depth + 1)
-        return plain(value.args[0], depth + 1) if value.args else None  # an enum is made with its value
+            return unstubbed(dict(value.items) if keyed else [item for _, item in value.items], depth + 1)
+        return unstubbed(value.args[0], depth + 1) if value.args else None  # an enum is made with its value
     if isinstance(value, dict):
-        return {str(key): plain(item, depth + 1) for key, item in value.items()}
+        return {str(key): unstubbed(item, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple, set)):
-        return [plain(item, depth + 1) for item in value]
+        return [unstubbed(item, depth + 1) for item in value]
     return value if isinstance(value, (str, int, float, bool)) else None

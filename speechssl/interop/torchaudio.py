@@ -1,7 +1,7 @@
-"""State dicts of torchaudio's wav2vec2_model and wavlm_model (its pipelines' files among them), read and written.
+"""State dicts of torchaudio's wav2vec2_model and wavlm_model, those of its pipelines included, read and written.
 
-Such a file holds tensors only. What they do not show (attention heads, strides, the vocabulary) lies in a JSON file beside
-it when the file was written here, and is that of the published models otherwise.
+Such a file holds tensors only. What they do not show (attention heads, strides, the vocabulary) is read from the JSON file
+that `write` puts beside it; without one it is assumed to be that of the published models.
 """
 
 import json
@@ -24,26 +24,26 @@ from speechssl.text.tokenizer import PAD, CharTokenizer
 
 FUSED = BODY + "encoder.layers.{}.attention.attention.in_proj_{}"
 SPLIT = BODY + "encoder.layers.{}.attention.{}_proj.{}"
-READING = frozenset({"group", "layer", "weight_norm", "wavlm", "plain"})
+READING = frozenset({"group", "layer", "weight_norm", "wavlm", "ungated"})
 
 
 def sidecar(path: Path) -> Path:
-    """x.pth -> x.json: the settings of the model, where they are known."""
+    """x.pth -> x.json, the file of the model's settings."""
     return path.with_suffix(".json")
 
 
 def read(path: Path, content: dict[str, Tensor]) -> Checkpoint:
-    """A state dict of torchaudio's, as a checkpoint."""
+    """A state dict of torchaudio as a checkpoint."""
     state: dict[str, Tensor] = {}
     for key, value in content.items():
         state[translate(current_name(key), TORCHAUDIO, TRANSFORMERS, READING) or key] = value
     state = split_attention({body_name(key): value for key, value in state.items()})
-    said: dict[str, Any] = read_json(sidecar(path)) if sidecar(path).exists() else {}
+    known: dict[str, Any] = read_json(sidecar(path)) if sidecar(path).exists() else {}
     fields: dict[str, Any] = infer(state, str(path)) | {"model_type": family_of(state) or "wav2vec2"}
     fields["conv_stride"] = tuple(STRIDES.get(kernel, 1) for kernel in fields["conv_kernel"])
     fields["do_normalize"] = fields["feat_extract_norm"] == "layer"  # as the pipelines do
-    config = architecture(complete(fields | said.get("config", {}), str(path)), str(path))
-    tokenizer = vocabulary(said, len(state["lm_head.weight"])) if "lm_head.weight" in state else None
+    config = architecture(complete(fields | known.get("config", {}), str(path)), str(path))
+    tokenizer = vocabulary(known, len(state["lm_head.weight"])) if "lm_head.weight" in state else None
     raw = {"speechssl": {"origin": f"torchaudio {path.name}"}}
     checkpoint = Checkpoint(config=config, state=state, tokenizer=tokenizer, raw=raw, source=str(path))
     check_sizes(checkpoint)
@@ -51,12 +51,12 @@ def read(path: Path, content: dict[str, Tensor]) -> Checkpoint:
 
 
 def body_name(key: str) -> str:
-    """Our name of the fused attention weights, which the table has no row for."""
+    """Our name of a fused attention weight, for which the table has no row."""
     return BODY + key.replace("encoder.transformer.", "encoder.") if key.startswith("encoder.transformer.") else key
 
 
 def split_attention(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """WavLM's query, key and value weights, one tensor at torchaudio, as three."""
+    """Split WavLM's query, key and value weights, which torchaudio keeps in one tensor."""
     state = dict(state)
     for key in [key for key in state if ".attention.attention.in_proj_" in key]:
         layer, kind = key.split(".")[3], key.rpartition("_")[2]
@@ -75,18 +75,18 @@ def fuse_attention(state: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
     return state
 
 
-def vocabulary(said: dict[str, Any], size: int) -> CharTokenizer | None:
-    """The vocabulary beside the file, or that of the published English models, with or without the unused symbols."""
-    if isinstance(said.get("vocab"), dict):
-        return CharTokenizer({str(token): int(index) for token, index in said["vocab"].items()})
+def vocabulary(known: dict[str, Any], size: int) -> CharTokenizer | None:
+    """The vocabulary in the JSON file, or that of the published English models, with or without their unused symbols."""
+    if isinstance(known.get("vocab"), dict):
+        return CharTokenizer({str(token): int(index) for token, index in known["vocab"].items()})
     symbols = {len(LETTERS) + 1: [PAD, *LETTERS], len(LETTERS) + 4: [PAD, "<s>", *SPECIALS[2:], *LETTERS]}.get(size)
     return CharTokenizer({symbol: i for i, symbol in enumerate(symbols)}) if symbols else None
 
 
 def write(path: Path, checkpoint: Checkpoint) -> list[str]:
-    """A state dict that torchaudio.models.wav2vec2_model(**settings) loads; the settings are in the JSON file beside it.
+    """Write a state dict for torchaudio.models.wav2vec2_model(**settings), and the settings as JSON beside it.
 
-    Returns the names of the tensors that torchaudio has no place for. InputError for a family it cannot hold.
+    Returns the names of the tensors that torchaudio has no place for. InputError if it cannot hold such a model.
     """
     config = checkpoint.config
     for name, wrong in (
@@ -110,11 +110,11 @@ def write(path: Path, checkpoint: Checkpoint) -> list[str]:
         else:
             tensors[name] = value.contiguous()
     torch.save(tensors, path)
-    said: dict[str, Any] = {"function": "wavlm_model" if gated else "wav2vec2_model", "settings": settings(checkpoint)}
-    said["config"] = asdict(config)
+    known: dict[str, Any] = {"function": "wavlm_model" if gated else "wav2vec2_model", "settings": settings(checkpoint)}
+    known["config"] = asdict(config)
     if checkpoint.tokenizer is not None:
-        said["vocab"] = checkpoint.tokenizer.vocab
-    sidecar(path).write_text(json.dumps(said, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        known["vocab"] = checkpoint.tokenizer.vocab
+    sidecar(path).write_text(json.dumps(known, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     return left_out
 
 

@@ -1,6 +1,6 @@
 """Augmented views of log-mel spectrograms, on the whole batch and on its device (Niizumi et al. 2021, section III-C).
 
-Every random number is drawn beforehand, per clip, from (seed, epoch, utterance): a view does not depend on batch mates,
+The random numbers of a clip are drawn beforehand from (seed, epoch, utterance), so a view does not depend on batch mates,
 workers or processes. One row of `draws_BK` holds, for one view: the share of the mixed-in clip, its place in the memory bank
 (0 ... 1), the crop's box (first band, first frame, bands, frames) in the canvas, and the fader's head and tail.
 """
@@ -67,7 +67,7 @@ def view(mel_BFT: Tensor, bank_MFT: Tensor, filled: Tensor, draws_BK: Tensor, ca
 
 
 def log_mixup_exp(x_BFT: Tensor, other_BFT: Tensor, share_B: Tensor) -> Tensor:
-    """Mix as if the normalised log-mels were logarithms of powers; the largest is taken out, so that nothing overflows."""
+    """Mix as if the normalised log-mels were logarithms of powers; the largest is subtracted first so that nothing overflows."""
     share, top = share_B.to(x_BFT.dtype)[:, None, None], torch.maximum(x_BFT, other_BFT).clamp_min(0)
     mixed = (1 - share) * (x_BFT - top).exp() + share * (other_BFT - top).exp() + EPS * (-top).exp()
     return top + mixed.log()
@@ -85,18 +85,24 @@ def resize_crop(x_BFT: Tensor, box_B4: Tensor, canvas: int) -> Tensor:
 
 
 def resampler(first_B: Tensor, length_B: Tensor, size: int, canvas: int, offset: int) -> Tensor:
-    """Matrices (B, size, size) of cubic interpolation (a = -0.75, aligned corners) from `size` cells that lie at `offset` of a
-    canvas to `size` points spread over [first, first + length - 1] of it; taps beyond the box repeat its edge."""
-    first_B1, length_B1 = first_B.double()[:, None], length_B.double()[:, None]
-    steps = torch.arange(size, device=first_B.device, dtype=torch.float64) / max(size - 1, 1)
-    place_BO = steps * (length_B1 - 1)
-    whole_BO = place_BO.floor()
-    weights_BOC = first_B.new_zeros(len(first_B), size, canvas, dtype=torch.float64)
+    """Matrices (B, size, size) that crop and resample one axis of each clip.
+
+    The clip's `size` cells lie at `offset` in a canvas of `canvas` cells, the others zero. The box covers `length` cells of
+    the canvas from `first` on, and `size` points are spread evenly over it, the outermost ones on its outermost cells. The value
+    at a point is the cubic interpolation (a = -0.75) of the four cells around it; cells beyond the box repeat its edge.
+    Suffixes here: P points, C cells of the canvas.
+    """
+    first_B1, last_B1 = first_B.double()[:, None], length_B.double()[:, None] - 1  # last: counted from the first
+    share_P = torch.arange(size, device=first_B.device, dtype=torch.float64) / max(size - 1, 1)
+    position_BP = share_P * last_B1  # of each point, in cells from the box's first
+    below_BP = position_BP.floor()
+    matrix_BPC = first_B.new_zeros(len(first_B), size, canvas, dtype=torch.float64)
     for tap in (-1, 0, 1, 2):
-        weight_BO = cubic((place_BO - whole_BO - tap).abs())
-        cell_BO = first_B1 + torch.minimum((whole_BO + tap).clamp_min(0), length_B1 - 1)
-        weights_BOC.scatter_add_(2, cell_BO.long()[..., None], weight_BO[..., None])
-    return weights_BOC[..., offset : offset + size]
+        weight_BP = cubic((position_BP - below_BP - tap).abs())
+        in_box_BP = torch.minimum((below_BP + tap).clamp_min(0), last_B1)
+        cell_BP = (first_B1 + in_box_BP).long()
+        matrix_BPC.scatter_add_(2, cell_BP[..., None], weight_BP[..., None])
+    return matrix_BPC[..., offset : offset + size]
 
 
 def cubic(d: Tensor, a: float = -0.75) -> Tensor:

@@ -162,6 +162,18 @@ def test_tensors_that_exceed_their_data(checkpoint):
     refused(checkpoint, "a tensor is larger than its data")
 
 
+def test_tensors_without_data(checkpoint):
+    """A meta tensor of a terabyte and a sparse one: no checkpoint has them, and torch's weights_only=True opens both."""
+
+    class Meta:
+        def __reduce__(self):
+            return torch._utils._rebuild_meta_tensor_no_storage, (torch.float32, (10**6, 10**6), (10**6, 1), False)
+
+    for value in (Meta(), torch.eye(3).to_sparse()):
+        torch.save({"model": {"mask_emb": value}}, checkpoint)
+        refused(checkpoint, "which no checkpoint needs: do not trust it")
+
+
 def test_wrong_kinds_of_files(checkpoint, folder, tmp_path):
     torch.save({"epoch": 3}, checkpoint)
     refused(checkpoint, "holds neither a fairseq checkpoint")

@@ -1,8 +1,8 @@
 """The context network (wav2vec 2.0, section 2): relative positions by convolution, then a transformer, on packed frames.
 
-Frames of all utterances lie end to end as (T, D); `frames` tells where each ends. Both layer-norm styles: BASE
-normalises after each block (post-LN), LARGE before it (pre-LN). What HuBERT, data2vec, WavLM and MMS do otherwise is a
-small class each. Parameter names are transformers'.
+The frames of all utterances lie end to end as (T, D); `frames` is the number of frames of each. Layer norm comes after each
+block (post-LN, BASE) or before it (pre-LN, LARGE). Where HuBERT, data2vec, WavLM or MMS differ, they have a small class of their
+own. Parameters have the names that transformers gives them.
 """
 
 import math
@@ -25,8 +25,8 @@ from speechssl.models.wav2vec2.config import Wav2Vec2Config
 
 
 def conv_same(x_TD: Tensor, conv: Any, reach: int, frames: Sequence[int]) -> Tensor:
-    """Convolution over time, (T, D) -> (T, D), in which gaps of half a kernel (`reach`) of zeros are each utterance's
-    "same" padding; neighbours share them, and of an even kernel the last frame is dropped."""
+    """Convolution over time, (T, D) -> (T, D), with "same" padding: half a kernel (`reach`) of zeros between utterances that
+    neighbours share. An even kernel gives a frame too many, the last one, which is dropped."""
     gap_D = x_TD.new_zeros(reach, x_TD.shape[1])
     spaced = [gap_D]
     for piece_TD in x_TD.split(list(frames)):
@@ -90,10 +90,14 @@ LONG = 1500  # frames, half a minute
 
 
 def attend(q_1HTd: Tensor, k_1HTd: Tensor, v_1HTd: Tensor, dropout: float, bias_1HTT: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias) v. On the CPU spelled out where torch's fused kernel is slower: for dropout, whose mask it
-    draws slowly, and in bf16 unless an utterance is so long that its T x T scores would fill the memory."""
-    spelled = dropout or (q_1HTd.dtype == torch.bfloat16 and (torch.is_grad_enabled() or q_1HTd.shape[2] <= LONG))
-    if q_1HTd.device.type != "cpu" or not spelled:
+    """softmax(q k^T / sqrt(d) + bias) v of one utterance.
+
+    torch's fused kernel, except on a CPU in two cases where the formula is faster: with dropout, whose mask the kernel draws
+    slowly, and in bf16 unless a long utterance's T x T scores would fill the memory.
+    """
+    short = torch.is_grad_enabled() or q_1HTd.shape[2] <= LONG
+    formula = q_1HTd.device.type == "cpu" and (dropout > 0 or (q_1HTd.dtype == torch.bfloat16 and short))
+    if not formula:
         return F.scaled_dot_product_attention(q_1HTd, k_1HTd, v_1HTd, attn_mask=bias_1HTT, dropout_p=dropout)
     scores_1HTT = (q_1HTd * q_1HTd.shape[-1] ** -0.5) @ k_1HTd.transpose(2, 3)
     if bias_1HTT is not None:
@@ -105,16 +109,19 @@ def attend(q_1HTd: Tensor, k_1HTd: Tensor, v_1HTd: Tensor, dropout: float, bias_
 
 
 class Spans(NamedTuple):
-    """What all layers know of a batch. frames: how many each utterance has. ends_B: int32 (B + 1,), where utterances end, on a
-    GPU only. distance_HTT: WavLM's bias by distance, for the longest utterance."""
+    """What every layer needs to know about a batch. frames: number of frames of each utterance. ends_B: 0 and the utterances'
+    ends, int32 (B + 1,), on a GPU only. distance_HTT: WavLM's bias by distance, for the longest utterance."""
 
     frames: list[int]
     ends_B: Tensor | None
     distance_HTT: Tensor | None
 
 
-def one_kernel(q_THd: Tensor, dropout: float) -> bool:
-    """Whether the variable-length flash kernel can serve: a GPU since Ampere, 16 bits, no dropout (it has none)."""
+def flash_serves(q_THd: Tensor, dropout: float) -> bool:
+    """Whether the variable-length flash kernel can be used: a GPU since Ampere, 16 bits, and no dropout, which it lacks.
+
+    With dropout, as in BASE's pretraining (attention_dropout = 0.1), a GPU runs one kernel per utterance and layer instead.
+    """
     fits = q_THd.dtype in (torch.bfloat16, torch.float16) and q_THd.shape[2] % 8 == 0 and q_THd.shape[2] <= 256
     return q_THd.is_cuda and fits and not dropout and torch.cuda.get_device_capability(q_THd.device) >= (8, 0)
 
@@ -136,23 +143,36 @@ class Attention(nn.Module):
         q_THd, k_THd, v_THd = (
             project(x_TD).unflatten(1, (self.heads, -1)) for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return self.out_proj(self.mix(x_TD, q_THd, k_THd, v_THd, spans).flatten(1))
-
-    def mix(self, x_TD: Tensor, q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, spans: Spans) -> Tensor:
-        """Attention of every utterance: (T, H, d)."""
         dropout, biases = self.dropout if self.training else 0.0, self.biases(x_TD, spans)
-        if biases is None and one_kernel(q_THd, dropout):
-            ends_B, longest = spans.ends_B, max(spans.frames)
-            assert ends_B is not None
-            return varlen_attn(  # type: ignore[return-value]
-                q_THd, k_THd, v_THd, ends_B, ends_B, longest, longest
-            )
-        pieces = (x_THd.transpose(0, 1)[None].split(spans.frames, dim=2) for x_THd in (q_THd, k_THd, v_THd))
-        rows = zip(*pieces, biases or [None] * len(spans.frames), strict=True)
-        return torch.cat([attend(q, k, v, dropout, bias) for q, k, v, bias in rows], dim=2)[0].transpose(0, 1)
+        if biases is None and flash_serves(q_THd, dropout):
+            mixed_THd = self.all_at_once(q_THd, k_THd, v_THd, spans)
+        else:
+            mixed_THd = self.one_by_one(q_THd, k_THd, v_THd, spans.frames, dropout, biases)
+        return self.out_proj(mixed_THd.flatten(1))
+
+    def all_at_once(self, q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, spans: Spans) -> Tensor:
+        """Attention of all utterances in one call of the flash kernel: (T, H, d)."""
+        ends_B, longest = spans.ends_B, max(spans.frames)
+        assert ends_B is not None
+        return varlen_attn(q_THd, k_THd, v_THd, ends_B, ends_B, longest, longest)  # type: ignore[return-value]
+
+    def one_by_one(
+        self,
+        q_THd: Tensor,
+        k_THd: Tensor,
+        v_THd: Tensor,
+        frames: list[int],
+        dropout: float,
+        biases: list[Tensor] | None,
+    ) -> Tensor:
+        """Attention of one utterance after the other, wherever the flash kernel cannot serve: (T, H, d)."""
+        q, k, v = (x_THd.transpose(0, 1)[None].split(frames, dim=2) for x_THd in (q_THd, k_THd, v_THd))
+        rows = zip(q, k, v, biases or [None] * len(frames), strict=True)
+        mixed = [attend(q_1HTd, k_1HTd, v_1HTd, dropout, bias) for q_1HTd, k_1HTd, v_1HTd, bias in rows]
+        return torch.cat(mixed, dim=2)[0].transpose(0, 1)
 
     def biases(self, x_TD: Tensor, spans: Spans) -> list[Tensor] | None:
-        """What is added to each utterance's scores: nothing."""
+        """What is added to each utterance's scores; None: nothing."""
         return None
 
 
