@@ -48,7 +48,7 @@ class Progress:
         self.shown = show and dist.rank() == 0
         self.plain = self.shown and not terminal
         self.leave = leave
-        self.last_line = monotonic()
+        self.last_line, self.printed = monotonic(), -1.0
         self.bar = tqdm(
             total=total,
             unit=unit,
@@ -75,13 +75,13 @@ class Progress:
 
     def print_line(self) -> None:
         """Print the state as one line. A log that cannot be written must not end the work."""
-        self.last_line = monotonic()
+        self.last_line, self.printed = monotonic(), self.bar.n
         with contextlib.suppress(OSError, ValueError):
             print(self.bar, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Finish the bar, or print the last line."""
-        if self.plain and self.leave and not self.bar.disable:
+        if self.plain and self.leave and not self.bar.disable and self.printed != self.bar.n:
             self.print_line()
         self.bar.close()
 

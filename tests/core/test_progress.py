@@ -50,9 +50,9 @@ def test_a_file_gets_one_line_a_minute_and_one_at_the_end(clock, monkeypatch):
     assert "\r" not in log.getvalue() and "\x1b" not in log.getvalue()
 
 
-def test_a_slow_update_gets_its_line_at_once(clock, monkeypatch):
+def test_a_slow_update_gets_its_line_at_once_and_the_last_one_is_not_repeated(clock, monkeypatch):
     log = replace_stderr(monkeypatch)
-    with Progress(3, "file", leave=False) as bar:
+    with Progress(3, "file") as bar:
         for _ in range(3):
             clock[0] += 100
             bar.update()
