@@ -176,3 +176,10 @@ def test_more_layers_than_the_network_has_are_refused(tmp_path: Path):
     (tmp_path / "r.toml").write_text('kind = "data2vec"\n[model]\nnum_hidden_layers = 6\n')
     with pytest.raises(InputError, match=r"r\.toml: objective\.top_layers = 8, but the network has 6"):
         parse_recipe("pretrain", tmp_path / "r.toml")
+
+
+@pytest.mark.parametrize("changes", [dict(feat_extract_norm="group"), dict(do_stable_layer_norm=True)])
+def test_a_network_that_no_model_folder_can_hold_is_refused(changes):
+    """transformers has one form of it; a run with another ended in a checkpoint that nothing could open."""
+    with pytest.raises(InputError, match=r'"data2vec-audio" needs feat_extract_norm = "layer"'):
+        tiny(**{"model_type": "data2vec-audio", "feat_extract_norm": "layer"} | changes)

@@ -98,6 +98,11 @@ class Wav2Vec2Config:
             raise InputError(
                 f"model.conv_stride makes one frame of {math.prod(self.conv_stride)} samples; 320 is usual"
             )
+        if self.model_type == "data2vec-audio" and (self.feat_extract_norm != "layer" or self.do_stable_layer_norm):
+            raise InputError(
+                'model.model_type = "data2vec-audio" needs feat_extract_norm = "layer" and do_stable_layer_norm = false: its '
+                "folders have no other form"
+            )
         if self.model_type == "wavlm" and not 4 <= self.num_buckets < 4 * self.max_bucket_distance:
             raise InputError(
                 f"model.num_buckets = {self.num_buckets} and model.max_bucket_distance = {self.max_bucket_distance} do not "
