@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from speechssl.core import dist
 from speechssl.core.errors import InputError
-from speechssl.core.noise import noise_key
-from speechssl.core.packed import pack, segments
+from speechssl.core.packed import segments
 from speechssl.data.loader import Item
 from speechssl.data.manifest import Manifest
 from speechssl.models.checkpoint import Checkpoint
 from speechssl.models.wav2vec2.checkpoint import copy_body
 from speechssl.models.wav2vec2.model import Wav2Vec2ForCTC
 from speechssl.objectives import recipe as recipes
-from speechssl.objectives.masking import channel_mask, skipped_layers, span_mask
-from speechssl.objectives.protocol import TRAINING, Batch, Objective, Step
+from speechssl.objectives.frames import FrameObjective
+from speechssl.objectives.masking import channel_mask
+from speechssl.objectives.protocol import TRAINING, Batch, Step
 from speechssl.objectives.recipe import DataConfig, OptimConfig, TrainConfig
 from speechssl.objectives.transcripts import TextConfig, alignable, spelled, transcribed, vocabulary
 from speechssl.text.decode import best_path
@@ -139,7 +139,7 @@ def copy_output_layer(model: Wav2Vec2ForCTC, tokenizer: CharTokenizer, start: Ch
         dist.report(f"output layer: {len(shared)} symbols keep their weights; new: {added}; dropped: {dropped}")
 
 
-class CTC(Objective):
+class CTC(FrameObjective):
     """Fine-tune a network to write characters."""
 
     Recipe = Recipe
@@ -179,13 +179,12 @@ class CTC(Objective):
 
     def collate(self, items: Sequence[Item]) -> CTCBatch:
         """Pack the waves, draw the masks from (seed, epoch, utterance), encode the transcripts."""
-        config, model_config = self.recipe.objective, self.model.config
-        audio = pack([item.wave_S for item in items], model_config.geometry, normalise=model_config.do_normalize)
-        masks, channels = [], []
-        for item, frames in zip(items, audio.frames, strict=True):
-            key = noise_key("mask", self.recipe.train.seed, item.epoch, item.id)
-            masks.append(span_mask(frames, config.mask_prob, config.mask_length, key))
-            channels.append(channel_mask(model_config.hidden_size, config.channel_prob, config.channel_length, key + 1))
+        config, width = self.recipe.objective, self.model.config.hidden_size
+        audio, masks = self.pack(items)
+        channels = [
+            channel_mask(width, config.channel_prob, config.channel_length, self.key("mask", item) + 1)
+            for item in items
+        ]
         texts = tuple(normalise(item.text, self.recipe.text.normaliser) for item in items)
         targets = [self.tokenizer.encode(text) for text in texts]
         return CTCBatch(
@@ -199,9 +198,7 @@ class CTC(Objective):
 
     def before_update(self, step: int, micros: Sequence[CTCBatch]) -> Shared:
         """Whether the pretrained part learns yet, and the skipped layers; the same on every rank."""
-        config = self.model.config
-        skip = skipped_layers(config.num_hidden_layers, config.layerdrop, self.recipe.train.seed, step)
-        return Shared(frozen=step < self.recipe.objective.freeze_steps, skip=skip if self.training else frozenset())
+        return Shared(frozen=step < self.recipe.objective.freeze_steps, skip=self.skip(step))
 
     def forward(self, batch: CTCBatch, shared: Shared) -> Step:
         """Sum of the CTC loss; in evaluation nothing is masked and word and character errors are counted too."""

@@ -16,20 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechssl.core.errors import InputError
-from speechssl.core.noise import noise_key
-from speechssl.core.packed import pack
 from speechssl.data.loader import Item
-from speechssl.data.manifest import Manifest
-from speechssl.models.checkpoint import Checkpoint
-from speechssl.models.wav2vec2.checkpoint import copy_body
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
 from speechssl.models.wav2vec2.context import ContextNetwork
 from speechssl.models.wav2vec2.model import Wav2Vec2Encoder
 from speechssl.objectives import recipe as recipes
 from speechssl.objectives.contrastive import upcast
 from speechssl.objectives.ema import follow
-from speechssl.objectives.masking import skipped_layers, span_mask
-from speechssl.objectives.protocol import Batch, Objective, Step, Verdict
+from speechssl.objectives.frames import FrameObjective, MaskedBatch
+from speechssl.objectives.protocol import Step, Verdict
 from speechssl.objectives.recipe import DataConfig, OptimConfig
 
 EPS = 1e-5  # added to the variance over time, as in torch's instance norm
@@ -96,19 +91,6 @@ class Recipe(recipes.Recipe):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class MaskedBatch(Batch):
-    """mask_T: whether a frame is masked. masked_M: the numbers of those."""
-
-    mask_T: Tensor
-    masked_M: Tensor
-
-    @property
-    def count(self) -> int:
-        """Masked frames of all utterances."""
-        return len(self.masked_M)
-
-
 def top_outputs(teacher: ContextNetwork, x_TD: Tensor, frames: Sequence[int], top: int) -> Tensor:
     """What the feed-forward blocks of the last `top` layers add to their input: (K, T, D), the first of them first.
 
@@ -149,7 +131,7 @@ def spread(x_MD: Tensor) -> Tensor:
     return x_MD.detach().std(dim=0, correction=0).mean()
 
 
-class Data2Vec(Objective):
+class Data2Vec(FrameObjective):
     """Masked regression of a teacher's states. Teacher and regression head are training state."""
 
     Recipe = Recipe
@@ -162,16 +144,6 @@ class Data2Vec(Objective):
         self.teacher = copy.deepcopy(model.wav2vec2.encoder).requires_grad_(False).eval()
         self.head = nn.Linear(model.width, model.width)
 
-    @classmethod
-    def build(cls, recipe: Any, start: Checkpoint | None, rows: Sequence[Manifest]) -> Self:
-        """A network without a head, of the recipe's sizes or of those of `start`, with its weights if it has any."""
-        recipe = recipes.sized_as(recipe, start)
-        model = Wav2Vec2Encoder(recipe.model)
-        fresh = start is None or not start.state
-        if start is not None and not fresh:
-            copy_body(model, start)
-        return cls(recipe, model, fresh=fresh)
-
     def train(self, mode: bool = True) -> Self:
         """Training mode for everything but the teacher, which never drops anything."""
         super().train(mode)
@@ -180,12 +152,7 @@ class Data2Vec(Objective):
 
     def collate(self, items: Sequence[Item]) -> MaskedBatch:
         """Pack the waves; draw each utterance's mask from (seed, epoch, utterance)."""
-        config, model_config = self.recipe.objective, self.model.config
-        audio = pack([item.wave_S for item in items], model_config.geometry, normalise=model_config.do_normalize)
-        masks = []
-        for item, frames in zip(items, audio.frames, strict=True):
-            key = noise_key("mask", self.recipe.train.seed, item.epoch, item.id)
-            masks.append(span_mask(frames, config.mask_prob, config.mask_length, key))
+        audio, masks = self.pack(items)
         mask_T = np.concatenate(masks)
         return MaskedBatch(
             audio=audio, mask_T=torch.from_numpy(mask_T), masked_M=torch.from_numpy(np.flatnonzero(mask_T))
@@ -193,10 +160,7 @@ class Data2Vec(Objective):
 
     def before_update(self, step: int, micros: Sequence[MaskedBatch]) -> frozenset[int]:
         """The layers that the student skips; the same on every rank."""
-        if not self.training:
-            return frozenset()
-        config = self.model.config
-        return skipped_layers(config.num_hidden_layers, config.layerdrop, self.recipe.train.seed, step)
+        return self.skip(step)
 
     def forward(self, batch: MaskedBatch, shared: frozenset[int]) -> Step:
         """Sum of the regression loss over the micro-batch's masked frames."""

@@ -7,7 +7,7 @@ statistics are averaged over all micro-batches of all ranks, not per device as e
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,19 +16,16 @@ from torch import Tensor
 
 from speechssl.core import dist
 from speechssl.core.errors import InputError
-from speechssl.core.noise import noise_key
-from speechssl.core.packed import on_device, pack
+from speechssl.core.packed import on_device
 from speechssl.data.loader import Item
-from speechssl.data.manifest import Manifest
-from speechssl.models.checkpoint import Checkpoint
-from speechssl.models.wav2vec2.checkpoint import copy_body
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
 from speechssl.models.wav2vec2.model import Encoded, Wav2Vec2ForPreTraining
 from speechssl.models.wav2vec2.quantizer import Quantised, perplexity
 from speechssl.objectives import recipe as recipes
 from speechssl.objectives.contrastive import contrastive, gumbel_noise, keyed_dropout, upcast
-from speechssl.objectives.masking import distractor_counts, skipped_layers, span_mask
-from speechssl.objectives.protocol import Batch, Objective, Step, Verdict
+from speechssl.objectives.frames import FrameObjective, MaskedBatch
+from speechssl.objectives.masking import distractor_counts
+from speechssl.objectives.protocol import Step, Verdict
 from speechssl.objectives.published import published_accuracy
 
 
@@ -84,21 +81,14 @@ class Recipe(recipes.Recipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainBatch(Batch):
-    """mask_T: whether a frame is masked; masked_M: the numbers of those. masked: how many of each utterance (M).
+class PretrainBatch(MaskedBatch):
+    """masked: how many frames of each utterance are masked (M).
     distractors: per utterance (M, M), how often each masked frame is a distractor of each other one, flat and end to end,
     uint8. keys: per utterance, the seed of its Gumbel noise."""
 
-    mask_T: Tensor
-    masked_M: Tensor
     masked: tuple[int, ...]
     distractors: Tensor
     keys: tuple[int, ...]
-
-    @property
-    def count(self) -> int:
-        """Masked frames of all utterances."""
-        return sum(self.masked)
 
 
 class Shared(NamedTuple):
@@ -110,23 +100,14 @@ class Shared(NamedTuple):
     totals: tuple[Tensor, float] | None
 
 
-class Wav2Vec2(Objective):
+class Wav2Vec2(FrameObjective):
     """Masked contrastive learning."""
 
     Recipe = Recipe
+    Network = Wav2Vec2ForPreTraining
     bar = {"loss": ".3f", "accuracy": ".3f", "code_perplexity": ".1f", "grad_norm": ".2f"}  # noqa: RUF012
     recipe: Recipe
     model: Wav2Vec2ForPreTraining
-
-    @classmethod
-    def build(cls, recipe: Any, start: Checkpoint | None, rows: Sequence[Manifest]) -> Self:
-        """A network with its quantizer, of the recipe's sizes or of those of `start`."""
-        recipe = recipes.sized_as(recipe, start)
-        model = Wav2Vec2ForPreTraining(recipe.model)
-        fresh = start is None or not start.state
-        if start is not None and not fresh:
-            copy_body(model, start)
-        return cls(recipe, model, fresh=fresh)
 
     @torch.no_grad()
     def initialise(self, first: Callable[[], PretrainBatch]) -> None:
@@ -142,13 +123,13 @@ class Wav2Vec2(Objective):
 
     def collate(self, items: Sequence[Item]) -> PretrainBatch:
         """Pack the waves; draw each utterance's mask and distractors from (seed, epoch, utterance)."""
-        config, model_config = self.recipe.objective, self.model.config
-        audio = pack([item.wave_S for item in items], model_config.geometry, normalise=model_config.do_normalize)
-        masks, tables = [], []
-        for item, frames in zip(items, audio.frames, strict=True):
-            masks.append(span_mask(frames, config.mask_prob, config.mask_length, self.key("mask", item)))
-            masked = int(masks[-1].sum())
-            tables.append(distractor_counts(masked, config.num_negatives, self.key("negatives", item)).ravel())
+        audio, masks = self.pack(items)
+        tables = []
+        for item, own_T in zip(items, masks, strict=True):
+            counts_MM = distractor_counts(
+                int(own_T.sum()), self.recipe.objective.num_negatives, self.key("negatives", item)
+            )
+            tables.append(counts_MM.ravel())
         mask_T = np.concatenate(masks)
         return PretrainBatch(
             audio=audio,
@@ -159,19 +140,12 @@ class Wav2Vec2(Objective):
             keys=tuple(self.key("gumbel", item) for item in items),
         )
 
-    def key(self, purpose: str, item: Item) -> int:
-        """Seed of one kind of noise for one utterance in one epoch."""
-        return noise_key(purpose, self.recipe.train.seed, item.epoch, item.id)
-
     def before_update(self, step: int, micros: Sequence[PretrainBatch]) -> Shared:
         """Gumbel temperature, skipped layers, and for several micro-batches the statistics of the diversity loss."""
-        config, model_config = self.recipe.objective, self.model.config
-        skip: frozenset[int] = frozenset()
-        if self.training:
-            skip = skipped_layers(model_config.num_hidden_layers, model_config.layerdrop, self.recipe.train.seed, step)
+        config = self.recipe.objective
         return Shared(
             temperature=max(config.gumbel_start * config.gumbel_decay**step, config.gumbel_end),
-            skip=skip,
+            skip=self.skip(step),
             totals=self.probability_totals(micros) if self.training and len(micros) > 1 else None,
         )
 
