@@ -253,15 +253,6 @@ def load(model: str, device: str, precision: str) -> Any:
 
 
 VERBS: dict[str, Callable[..., None]] = {
-    "prepare": prepare,
-    "pretrain": pretrain,
-    "finetune": finetune,
-    "evaluate": evaluate,
-    "transcribe": transcribe,
-    "embed": embed,
-    "probe": probe,
-    "benchmark": benchmark,
-    "convert": convert,
-    "info": info,
-    "export": export,
+    verb.__name__: verb
+    for verb in (prepare, pretrain, finetune, evaluate, transcribe, embed, probe, benchmark, convert, info, export)
 }

@@ -8,19 +8,16 @@ only the last.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 import speechssl
-from speechssl.core.progress import Progress
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.score.protocols import Protocol, Split
 from speechssl.score.runner import run_protocol
 from speechssl.sound import audio
 from speechssl.sound.features import log_mel_statistics
-from speechssl.use.embed import embed_waves
 
 
 def actor_splits(ids, labels, actors, task, seed) -> list[Split]:
@@ -45,17 +42,6 @@ def six_folds(x_ND: np.ndarray, rows: Manifest) -> float:
     return 100 * result.scores[0].uar
 
 
-def embeddings(model, waves: Sequence[np.ndarray], layer: str) -> np.ndarray:
-    """The model's own pooling of each clip, (N, L, D)."""
-    vectors = []
-    with Progress(len(waves), "clip", "embed", leave=False) as bar:
-        for first in range(0, len(waves), 16):
-            group = waves[first : first + 16]
-            vectors += embed_waves(model, group, layer=layer, pool="model")
-            bar.update(len(group))
-    return np.stack(vectors).reshape(len(vectors), -1, vectors[0].shape[-1])
-
-
 def main() -> None:
     """Print a line for each embedding."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -72,7 +58,8 @@ def main() -> None:
         model = speechssl.load(name)
         others = [(f"{name}, random weights {seed}", model.untrained(seed)) for seed in range(1, args.random + 1)]
         for title, one in [(name, model), *others]:
-            x_NLD = embeddings(one, waves, "all" if args.layers else "last")
+            vectors = [one.embed(wave_S, layer="all" if args.layers else "last") for wave_S in waves]
+            x_NLD = np.stack(vectors).reshape(len(waves), -1, vectors[0].shape[-1])
             for layer in range(x_NLD.shape[1]):
                 where = f", layer {layer}" if args.layers else ""
                 print(f"{title}{where}: {six_folds(x_NLD[:, layer], rows):.1f}", flush=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from speechssl.data.manifest import read_manifest
 from speechssl.score import report
-from speechssl.score.metrics import Result
+from speechssl.score.metrics import Result, percent
 from speechssl.score.wer import ErrorRates
 from speechssl.sound import audio
 from speechssl.use.api import SpeechModel, load
@@ -56,14 +56,8 @@ def show_scores(page: report.Page, scores: dict[str, list[ErrorRates]], best: st
     """The error rates of every starting point."""
     rows = []
     for name, seeds in scores.items():
-        wer, cer = [s.wer.value for s in seeds], [s.cer.value for s in seeds]
-        rows.append(
-            {
-                "start of fine-tuning": name,
-                "WER: mean (range of 3 seeds)": percent_and_range(wer),
-                "CER": percent_and_range(cer),
-            }
-        )
+        wer, cer = (percent_and_range([getattr(s, kind).value for s in seeds]) for kind in ("wer", "cer"))
+        rows.append({"start of fine-tuning": name, "WER: mean (range of 3 seeds)": wer, "CER": cer})
     page.table(rows)
     first = scores[best][0]
     page.text(
@@ -89,11 +83,10 @@ def show_curves(page: report.Page, pretrained: Path, runs: dict[str, Path]) -> N
 def probe_row(name: str, result: Result) -> dict[str, str]:
     """A line of the probe table."""
     score = result.scores[0]
-    low, high = score.uar_interval
     return {
         "embedding": name,
-        "accuracy": f"{100 * score.accuracy:.1f} %",
-        "UAR": f"{100 * score.uar:.1f} % [{100 * low:.1f}, {100 * high:.1f}]",
+        "accuracy, %": percent(score.accuracy, score.accuracy_interval),
+        "UAR, %": percent(score.uar, score.uar_interval),
         "chance": f"{100 * result.chance_uar:.0f} %",
     }
 

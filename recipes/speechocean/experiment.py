@@ -76,17 +76,8 @@ def finetune(out: Path, init: str, size: str, start: str, seed: int) -> None:
     folder.parent.mkdir(exist_ok=True)
     if not (folder / "librispeech" / "scores.json").exists():
         words = ["finetune", HERE.parent / "small" / "finetune.toml", "--init", init]
-        words += [
-            "--train",
-            out / f"train-{size}.tsv",
-            "--valid",
-            out / "dev.tsv",
-            "--out",
-            folder,
-            "--train.seed",
-            seed,
-            "--resume",
-        ]
+        words += ["--train", out / f"train-{size}.tsv", "--valid", out / "dev.tsv", "--out", folder, "--resume"]
+        words += ["--train.seed", seed]
         words += ["--train.steps", UPDATES, "--data.workers", 0]
         run(command(*words, *(["--from-scratch"] if start == "random" else [])), log)
         for test in ("test", "librispeech"):

@@ -76,19 +76,10 @@ def prepare(
     max_seconds: float = 0.0,
     jobs: int = 0,
 ) -> Summary:
-    """List the usable utterances of `src` in the manifest `out`.
+    """List the usable utterances of `src` in the manifest `out`, and beside it those that are left out, with the reason.
 
-    Args:
-        src: a folder of audio, a corpus tree, or a manifest of any known kind.
-        out: the TSV to write; out.rejected.tsv lists what is left out and why.
-        corpus: auto, or a name of data/corpora.py's CORPORA, such as librispeech, ravdess or folder.
-        pattern: regular expression whose named groups are columns, instead of a corpus: see read_pattern in data/corpora.py.
-        where: keep only rows with this value, such as split=train.
-        min_seconds: reject shorter clips.
-        max_seconds: cut longer clips into rows of at most this many seconds (0: never).
-        jobs: processes (0: one per core).
-
-    InputError if no audio is usable, or if `out` cannot be written.
+    The arguments are those of the verb (verbs.py); corpus, pattern: see find_rows. InputError if no audio is usable, or if
+    `out` cannot be written.
     """
     src, out = Path(src), output_file(Path(out), "all.tsv")
     rows, name = find_rows(src, corpus, pattern)

@@ -1,9 +1,8 @@
 """`speechssl benchmark`: a model on an emotion corpus under a named protocol, beside chance, log-mel statistics and the same
 network with random weights; a table, a JSON and one HTML page."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from speechssl.core.errors import InputError
-from speechssl.core.files import output_folder, replacing
+from speechssl.core.files import output_folder
 from speechssl.data.manifest import Manifest, Utterance, escape
 from speechssl.score.metrics import Result
 from speechssl.score.page import write_page
@@ -61,8 +60,7 @@ def benchmark(
     columns = clips.columns(found.rows)
     result = run_protocol(plan, found.named, *columns, task=clips.name, model=str(model), notes=notes)
     if out is not None:
-        with replacing(out / "benchmark.json") as draft:
-            draft.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
+        result.save(out / "benchmark.json")
         shown = [name for name in found.named if name.partition(",")[0] == MODEL][-1]
         vectors = [x.mean(axis=0) for x in found.named[shown]] if plan.frames else found.named[shown]
         write_page(result, found.rows, shown, np.asarray(vectors, dtype=np.float64), out / "benchmark.html")
@@ -100,7 +98,7 @@ def embed_all(model: SpeechModel, rows: list[Utterance], layer: str, protocol: P
             found.append(result.value)
     if not kept:
         raise InputError(f"none of {len(rows)} clips can be read; the first: {rejected[0][0]}: {rejected[0][1]}")
-    stack = stack_frames if protocol.frames else stack_vectors
+    stack = stack_frames if protocol.frames else partial(np.stack, dtype=np.float64)
     return Vectors({name: stack([clip[name] for clip in found]) for name in found[0]}, kept, rejected)
 
 
@@ -137,11 +135,6 @@ class Extractor:
             return values | {LOG_MEL_STATISTICS: log_mel_statistics(wave_S)}
         values[LOG_MELS] = log_mel(wave_S).T
         return {name: standardise_frames(frames_TD) for name, frames_TD in values.items()}
-
-
-def stack_vectors(vectors: Sequence[np.ndarray]) -> np.ndarray:
-    """(D,) of N clips -> (N, D) float64."""
-    return np.stack(vectors).astype(np.float64)
 
 
 def stack_frames(clips: Sequence[np.ndarray]) -> np.ndarray:

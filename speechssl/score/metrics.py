@@ -1,8 +1,12 @@
 """Accuracy and unweighted average recall (UAR) of predicted classes, with bootstrap intervals over groups of clips."""
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
+
+from speechssl.core.files import replacing
 
 RESAMPLES = 1000
 UNTESTED = -1  # the predicted class of a clip that is in no test part
@@ -68,6 +72,11 @@ class Result:
             "never compare with a score of another protocol"
         )
         return "\n".join([*lines, *self.table()])
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        with replacing(path) as draft:
+            draft.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
     def table(self) -> list[str]:
         """Accuracy and UAR in % with their intervals, one line for each kind of vectors, below chance."""

@@ -4,14 +4,12 @@ Each fold's scaler, regularisation and layer mixture are chosen on the training 
 speakers; the test speakers are predicted once.
 """
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from speechssl.core.errors import InputError
-from speechssl.core.files import output_file, replacing
+from speechssl.core.files import output_file
 from speechssl.score.metrics import Result
 from speechssl.score.protocols import probe_protocol
 from speechssl.score.runner import run_protocol
@@ -41,8 +39,7 @@ def probe(
         named, labels, groups, label=label, group=group, folds=folds, seed=seed, model=str(embeddings)
     )
     if out is not None:
-        with replacing(out) as draft:
-            draft.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
+        result.save(out)
     return result
 
 

@@ -157,8 +157,9 @@ def embed_to_parquet(
         seconds = dist.all_sum_float(parts.seconds)  # waits for the other processes
         if dist.rank() > 0:
             return None
-    merged = parts.merge()
-    return Embedded(**merged._asdict(), out=out, speed=seconds / (time.perf_counter() - began))
+    count, width, rejected = parts.merge()
+    speed = seconds / (time.perf_counter() - began)
+    return Embedded(out=out, rows=count, width=width, speed=speed, rejected=rejected)
 
 
 def key_of(model: Any, rows: Manifest, meta: dict[str, str]) -> str:

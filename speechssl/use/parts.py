@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -22,14 +22,6 @@ TEXTS = ("id", "path", "speaker", "label", "text", "split")
 ENCODING: dict[str, Any] = {
     "use_dictionary": list(TEXTS)
 }  # floats do not repeat: a dictionary of them costs memory and space
-
-
-class Merged(NamedTuple):
-    """A finished file. rejected: (path, reason) of the rows that have no vector."""
-
-    rows: int
-    width: int
-    rejected: list[tuple[str, str]]
 
 
 class Parts:
@@ -94,8 +86,10 @@ class Parts:
         self.seconds += sum(result.row.duration for result in good)
         self.waiting = []
 
-    def merge(self) -> Merged:
-        """Join the parts in `out`, list the rows without a vector, remove the parts. InputError if no row has a vector."""
+    def merge(self) -> tuple[int, int, list[tuple[str, str]]]:
+        """Join the parts in `out`, list the rows without a vector, remove the parts. InputError if no row has a vector.
+
+        Returns the number of rows, that of numbers in a vector, and (path, reason) of the rows without one."""
         import pyarrow.parquet as pq
 
         rows, width, rejected = 0, 0, []
@@ -112,7 +106,7 @@ class Parts:
                 self.remove()
                 raise InputError(f"none of the {len(rejected)} clips could be embedded; {first}")
         self.remove()
-        return Merged(rows, width, rejected)
+        return rows, width, rejected
 
     def groups(self, rejected: list[tuple[str, str]]) -> Iterator[Any]:
         """The parts, joined to tables of some size; adds their rows without a vector to `rejected`."""
