@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -115,3 +116,10 @@ def test_the_map_in_the_readme_names_every_folder():
     folders = {path.parent.relative_to(PACKAGE) for path in FILES if path.parent != PACKAGE}
     for folder in sorted(folders):
         assert f"`{folder.name}/`" in map_of_the_code or f"`{folder}/`" in map_of_the_code, folder
+
+
+def test_the_readme_says_how_long_the_package_is():
+    said = re.search(r"about ([\d,]+) lines", (PACKAGE.parent / "README.md").read_text(encoding="utf-8"))
+    assert said
+    lines = sum(path.read_text(encoding="utf-8").count("\n") for path in FILES)
+    assert abs(int(said[1].replace(",", "")) - lines) < 100, lines
