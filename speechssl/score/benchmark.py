@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -53,31 +53,27 @@ def benchmark(
     if out is not None:
         output_folder(out)
     loaded = load(model, device=device, precision=precision)
-    found = embed_all(loaded, clips.rows, layer, plan)
-    notes = clips.notes + [f"left out: {escape(path)}: {reason}" for path, reason in found.rejected[:5]]
-    if len(found.rejected) > 5:
-        notes.append(f"and {len(found.rejected) - 5} more clips that cannot be read")
-    columns = clips.columns(found.rows)
-    result = run_protocol(plan, found.named, *columns, task=clips.name, model=str(model), notes=notes)
+    named, rows, rejected = embed_all(loaded, clips.rows, layer, plan)
+    notes = clips.notes + [f"left out: {escape(path)}: {reason}" for path, reason in rejected[:5]]
+    if len(rejected) > 5:
+        notes.append(f"and {len(rejected) - 5} more clips that cannot be read")
+    result = run_protocol(plan, named, *clips.columns(rows), task=clips.name, model=str(model), notes=notes)
     if out is not None:
         result.save(out / "benchmark.json")
-        shown = [name for name in found.named if name.partition(",")[0] == MODEL][-1]
-        vectors = [x.mean(axis=0) for x in found.named[shown]] if plan.frames else found.named[shown]
-        write_page(result, found.rows, shown, np.asarray(vectors, dtype=np.float64), out / "benchmark.html")
+        shown = [name for name in named if name.partition(",")[0] == MODEL][-1]
+        vectors = [x.mean(axis=0) for x in named[shown]] if plan.frames else named[shown]
+        write_page(result, rows, shown, np.asarray(vectors, dtype=np.float64), out / "benchmark.html")
     return result
 
 
-class Vectors(NamedTuple):
-    """named: vectors (N, D), or an array of the frames (T, D) of N clips, by name. rows: the clips. rejected: (path, reason)."""
-
-    named: dict[str, np.ndarray]
-    rows: list[Utterance]
-    rejected: list[tuple[str, str]]
-
-
-def embed_all(model: SpeechModel, rows: list[Utterance], layer: str, protocol: Protocol) -> Vectors:
+def embed_all(
+    model: SpeechModel, rows: list[Utterance], layer: str, protocol: Protocol
+) -> tuple[dict[str, np.ndarray], list[Utterance], list[tuple[str, str]]]:
     """The clips as a protocol wants them: embeddings of the model and of the same network with random weights, and log-mels.
-    InputError if no clip can be read."""
+
+    Returns vectors (N, D), or an array of the frames (T, D) of N clips, by name; the N clips; and (path, reason) of those
+    that cannot be read. InputError if none can.
+    """
     extractor = Extractor(model, layer, protocol)
     results = stream_clips(
         Manifest.of(rows),
@@ -99,7 +95,7 @@ def embed_all(model: SpeechModel, rows: list[Utterance], layer: str, protocol: P
     if not kept:
         raise InputError(f"none of {len(rows)} clips can be read; the first: {rejected[0][0]}: {rejected[0][1]}")
     stack = stack_frames if protocol.frames else partial(np.stack, dtype=np.float64)
-    return Vectors({name: stack([clip[name] for clip in found]) for name in found[0]}, kept, rejected)
+    return {name: stack([clip[name] for clip in found]) for name in found[0]}, kept, rejected
 
 
 class Extractor:

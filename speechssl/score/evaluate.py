@@ -22,20 +22,13 @@ def evaluate(
     if out is not None:
         output_folder(out)
     hypotheses = transcribe_manifest(model, rows)
-    scores = error_rates(
-        rows.column("text"),
-        hypotheses,
-        ids=rows.column("id"),
-        speakers=rows.column("speaker"),
-        normaliser=normaliser,
-    )
+    ids, texts, speakers = (rows.column(name) for name in ("id", "text", "speaker"))
+    scores = error_rates(texts, hypotheses, ids=ids, speakers=speakers, normaliser=normaliser)
     if out is not None:
-        lines = [f"{i}\t{t}\t{h}" for i, t, h in zip(rows.column("id"), rows.column("text"), hypotheses, strict=True)]
-        table, numbers = "\n".join(["id\treference\thypothesis", *lines]), asdict(scores)
-        for name, text in (
-            ("hypotheses.tsv", table),
-            ("scores.json", json.dumps(numbers, ensure_ascii=False, indent=2)),
-        ):
+        lines = [f"{i}\t{t}\t{h}" for i, t, h in zip(ids, texts, hypotheses, strict=True)]
+        table = "\n".join(["id\treference\thypothesis", *lines])
+        numbers = json.dumps(asdict(scores), ensure_ascii=False, indent=2)
+        for name, text in (("hypotheses.tsv", table), ("scores.json", numbers)):
             with replacing(out / name) as draft:
                 draft.write_text(text + "\n", "utf-8")
     return scores

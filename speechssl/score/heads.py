@@ -31,13 +31,9 @@ class Fold:
     x_test: np.ndarray
     choices: Sequence[tuple[np.ndarray, np.ndarray]]
 
-    def train(self) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors and classes that the first choice trains on."""
-        return self.x_known[self.choices[0][0]], self.y_known[self.choices[0][0]]
-
-    def valid(self) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors and classes that make the first choice."""
-        return self.x_known[self.choices[0][1]], self.y_known[self.choices[0][1]]
+    def first_choice(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(vectors, classes) that the first choice trains on, then those that make it."""
+        return [(self.x_known[part], self.y_known[part]) for part in self.choices[0]]
 
 
 @dataclass(frozen=True)
@@ -153,7 +149,7 @@ def serab_fold(fold: Fold) -> Prediction:
     best: dict[str, tuple[float, Any]] = {}
     guesses: dict[str, np.ndarray] = {}
     too_few_clips = contextlib.suppress(np.linalg.LinAlgError, ValueError)
-    (x_train, y_train), (x_valid, y_valid) = fold.train(), fold.valid()
+    (x_train, y_train), (x_valid, y_valid) = fold.first_choice()
     for family, model in serab_models():
         with too_few_clips:
             accuracy = float((model.fit(x_train, y_train).predict(x_valid) == y_valid).mean())
@@ -219,7 +215,8 @@ def build_network(setting: Setting, inputs: int, classes: int) -> Network:
 
 def train_network(fold: Fold, setting: Setting, seed: int) -> tuple[float, np.ndarray]:
     """Adam with early stopping on validation accuracy: (that accuracy, classes of the test clips)."""
-    (x_train, y_train), (x_valid, y_valid), x_test = fold.train(), fold.valid(), fold.x_test
+    (x_train, y_train), (x_valid, y_valid) = fold.first_choice()
+    x_test = fold.x_test
     classes, y = np.unique(y_train, return_inverse=True)
     if setting.standardise:
         mean, std = x_train.mean(axis=0), x_train.std(axis=0) + 1e-8

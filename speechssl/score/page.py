@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -44,20 +43,13 @@ def write_page(result: Result, rows: Sequence[Utterance], vectors: str, vectors_
     page.heading("Misclassified clips")
     wrong = [i for i, guess in enumerate(best.predicted) if guess not in ("", rows[i].label)]
     shown = np.random.default_rng(1).permutation(wrong)[:12].tolist()
-    if shown:
-        page.table([clip(rows[i], best.predicted[i]) for i in shown])
+    clips = []
+    for row, guess in [(rows[i], best.predicted[i]) for i in shown]:
+        sound = player(row.path, row.start, row.duration)
+        clips.append({"clip": row.id, "speaker": row.speaker, "is": row.label, "taken for": guess, "listen": sound})
+    if clips:
+        page.table(clips)
     page.save(path)
-
-
-def clip(row: Utterance, guess: str) -> dict[str, Any]:
-    """One misclassified clip as a row of the table."""
-    return {
-        "clip": row.id,
-        "speaker": row.speaker,
-        "is": row.label,
-        "taken for": guess,
-        "listen": player(row.path, row.start, row.duration),
-    }
 
 
 def plot_confusion(confusion: list[list[int]], classes: list[str]):

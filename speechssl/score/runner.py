@@ -31,23 +31,12 @@ def run_protocol(
 
     groups: the speaker of each clip ("" if unknown), or what else folds must not share, called `grouped_by`.
     """
-    from threadpoolctl import threadpool_limits
-
     splits = splits_of(protocol, ids, labels, groups, task)
     classes, y, counts = np.unique(labels, return_inverse=True, return_counts=True)
     names = [str(name) for name in np.unique(groups)]
     known = 0 if "" in names else len(names)
     clusters = groups if known > 1 else np.arange(len(y))
     truth = Truth(classes=classes, y_N=y, groups_N=groups, clusters_N=clusters, seed=protocol.bootstrap_seed)
-    scores: list[Score] = []
-    total = len(named) * sum(map(len, splits))
-    with threadpool_limits(1), Progress(total, "fold", "score", leave=False) as bar:
-        for name, x in named.items():  # one thread: the matrices are small, more would only wait for each other
-            predictions = [
-                predict(protocol, x, truth, folds, seed, bar)
-                for seed, folds in zip(protocol.seeds, splits, strict=True)
-            ]
-            scores += scores_of(name, truth, predictions)
     return Result(
         model=model,
         task=task,
@@ -65,8 +54,22 @@ def run_protocol(
         seeds=list(protocol.seeds),
         chance_accuracy=float(counts.max() / counts.sum()),
         chance_uar=1 / len(counts),
-        scores=scores,
+        scores=score_all(protocol, named, truth, splits),
     )
+
+
+def score_all(protocol: Protocol, named: dict[str, np.ndarray], truth: Truth, splits: list[list[Split]]) -> list[Score]:
+    """Predict the test clips of every fold and seed from each array, and score the predictions."""
+    from threadpoolctl import threadpool_limits
+
+    scores: list[Score] = []
+    total = len(named) * sum(map(len, splits))
+    with threadpool_limits(1), Progress(total, "fold", "score", leave=False) as bar:
+        for name, x in named.items():  # one thread: the matrices are small, more would only wait for each other
+            seeds = zip(protocol.seeds, splits, strict=True)
+            predictions = [predict(protocol, x, truth, folds, seed, bar) for seed, folds in seeds]
+            scores += scores_of(name, truth, predictions)
+    return scores
 
 
 def splits_of(
