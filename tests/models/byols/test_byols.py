@@ -45,7 +45,8 @@ def test_encoder_equals_the_public_one(name):
         ours = model(torch.from_numpy(REFERENCE["input_96"])).numpy()
     assert ours.shape[1] == model.encoder.width
     theirs = REFERENCE[f"out_{name}"]
-    np.testing.assert_allclose(ours[:, ::8] if ours.shape[1] > 256 else ours, theirs, rtol=1e-5, atol=1e-4)
+    ours = ours[:, ::8] if ours.shape[1] > 256 else ours
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())  # of sums whose terms cancel
 
 
 def test_shipped_weights_give_the_published_embeddings():
