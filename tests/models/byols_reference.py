@@ -1,4 +1,4 @@
-"""Reference numbers of BYOL-S, computed with the public code; long arrays are thinned out, every third value of an image kept.
+"""Reference numbers of BYOL-S, computed with the public code; of outputs only every third or fourth row and column is kept.
 
 hear_stats is what the public code computes from the whole two seconds of which signal_a is the first half.
 """

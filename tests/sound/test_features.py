@@ -24,18 +24,17 @@ def test_htk_filterbank_is_librosas_htk():
 
 
 @pytest.mark.parametrize(
-    "name, key, signal",
+    "name, key",
     [
-        ("byol-s", "lms_a_win400", "a"),
-        ("byol-s", "lms_b_win400", "b"),
-        ("byol-a", "lms_a_win1024", "a"),
-        ("librosa", "lms_a_librosa_slaney_win1024", "a"),
-        ("nnaudio", "lms_a_nnaudio_win1024", "a"),
+        ("byol-s", "lms_a_win400"),
+        ("byol-a", "lms_a_win1024"),
+        ("librosa", "lms_a_librosa_slaney_win1024"),
+        ("nnaudio", "lms_a_nnaudio_win1024"),
     ],
 )
-def test_flavours_equal_the_published_front_ends(name, key, signal):
+def test_flavours_equal_the_published_front_ends(name, key):
     """In the frames that see nothing of the clip's end, which the reference does not have here."""
-    ours_FT = LogMel(name)(torch.from_numpy(REFERENCE[f"signal_{signal}"])[None])[0].numpy()
+    ours_FT = LogMel(name)(torch.from_numpy(REFERENCE["signal_a"])[None])[0].numpy()
     theirs_FT = REFERENCE[key]
     np.testing.assert_allclose(ours_FT[::3, ::3][:, : theirs_FT.shape[1]], theirs_FT, atol=5e-4)
 
