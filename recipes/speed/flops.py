@@ -8,14 +8,31 @@ import torch
 from speechssl.models.kernels.products import onednn_serves, product
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
 
-TASKS = ("pretrain", "finetune", "embed", "transcribe")
+TASKS = ("pretrain", "finetune", "embed")
 
 
-def encoder_flops(config: Wav2Vec2Config, samples: int) -> list[float]:
-    """Floating-point operations (a multiplication and an addition are two) of each convolution for one utterance."""
-    inputs = (1, *config.conv_dim)
-    shapes = zip(inputs, config.conv_dim, config.conv_kernel, strict=False)
-    return [2.0 * config.geometry.frames(samples, i) * a * b * k for i, (a, b, k) in enumerate(shapes, 1)]
+def step_flops(
+    config: Wav2Vec2Config, task: str, samples: Sequence[int], masked: Sequence[int] = (), vocab: int = 0
+) -> float:
+    """Floating-point operations of one step on utterances of these lengths (a multiplication and an addition are two).
+
+    masked: masked frames of each utterance. The backward pass is twice the forward pass, but no gradient of the waves
+    themselves is needed, and fine-tuning leaves the convolutions as they are.
+    """
+    shapes = list(zip((1, *config.conv_dim), config.conv_dim, config.conv_kernel, strict=False))
+    first = encoder = context = 0.0
+    for length in samples:
+        products = [config.geometry.frames(length, i) * a * b * k for i, (a, b, k) in enumerate(shapes, 1)]
+        first += 2.0 * products[0]
+        encoder += 2.0 * sum(products)
+        context += context_flops(config, config.geometry.frames(length))
+    if task == "embed":
+        return encoder + context
+    if task == "finetune":
+        head = 2.0 * sum(config.geometry.frames(length) for length in samples) * config.hidden_size * vocab
+        return encoder + 3 * (context + head)
+    loss = sum(loss_flops(config, frames) for frames in masked)
+    return 3 * (encoder + context + loss) - first
 
 
 def context_flops(config: Wav2Vec2Config, frames: int) -> float:
@@ -34,40 +51,18 @@ def loss_flops(config: Wav2Vec2Config, masked: int) -> float:
     return 2.0 * masked * (each + width * meeting + config.hidden_size * meeting + masked * meeting)
 
 
-def step_flops(
-    config: Wav2Vec2Config, task: str, samples: Sequence[int], *, masked: Sequence[int] = (), vocab: int = 0
-) -> float:
-    """Operations of one step on utterances of these lengths. The backward pass of a training step is twice the forward pass.
-
-    Fine-tuning leaves the convolutions as they are, and no gradient of the waves themselves is needed.
-    """
-    convolutions = [encoder_flops(config, n) for n in samples]
-    first, encoder = sum(row[0] for row in convolutions), sum(map(sum, convolutions))
-    frames = [config.geometry.frames(n) for n in samples]
-    context = sum(context_flops(config, n) for n in frames)
-    head = 2.0 * sum(frames) * config.hidden_size * vocab
-    if task == "pretrain":
-        return 3 * (encoder + context + sum(loss_flops(config, n) for n in masked)) - first
-    if task == "finetune":
-        return encoder + 3 * (context + head)
-    return encoder + context + (head if task == "transcribe" else 0.0)
-
-
-def matmul_peaks(dtype: torch.dtype, device: str, seconds: float = 1.0, size: int = 2048) -> dict[str, float]:
-    """Operations per second of the fastest of many square matrix products of `size`: by torch's own product and, on a CPU that
-    has instructions for `dtype`, by oneDNN."""
-    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    ways = {"torch": lambda: left @ right}
-    if onednn_serves(left, left.dtype):
-        ways["onednn"] = lambda: product(left, right)
-    best = {}
-    for name, multiply in ways.items():
-        fastest, began = float("inf"), time.perf_counter()
+def matmul_peak(dtype: str, device: str, seconds: float = 1.0, size: int = 2048) -> float:
+    """Operations per second of the fastest of many square products, by torch and, where it serves this processor, by oneDNN."""
+    kind = torch.bfloat16 if dtype == "bf16" else torch.float32
+    left, right = (torch.randn(size, size, device=device).to(kind) for _ in range(2))
+    ways = [torch.matmul, product] if onednn_serves(left, kind) else [torch.matmul]
+    fastest = float("inf")
+    for multiply in ways:
+        began = time.perf_counter()
         while time.perf_counter() - began < seconds / len(ways):
             started = time.perf_counter()
-            multiply()
+            multiply(left, right)
             if device.startswith("cuda"):
                 torch.cuda.synchronize()
             fastest = min(fastest, time.perf_counter() - started)
-        best[name] = 2.0 * size**3 / fastest
-    return best
+    return 2.0 * size**3 / fastest
