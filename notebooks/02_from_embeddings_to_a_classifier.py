@@ -208,7 +208,8 @@ for state in (True, False):
 
 # %%
 named = {f"layer {layer}": vectors_NLD[:, layer] for layer in range(layers)}
-result = probe_vectors(named, digits, speakers, label="digit", folds=len(names))
+with contextlib.redirect_stderr(io.StringIO()):  # no progress lines here, however slow the machine
+    result = probe_vectors(named, digits, speakers, label="digit", folds=len(names))
 print(result)
 
 figure, ax = plt.subplots(figsize=(9.5, 3), layout="constrained")
