@@ -28,7 +28,7 @@ def librosa_names() -> list[str]:
 
 
 def librosa_functionals(wave_S: np.ndarray) -> np.ndarray:
-    """Mean, spread, low, high and mean absolute change of each curve: MFCC, energy, pitch, spectral shape."""
+    """Mean, standard deviation, 10th and 90th percentile and mean absolute change of each of the curves."""
     curves_CT = librosa_curves(wave_S)
     parts = [curves_CT.mean(1), curves_CT.std(1), *np.percentile(curves_CT, (10, 90), axis=1)]
     parts.append(np.abs(np.diff(curves_CT, axis=1)).mean(1) if curves_CT.shape[1] > 1 else parts[0] * 0)
@@ -36,7 +36,7 @@ def librosa_functionals(wave_S: np.ndarray) -> np.ndarray:
 
 
 def librosa_curves(wave_S: np.ndarray) -> np.ndarray:
-    """The curves (C, T) in the order of CURVES, a frame every 16 ms; pitch in octaves over 60 Hz, 0 where there is none."""
+    """The curves (C, T) in the order of CURVES, a frame every 16 ms; pitch in octaves above 60 Hz, 0 where unvoiced."""
     import librosa
 
     hop, size = 256, 1024
@@ -63,9 +63,10 @@ def librosa_curves(wave_S: np.ndarray) -> np.ndarray:
 
 
 def pitch_and_voicing(wave_S: np.ndarray, size: int, hop: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first high peak of the normalised autocorrelation, 60 to 500 Hz: its octave over 60 Hz (0 under 0.4), its height.
+    """(pitch in octaves above 60 Hz, 0 where unvoiced; voicing): place and height of a peak of the normalised autocorrelation.
 
-    The first of the peaks of at least 0.85 times the highest: multiples of a period peak as high as the period itself.
+    Between 60 and 500 Hz, the peak of the shortest lag that reaches 0.85 times the highest: multiples of a period peak as high as
+    the period itself. A height under 0.4 counts as unvoiced.
     """
     padded = np.pad(wave_S, size // 2)
     pieces_TS = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop][:frames]
