@@ -1,4 +1,4 @@
-"""The verbs `convert` and `info`: a model in another library's format, and what is known about a model."""
+"""The verbs `convert` (a model in another library's format) and `info` (facts about a model)."""
 
 import re
 import shutil
@@ -24,9 +24,9 @@ WRITERS: dict[str, Callable[[Path, Checkpoint], list[str] | None]] = {
 
 
 def convert(source: str | Path, target: Path, to: str) -> str:
-    """Write the model `source` as `target`, a folder or (fairseq, torchaudio) a file, its tensors bit for bit the same.
+    """Write the model `source` as `target`, a folder or (fairseq, torchaudio) a file, without changing a bit of its tensors.
 
-    Returns what to tell the user. InputError if the target exists, or its format cannot hold the model.
+    Returns a line of summary. InputError if the target exists, or its format cannot hold the model.
     """
     if target.exists():
         raise InputError(f"{target} exists; choose another name, nothing is overwritten")
@@ -52,7 +52,7 @@ def convert(source: str | Path, target: Path, to: str) -> str:
 
 
 def info(source: str | Path) -> str:
-    """What a model is, as lines of name and value."""
+    """Facts about a model, as lines of name and value."""
     checkpoint = read(source)
     raw = checkpoint.raw
     card, ours = model_card(source), dict(raw.get("speechssl") or {})
@@ -72,7 +72,7 @@ def info(source: str | Path) -> str:
 
 
 def parameters(checkpoint: Checkpoint) -> int:
-    """Numbers that are learned: every tensor but statistics, batch norm's and those of log-mels."""
+    """Number of learned parameters: all tensors but the statistics of batch norm and of log-mels."""
     counted = ("running_mean", "running_var", "num_batches_tracked", "mel_stats")
     return sum(value.numel() for key, value in checkpoint.state.items() if not key.endswith(counted))
 
@@ -86,7 +86,7 @@ def vocabulary(checkpoint: Checkpoint) -> str:
 
 
 def model_card(source: str | Path) -> dict[str, Any]:
-    """licence and data sets from the head of a folder's README.md, as the hub writes it (a few lines of YAML)."""
+    """Licence and data sets from the YAML at the head of a folder's README.md, the model card of the hub."""
     file = locate(str(source).partition("@")[0] if not Path(source).exists() else source) / "README.md"
     if not file.is_file():
         return {}

@@ -1,7 +1,7 @@
 """The convolutional transformer of BYOL-S (CvT, Wu et al. 2021, in the sizes of the BYOL-S weights).
 
-Parameter names are those of the published weights. The channel norm divides by the standard deviation, as published; a
-tiny constant under the root keeps its gradient finite on silence, where the original's is NaN.
+Parameters have the names of the published weights. As published, the channel norm divides by the standard deviation; a tiny
+constant under the root keeps its gradient finite on silence, where that of the original is NaN.
 """
 
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ class Projection(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every place of the map attends to every second row and column of it."""
+    """Each position of the map attends to the positions in every second row and column."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

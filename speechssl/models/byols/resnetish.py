@@ -9,7 +9,7 @@ BLOCKS = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))  # width, blocks, s
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions and a short cut (He et al. 2015, figure 2)."""
+    """Two 3 x 3 convolutions and a shortcut (He et al. 2015, figure 2)."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Block(nn.Module):
 
 
 class ResNetish34(nn.Module):
-    """The last map's four mel rows and 512 channels side by side: 2,048 numbers every 160 ms."""
+    """A frame is the last map's four mel rows of 512 channels side by side: 2,048 numbers every 160 ms."""
 
     width = 4 * BLOCKS[-1][0]
 

@@ -1,4 +1,4 @@
-"""The architecture in transformers' field names, so that a saved config.json is theirs as it stands; defaults are BASE."""
+"""The architecture, with transformers' field names, so that transformers reads a saved config.json; defaults are BASE."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ LONGEST_HOP = 16_000  # samples; a frame a second is useless, and the hop decide
 class Wav2Vec2Config:
     """wav2vec 2.0 architecture and regularisation (Baevski et al. 2020, section 4.2); the defaults are BASE, 95 M weights.
 
-    HuBERT, WavLM and data2vec (audio) share its skeleton; `model_type` and a few fields say where they differ.
+    HuBERT, WavLM and data2vec (audio) share its skeleton and differ by `model_type` and a few fields.
     """
 
     model_type: Literal["wav2vec2", "hubert", "wavlm", "data2vec-audio"] = "wav2vec2"

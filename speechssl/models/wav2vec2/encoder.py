@@ -16,7 +16,7 @@ from speechssl.models.wav2vec2.config import Wav2Vec2Config
 
 
 class ConvLayer(nn.Module):
-    """Convolution, normalisation (or none), GELU. Parameter names are transformers'."""
+    """Convolution, normalisation (or none), GELU. Parameters have the names that transformers gives them."""
 
     def __init__(self, config: Wav2Vec2Config, index: int) -> None:
         super().__init__()
