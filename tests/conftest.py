@@ -53,6 +53,13 @@ num_codevectors_per_group = 16
 codevector_dim = 16
 proj_codevector_dim = 16
 """  # the section of a recipe whose runs last seconds
+FEW_DIGITS = """\
+[data]
+batch_seconds = 3.0
+micro_seconds = 3.0
+min_seconds = 0.2
+workers = 0
+"""  # and its section for updates of some spoken digits
 
 
 def tiny(family: str = "group-post", **changes) -> Wav2Vec2Config:
@@ -129,6 +136,15 @@ def digits(count: int = 12) -> list[dict[str, object]]:
     rows = read_manifest(DATA / "fsdd.tsv").select(range(0, 1500, 1500 // count))
     names = ("id", "path", "duration", "speaker", "label", "text", "split")
     return [{name: getattr(row, name) for name in names} for row in rows]
+
+
+def desk_with(folder: Path, monkeypatch, **recipes: str) -> Path:
+    """Make `folder` the working folder, with a manifest of some digits, x.tsv, and recipes by the names of their files."""
+    monkeypatch.chdir(folder)
+    write_table(Path("x.tsv"), *digits())
+    for name, text in recipes.items():
+        Path(f"{name}.toml").write_text(text)
+    return folder
 
 
 def refused(capsys, *argv: object) -> str:

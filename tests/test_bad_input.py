@@ -8,34 +8,29 @@ import pytest
 import soundfile
 
 from speechssl import cli
-from tests.conftest import CLIP, digits, refused, write_table
+from tests.conftest import CLIP, FEW_DIGITS, desk_with, digits, refused, write_table
 from tests.train.test_folder import RECIPE as PRETRAIN
 
-FINETUNE = """
+FINETUNE = (
+    FEW_DIGITS
+    + """\
 [objective]
 mask_prob = 0.0
 channel_prob = 0.0
 freeze_steps = 0
-[data]
-batch_seconds = 3.0
-micro_seconds = 3.0
-workers = 0
 [train]
 steps = 2
 log_every = 1
 save_every = 2
 precision = "float32"
 """
+)
 
 
 @pytest.fixture(autouse=True)
 def desk(tmp_path, monkeypatch) -> Path:
     """A working folder with two recipes and a good manifest."""
-    monkeypatch.chdir(tmp_path)
-    Path("pretrain.toml").write_text(PRETRAIN)
-    Path("finetune.toml").write_text(FINETUNE)
-    write_table(Path("good.tsv"), *digits())
-    return tmp_path
+    return desk_with(tmp_path, monkeypatch, pretrain=PRETRAIN, finetune=FINETUNE)
 
 
 def nan(path: Path) -> None:
@@ -143,7 +138,7 @@ def test_bad_transcripts_among_good_ones_are_counted(desk, ctc_folder, capsys):
 
 def test_validation_transcripts_outside_the_vocabulary_are_reported_before_training(desk, ctc_folder, capsys):
     valid = write_table(desk / "valid.tsv", row("Zürich"))
-    call = ["finetune", "finetune.toml", "--init", ctc_folder, "--train", "good.tsv", "--valid", valid, "--out", "run"]
+    call = ["finetune", "finetune.toml", "--init", ctc_folder, "--train", "x.tsv", "--valid", valid, "--out", "run"]
     text = refused(capsys, *call, "--text.vocab", ctc_folder / "vocab.json")
     assert "validation data" in text and "'ü'" in text
     assert not Path("run").exists()
@@ -170,13 +165,13 @@ def test_every_script_can_be_learned(desk, pretrained_folder):
 
 def test_a_run_is_continued_only_with_its_own_vocabulary_and_objective(desk, ctc_folder, capsys):
     call = ["finetune", "finetune.toml", "--init", str(ctc_folder), "--out", "run", "--train"]
-    cli.main([*call, "good.tsv"])
+    cli.main([*call, "x.tsv"])
     other = write_table(desk / "other.tsv", *[{**r, "text": str(r["text"]).replace("o", "ö")} for r in digits()])
     text = refused(capsys, *call, other, "--resume", "--train.steps", "4")
     assert "cannot be continued: its vocabulary" in text and "vocab.json" in text
-    text = refused(capsys, "pretrain", "pretrain.toml", "--train", "good.tsv", "--out", "run", "--resume")
+    text = refused(capsys, "pretrain", "pretrain.toml", "--train", "x.tsv", "--out", "run", "--resume")
     assert "recipe.toml: kind = 'ctc' must be one of" in text and "for `speechssl pretrain`" in text
-    assert "holds another run; add --resume" in refused(capsys, *call, "good.tsv")
+    assert "holds another run; add --resume" in refused(capsys, *call, "x.tsv")
 
 
 @pytest.mark.parametrize(
@@ -196,7 +191,7 @@ def test_a_run_is_continued_only_with_its_own_vocabulary_and_objective(desk, ctc
     ],
 )
 def test_values_that_cannot_be(key, value, complaint, capsys):
-    call = ["pretrain", "pretrain.toml", "--train", "good.tsv", "--out", "run", f"--{key}", value]
+    call = ["pretrain", "pretrain.toml", "--train", "x.tsv", "--out", "run", f"--{key}", value]
     assert complaint in refused(capsys, *call)
     assert not Path("run").exists()
 
@@ -207,32 +202,30 @@ def test_outputs_that_would_destroy_or_cannot_be_made(desk, ctc_folder, capsys):
             ["prepare", CLIP.parent, "--out", "."],
             ["embed", ctc_folder, CLIP, "--out", ctc_folder],
         ],
-        "good.tsv cannot be made (File exists); choose another --out": [
-            ["transcribe", ctc_folder, CLIP, "--out", "good.tsv"],
-            ["evaluate", ctc_folder, "good.tsv", "--out", "good.tsv"],
+        "x.tsv cannot be made (File exists); choose another --out": [
+            ["transcribe", ctc_folder, CLIP, "--out", "x.tsv"],
+            ["evaluate", ctc_folder, "x.tsv", "--out", "x.tsv"],
         ],
         "would be a .parquet file; name it so, such as keep.parquet": [
             ["embed", ctc_folder, CLIP, "--out", "keep.flac"],
         ],
         "would be a .tsv file": [["prepare", CLIP.parent, "--out", "x.jsonl"]],
-        "--where would leave only some rows of good.tsv": [
-            ["prepare", "good.tsv", "--out", "good.tsv", "--where", "label=1"]
-        ],
+        "--where would leave only some rows of x.tsv": [["prepare", "x.tsv", "--out", "x.tsv", "--where", "label=1"]],
         "2 files do not fit into one srt; name a folder": [["transcribe", ctc_folder, CLIP, CLIP, "--format", "srt"]],
         "x.json exists; choose another name, nothing is overwritten": [
             ["convert", ctc_folder, "x.pth", "--to", "torchaudio"],
         ],
         "is neither a run nor an empty folder; choose another --out": [
-            ["pretrain", "pretrain.toml", "--train", "good.tsv", "--out", "good.tsv"],
-            ["pretrain", "pretrain.toml", "--train", "good.tsv", "--out", desk, "--resume"],
+            ["pretrain", "pretrain.toml", "--train", "x.tsv", "--out", "x.tsv"],
+            ["pretrain", "pretrain.toml", "--train", "x.tsv", "--out", desk, "--resume"],
         ],
     }
     Path("x.json").write_text("mine")
-    before = Path("good.tsv").read_bytes()
+    before = Path("x.tsv").read_bytes()
     for complaint, group in calls.items():
         for call in group:
             assert complaint in refused(capsys, *call)
-    assert Path("good.tsv").read_bytes() == before
+    assert Path("x.tsv").read_bytes() == before
 
 
 def test_models_that_cannot_do_it(desk, pretrained_folder, ctc_folder, capsys):
@@ -240,14 +233,14 @@ def test_models_that_cannot_do_it(desk, pretrained_folder, ctc_folder, capsys):
     (desk / "cut" / "model.safetensors").write_bytes(b"half")
     for call, complaint in (
         (["transcribe", pretrained_folder, CLIP], "has no CTC head"),
-        (["evaluate", pretrained_folder, "good.tsv"], "has no CTC head"),
+        (["evaluate", pretrained_folder, "x.tsv"], "has no CTC head"),
         (["transcribe", "cut", CLIP], "cut/model.safetensors cannot be read"),
         (["embed", "cut", CLIP, "--out", "e.parquet"], "it is damaged or cut short, copy it again"),
         (["embed", "finetune.toml", CLIP, "--out", "e.parquet"], "it is not a file of torch.save"),
         (["transcribe", ctc_folder, desk], "no audio found in"),
-        (["evaluate", ctc_folder, "good.tsv", "--device", "gpu"], "there is no device 'gpu'"),
-        (["evaluate", ctc_folder, "good.tsv", "--normaliser", "bsic"], "invalid choice: 'bsic'"),
-        (["probe", "good.tsv"], "good.tsv is not a Parquet file"),
+        (["evaluate", ctc_folder, "x.tsv", "--device", "gpu"], "there is no device 'gpu'"),
+        (["evaluate", ctc_folder, "x.tsv", "--normaliser", "bsic"], "invalid choice: 'bsic'"),
+        (["probe", "x.tsv"], "x.tsv is not a Parquet file"),
     ):
         assert complaint in refused(capsys, *call)
 

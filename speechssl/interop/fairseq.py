@@ -37,7 +37,12 @@ SETTINGS = {  # ours: fairseq's
     "max_bucket_distance": "max_distance",
 }
 STRIDES = {10: 5, 3: 2, 2: 2}  # of every published model, by kernel
-NAMES = {"hubert": "hubert", "wavlm": "wavlm", "data2vec-audio": "data2vec_audio", "wav2vec2": "wav2vec2"}
+NAMES = {  # fairseq's names of a family's model, and of the model around it that is fine-tuned with CTC
+    "hubert": ("hubert", "hubert_ctc"),
+    "wavlm": ("wavlm", "wav2vec_ctc"),
+    "data2vec-audio": ("data2vec_audio", "wav2vec_ctc"),
+    "wav2vec2": ("wav2vec2", "wav2vec_ctc"),
+}
 
 
 def read(path: Path, content: dict[str, Any]) -> Checkpoint:
@@ -69,15 +74,17 @@ def settings_of(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
 def translated(tensors: dict[str, Tensor], name: str) -> tuple[dict[str, Tensor], str]:
     """(tensors under our names, family). Names missing from the table stay as they are, and are written back unchanged."""
     bare = {key.removeprefix(CTC): value for key, value in tensors.items()}
-    having = {"group", "layer", "ungated", "wavlm", "batch_norm" if "encoder.pos_conv.0.running_mean" in bare else ""}
+    family, position = "wav2vec2", "weight_norm"
     if "hubert" in name or "label_embs_concat" in bare:
         family = "hubert"
-    else:
-        family = "data2vec-audio" if "encoder.pos_conv.1.0.weight" in bare else "wav2vec2"
-    having |= {family} | ({"weight_norm"} if "batch_norm" not in having else set())
+    if "encoder.pos_conv.0.running_mean" in bare:
+        position = "batch_norm"
+    elif "encoder.pos_conv.1.0.weight" in bare:
+        family, position = "data2vec-audio", "stacked"
+    having = frozenset({"group", "layer", "gated", "ungated", position, family})
     state = {}
     for key, value in bare.items():
-        name = translate(key, FAIRSEQ, TRANSFORMERS, frozenset(having)) or key
+        name = translate(key, FAIRSEQ, TRANSFORMERS, having) or key
         state[name] = value[0] if ".adapter_layer." in name else value  # MMS stacks the adapters of several languages
     return state, family_of(state) or family
 
@@ -165,8 +172,8 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     body = model_settings(checkpoint)
     task = {"_name": "audio_pretraining", "normalize": config.do_normalize, "data": ""}
     if fine_tuned:
-        kind = "hubert_ctc" if config.model_type == "hubert" else "wav2vec_ctc"
-        cfg = {"model": {"_name": kind, "w2v_path": "", "w2v_args": {"model": body, "task": task}}, "task": task}
+        name = NAMES[config.model_type][1]
+        cfg = {"model": {"_name": name, "w2v_path": "", "w2v_args": {"model": body, "task": task}}, "task": task}
     else:
         cfg = {"model": body, "task": task}
     content: dict[str, Any] = {"args": None, "cfg": cfg, "model": tensors, "optimizer_history": [], "extra_state": {}}
@@ -194,10 +201,10 @@ def model_settings(checkpoint: Checkpoint) -> dict[str, Any]:
     """The body's settings by fairseq's names (cfg.model)."""
     config = checkpoint.config
     layers = zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True)
-    stacked = config.model_type == "data2vec-audio"
+    stacked = config.stacked_positions
     pos = config.conv_pos_kernel_size * config.num_conv_pos_embeddings if stacked else config.num_conv_pos_embeddings
     return {
-        "_name": NAMES[config.model_type],
+        "_name": NAMES[config.model_type][0],
         "extractor_mode": "layer_norm" if config.feat_extract_norm == "layer" else "default",
         "conv_feature_layers": " + ".join(f"[{layer}]" for layer in layers),
         "conv_bias": config.conv_bias,

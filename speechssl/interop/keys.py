@@ -22,7 +22,7 @@ TABLE: tuple[tuple[str, str, str, str], ...] = (
     ("feature_projection.projection.", "post_extract_proj.", "encoder.=", ""),
     (f"encoder.pos_conv_embed.conv.{WEIGHT_NORM_G}", "encoder.pos_conv.0.weight_g", "transformer", ""),
     (f"encoder.pos_conv_embed.conv.{WEIGHT_NORM_V}", "encoder.pos_conv.0.weight_v", "transformer", ""),
-    ("encoder.pos_conv_embed.layers.{}.conv.", "encoder.pos_conv.{}.0.", "", "data2vec-audio"),
+    ("encoder.pos_conv_embed.layers.{}.conv.", "encoder.pos_conv.{}.0.", "", "stacked"),
     ("encoder.pos_conv_embed.batch_norm.", "encoder.pos_conv.0.", "", "batch_norm"),
     ("encoder.pos_conv_embed.conv.", "encoder.pos_conv.1.", "", "batch_norm"),
     ("encoder.pos_conv_embed.conv.", "encoder.pos_conv.0.", "transformer", "weight_norm"),
@@ -31,10 +31,10 @@ TABLE: tuple[tuple[str, str, str, str], ...] = (
     (LAYER + "attention.k_proj.", LAYER + "self_attn.k_proj.", "transformer", ""),
     (LAYER + "attention.v_proj.", LAYER + "self_attn.v_proj.", "transformer", ""),
     (LAYER + "attention.out_proj.", LAYER + "self_attn.out_proj.", "transformer", "ungated"),
-    (LAYER + "attention.out_proj.", LAYER + "self_attn.out_proj.", LAYER + "attention.attention.out_proj.", "wavlm"),
-    (LAYER + "attention.rel_attn_embed.", LAYER + "self_attn.relative_attention_bias.", "transformer", "wavlm"),
-    (LAYER + "attention.gru_rel_pos_linear.", LAYER + "self_attn.grep_linear.", "transformer", "wavlm"),
-    (LAYER + "attention.gru_rel_pos_const", LAYER + "self_attn.grep_a", "transformer", "wavlm"),
+    (LAYER + "attention.out_proj.", LAYER + "self_attn.out_proj.", LAYER + "attention.attention.out_proj.", "gated"),
+    (LAYER + "attention.rel_attn_embed.", LAYER + "self_attn.relative_attention_bias.", "transformer", "gated"),
+    (LAYER + "attention.gru_rel_pos_linear.", LAYER + "self_attn.grep_linear.", "transformer", "gated"),
+    (LAYER + "attention.gru_rel_pos_const", LAYER + "self_attn.grep_a", "transformer", "gated"),
     (LAYER + "layer_norm.", LAYER + "self_attn_layer_norm.", "transformer", ""),
     (LAYER + "feed_forward.intermediate_dense.", LAYER + "fc1.", "transformer", ""),
     (LAYER + "feed_forward.output_dense.", LAYER + "fc2.", "transformer", ""),
@@ -57,8 +57,8 @@ HEADS: tuple[tuple[str, str, str, str], ...] = (
 
 def traits(config: Wav2Vec2Config) -> frozenset[str]:
     """The traits of a model that the table's last column names."""
-    attention = "wavlm" if config.model_type == "wavlm" else "ungated"
-    position = "batch_norm" if config.conv_pos_batch_norm else "weight_norm"
+    attention = "gated" if config.gated_attention else "ungated"
+    position = "stacked" if config.stacked_positions else "batch_norm" if config.conv_pos_batch_norm else "weight_norm"
     return frozenset({config.feat_extract_norm, config.model_type, attention, position})
 
 

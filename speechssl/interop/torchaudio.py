@@ -24,7 +24,7 @@ from speechssl.text.tokenizer import PAD, CharTokenizer
 
 FUSED = BODY + "encoder.layers.{}.attention.attention.in_proj_{}"
 SPLIT = BODY + "encoder.layers.{}.attention.{}_proj.{}"
-READING = frozenset({"group", "layer", "weight_norm", "wavlm", "ungated"})
+READING = frozenset({"group", "layer", "weight_norm", "gated", "ungated"})
 
 
 def sidecar(path: Path) -> Path:
@@ -90,14 +90,14 @@ def write(path: Path, checkpoint: Checkpoint) -> list[str]:
     """
     config = checkpoint.config
     for name, wrong in (
-        ("model_type = 'data2vec-audio'", config.model_type == "data2vec-audio"),
+        ("model_type = 'data2vec-audio'", config.stacked_positions),
         ("conv_pos_batch_norm", config.conv_pos_batch_norm),
         ("feat_proj_layer_norm = false", not config.feat_proj_layer_norm),
         ("adapters", bool(config.adapter_width)),
     ):
         if wrong:
             raise InputError(f"{path} cannot be written: torchaudio's models have no {name}; choose --to transformers")
-    state, left_out, gated = checkpoint.state, [], config.model_type == "wavlm"
+    state, left_out, gated = checkpoint.state, [], config.gated_attention
     if gated:
         state = fuse_attention(state, config.num_hidden_layers)
     tensors = {}
@@ -139,5 +139,5 @@ def settings(checkpoint: Checkpoint) -> dict[str, Any]:
         "encoder_layer_norm_first": config.do_stable_layer_norm,
         "encoder_layer_drop": config.layerdrop,
         "aux_num_out": None if head is None else len(head),
-        **(gated if config.model_type == "wavlm" else {}),
+        **(gated if config.gated_attention else {}),
     }

@@ -17,16 +17,12 @@ from speechssl.core.errors import InputError
 from speechssl.objectives.recipe import TrainConfig
 from speechssl.objectives.wav2vec2 import Recipe
 from speechssl.train.folder import RunFolder
-from tests.conftest import TINY_MODEL, digits, refused, write_table
+from tests.conftest import FEW_DIGITS, TINY_MODEL, digits, refused, write_table
 
 RECIPE = (
     TINY_MODEL
+    + FEW_DIGITS
     + """\
-[data]
-batch_seconds = 3.0
-micro_seconds = 3.0
-min_seconds = 0.2
-workers = 0
 [train]
 steps = 6
 log_every = 1

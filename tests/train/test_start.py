@@ -9,44 +9,35 @@ from safetensors.torch import load_file
 from speechssl import cli
 from speechssl.core import dist
 from speechssl.score import report
-from tests.conftest import TINY_MODEL, digits, refused, write_table
+from tests.conftest import FEW_DIGITS, TINY_MODEL, desk_with, refused
 
 PRETRAIN = (
     TINY_MODEL
+    + FEW_DIGITS
     + """\
 [objective]
 logit_spread = 4.0
-[data]
-batch_seconds = 3.0
-micro_seconds = 3.0
-min_seconds = 0.2
-workers = 0
 [train]
 steps = 2
 log_every = 1
 """
 )
-FINETUNE = """\
-[data]
-batch_seconds = 3.0
-micro_seconds = 3.0
-workers = 0
+FINETUNE = (
+    FEW_DIGITS
+    + """\
 [optim]
 lr = 1e-3
 [train]
 steps = 2
 precision = "float32"
 """
+)
 
 
 @pytest.fixture(autouse=True)
 def desk(tmp_path, monkeypatch) -> Path:
     """A working folder with two recipes and a manifest."""
-    monkeypatch.chdir(tmp_path)
-    Path("pretrain.toml").write_text(PRETRAIN)
-    Path("finetune.toml").write_text(FINETUNE)
-    write_table(Path("x.tsv"), *digits())
-    return tmp_path
+    return desk_with(tmp_path, monkeypatch, pretrain=PRETRAIN, finetune=FINETUNE)
 
 
 def run(out: str, *more: object, verb: str = "pretrain") -> Path:

@@ -98,12 +98,12 @@ class Wav2Vec2Config:
             raise InputError(
                 f"model.conv_stride makes one frame of {math.prod(self.conv_stride)} samples; 320 is usual"
             )
-        if self.model_type == "data2vec-audio" and (self.feat_extract_norm != "layer" or self.do_stable_layer_norm):
+        if self.stacked_positions and (self.feat_extract_norm != "layer" or self.do_stable_layer_norm):
             raise InputError(
                 'model.model_type = "data2vec-audio" needs feat_extract_norm = "layer" and do_stable_layer_norm = false: its '
                 "folders have no other form"
             )
-        if self.model_type == "wavlm" and not 4 <= self.num_buckets < 4 * self.max_bucket_distance:
+        if self.gated_attention and not 4 <= self.num_buckets < 4 * self.max_bucket_distance:
             raise InputError(
                 f"model.num_buckets = {self.num_buckets} and model.max_bucket_distance = {self.max_bucket_distance} do not "
                 "go together; WavLM has 320 and 800"
@@ -120,6 +120,16 @@ class Wav2Vec2Config:
         for name, value in vars(self).items():
             if ("dropout" in name or name == "layerdrop") and not 0 <= value < 1:
                 raise InputError(f"model.{name} = {value} is outside [0, 1): it is a probability")
+
+    @property
+    def gated_attention(self) -> bool:
+        """Whether the attention has WavLM's gated relative position bias."""
+        return self.model_type == "wavlm"
+
+    @property
+    def stacked_positions(self) -> bool:
+        """Whether positions are embedded by data2vec's stack of convolutions instead of a single one."""
+        return self.model_type == "data2vec-audio"
 
     @cached_property
     def geometry(self) -> Geometry:

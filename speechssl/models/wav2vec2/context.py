@@ -234,7 +234,7 @@ class PostNormLayer(nn.Module):
 
     def __init__(self, config: Wav2Vec2Config, index: int) -> None:
         super().__init__()
-        gated = config.model_type == "wavlm"
+        gated = config.gated_attention
         self.attention = GatedAttention(config, first=index == 0) if gated else Attention(config)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
@@ -289,7 +289,7 @@ class ContextNetwork(nn.Module):
     def __init__(self, config: Wav2Vec2Config) -> None:
         super().__init__()
         self.pre_norm = config.do_stable_layer_norm
-        stacked = config.model_type == "data2vec-audio"
+        stacked = config.stacked_positions
         self.pos_conv_embed = StackedPositionalConv(config) if stacked else PositionalConv(config)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout)
