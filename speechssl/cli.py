@@ -132,7 +132,8 @@ class Parser(argparse.ArgumentParser):
         if is_flag and parameter.default is parameter.empty:
             options["required"] = True
         elif parameter.default not in (parameter.empty, None, False, "", ()):
-            note += f" (default: {parameter.default})"
+            values = parameter.default if isinstance(parameter.default, tuple) else (parameter.default,)
+            note += f" (default: {' '.join(map(str, values))})"
         self.add_argument(name, help=note, **options)
 
     def check_flags(self, argv: Sequence[str]) -> None:

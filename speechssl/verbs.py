@@ -115,6 +115,24 @@ def run(recipe: Any, paths: Any) -> None:
         sys.exit(130)
 
 
+def cluster(
+    source: Annotated[str, f"what is clustered: mfcc, or {MODEL}"],
+    manifests: Annotated[Sequence[Path], "the audio: all manifests of a run, validation too"],
+    *,
+    out: Annotated[Path, "the file to write, codes.parquet"],
+    clusters: Annotated[Sequence[int], "number of clusters; several make several codebooks"] = (100,),
+    layer: Annotated[str, "of a model: last, or a number (0: the input of the first layer)"] = "last",
+    seed: Annotated[int, "of the sample and of k-means"] = 1,
+    device: Device = "auto",
+    precision: Precision = "float32",
+) -> None:
+    """Number the frames of audio by k-means: the targets of HuBERT."""
+    from speechssl.use.cluster import MFCC, cluster
+
+    model = None if source == MFCC else load(source, device, precision)
+    print(cluster(model, manifests, out, clusters=clusters, layer=layer, seed=seed))
+
+
 def evaluate(
     model: Annotated[str, f"fine-tuned: {MODEL}"],
     manifest: Annotated[Path, "transcribed audio"],
@@ -210,6 +228,27 @@ def benchmark(
     print(benchmark(model, data, **choice, pattern=pattern, where=where, out=out, **machine))
 
 
+def abx(
+    model: Model,
+    items: Annotated[
+        Path, "phones with their times: `file onset offset phone previous next speaker` a line, as in Libri-light"
+    ],
+    *,
+    root: Annotated[Path | None, "the folder in which the files of the items lie (by default that of ITEMS)"] = None,
+    layer: Annotated[str, "all, last, or a number"] = "all",
+    norm: Annotated[str, "of the features of each file", "speechssl.score.abx_table:NORMS"] = "standardise",
+    in_context: Annotated[bool, "compare phones between the same neighbours only"] = False,
+    out: Annotated[Path | None, "write the table as JSON too"] = None,
+    device: Device = "auto",
+    precision: Precision = "float32",
+) -> None:
+    """How well a model's layers tell phones apart (ABX), beside MFCC, log-mels and random weights."""
+    from speechssl.score.abx_table import abx_table
+
+    how = {"root": root, "layer": layer, "norm": norm, "in_context": in_context}
+    print(abx_table(load(model, device, precision), items, **how, out=out))
+
+
 def convert(
     src: Model,
     dst: Annotated[Path, "the folder, or for fairseq and torchaudio the file, to write"],
@@ -254,5 +293,19 @@ def load(model: str, device: str, precision: str) -> Any:
 
 VERBS: dict[str, Callable[..., None]] = {
     verb.__name__: verb
-    for verb in (prepare, pretrain, finetune, evaluate, transcribe, embed, probe, benchmark, convert, info, export)
+    for verb in (
+        prepare,
+        cluster,
+        pretrain,
+        finetune,
+        evaluate,
+        transcribe,
+        embed,
+        probe,
+        benchmark,
+        abx,
+        convert,
+        info,
+        export,
+    )
 }

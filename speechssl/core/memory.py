@@ -1,8 +1,10 @@
-"""How a process handles freed memory. A training step allocates gigabytes, and the next one the same again."""
+"""How a process handles freed memory, of which a training step allocates gigabytes again and again; and its threads."""
 
+import contextlib
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
@@ -28,6 +30,19 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     wanted = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 2**26))
     return mallopt is not None and all(mallopt(name, value) for name, value in wanted)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread: for products so small that threads, on a busy machine, mostly wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def resident(name: str) -> float:

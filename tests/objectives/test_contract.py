@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from speechssl.objectives.protocol import TRAINING
 from speechssl.objectives.recipe import Recipe
 from speechssl.train.recipe import parse_recipe
 from speechssl.train.run import Paths, train
+from speechssl.use.cluster import cluster
 from tests.conftest import DATA, ROOT, write_table
 
 TINY: dict[str, Any] = {
@@ -62,6 +63,7 @@ TINY: dict[str, Any] = {
     "train.save_every": 24,
 }
 OWN: dict[str, dict[str, Any]] = {
+    "hubert": {"objective.codes": "codes.parquet", "objective.code_dim": 8, "objective.feature_grad": 1.0},
     "data2vec": {"objective.top_layers": 2},
     "byol-s": {"objective.hidden": 16, "objective.projection": 8, "objective.bank": 8},
     "ctc": {"data.crop_seconds": 0.0, "objective.freeze_steps": 0, "objective.feature_grad": 1.0},
@@ -111,14 +113,17 @@ def built(kind: str, recipe: Recipe, folder: Path) -> tuple[Objective, list[Item
 
 
 @pytest.fixture(scope="module")
-def folder(pretrained_folder, tmp_path_factory) -> Path:
-    """Spoken digits as train.tsv and valid.tsv, and a model to start from."""
+def folder(pretrained_folder, tmp_path_factory) -> Iterator[Path]:
+    """The working folder: spoken digits as train.tsv and valid.tsv, their codes, and a model to start from."""
     folder, rows = tmp_path_factory.mktemp("contract"), read_manifest(DATA / "fsdd.tsv")
     names = ("id", "path", "duration", "speaker", "text")
     for part, numbers in (("train", range(0, 1500, 38)), ("valid", range(7, 1500, 190))):
         write_table(folder / f"{part}.tsv", *({name: getattr(rows[i], name) for name in names} for i in numbers))
     shutil.copytree(pretrained_folder, folder / "start")
-    return folder
+    cluster(None, [folder / "train.tsv", folder / "valid.tsv"], folder / "codes.parquet", clusters=[8, 12])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield folder
 
 
 @pytest.fixture(scope="module", params=OBJECTIVES)
