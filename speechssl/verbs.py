@@ -100,9 +100,10 @@ def parse(verb: str, path: Path, overrides: Sequence[str], paths: Any) -> Any:
 
 def run(recipe: Any, paths: Any) -> None:
     """Train, then print where the model is; exit code 130 if a signal stopped the run."""
+    from speechssl.score.watch import watch_of
     from speechssl.train.run import train
 
-    state = train(recipe, paths)
+    state = train(recipe, paths, watch_of(recipe))
     stopped = state.step < recipe.train.steps
     if os.environ.get("RANK", "0") == "0":  # only rank 0 prints
         hours = f"{state.step} updates, {state.seconds_heard / 3600:.2f} h of audio"
@@ -121,7 +122,7 @@ def cluster(
     *,
     out: Annotated[Path, "the file to write, codes.parquet"],
     clusters: Annotated[Sequence[int], "number of clusters; several make several codebooks"] = (100,),
-    layer: Annotated[str, "of a model: last, or a number (0: the input of the first layer)"] = "last",
+    layer: Annotated[str, "of a model: best, last, or a number (0: the input of the first layer)"] = "best",
     seed: Annotated[int, "of the sample and of k-means"] = 1,
     device: Device = "auto",
     precision: Precision = "float32",
@@ -173,8 +174,10 @@ def embed(
     out: Annotated[Path | None, "the Parquet file to write (by default here, named after the first source)"] = None,
     where: Where = "",
     layer: Annotated[
-        str, "last, a number (0: the input of the first layer), all, or weighted (all; the probe learns the weights)"
-    ] = "last",
+        str,
+        "best (of its training; the last if that is not recorded), last, a number (0: the input of the first layer), all, or "
+        "weighted (all; the probe learns the weights)",
+    ] = "best",
     pool: Annotated[
         str, "over time; model: as its authors do, none: keep every frame", "speechssl.use.pooling:POOLS"
     ] = "model",
@@ -213,7 +216,7 @@ def benchmark(
     protocol: Annotated[str, "how it is split, trained and scored", "speechssl.score.protocols:PROTOCOLS"] = "unseen",
     label: Label = "label",
     pattern: Pattern = "",
-    layer: Annotated[str, "last, a number, or all: a line for each"] = "last",
+    layer: Annotated[str, "best, last, a number, or all: a line for each"] = "best",
     where: Where = "",
     out: Annotated[Path | None, "folder for benchmark.json and benchmark.html"] = None,
     device: Device = "auto",
@@ -247,6 +250,23 @@ def abx(
 
     how = {"root": root, "layer": layer, "norm": norm, "in_context": in_context}
     print(abx_table(load(model, device, precision), items, **how, out=out))
+
+
+def layers(
+    model: Model,
+    manifest: Annotated[Path, "labelled clips of validation speakers, never of the test"],
+    *,
+    label: Label = "label",
+    group: Annotated[str, "column whose values are never in both training and test, such as speakers"] = "speaker",
+    where: Where = "",
+    folds: Annotated[int, "number of folds at most"] = 5,
+    device: Device = "auto",
+    precision: Precision = "float32",
+) -> None:
+    """Rank the layers and poolings of a model by how well they tell your own labels apart."""
+    from speechssl.score.layers import rank_layers
+
+    print(rank_layers(load(model, device, precision), manifest, label=label, group=group, where=where, folds=folds))
 
 
 def convert(
@@ -304,6 +324,7 @@ VERBS: dict[str, Callable[..., None]] = {
         probe,
         benchmark,
         abx,
+        layers,
         convert,
         info,
         export,

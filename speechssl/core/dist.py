@@ -4,15 +4,17 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as td
 
 from speechssl.core.errors import InputError
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -23,6 +25,14 @@ def rank() -> int:
 def world() -> int:
     """Number of processes."""
     return td.get_world_size() if td.is_initialized() else 1
+
+
+def from_rank_0(measure: Callable[[], T]) -> T:
+    """What `measure` gives on rank 0, the same on every rank."""
+    found = [measure() if rank() == 0 else None]
+    if td.is_initialized():
+        td.broadcast_object_list(found)
+    return found[0]  # type: ignore[return-value]
 
 
 def usable(device: str) -> str:

@@ -93,6 +93,13 @@ class TrainConfig:
     """Updates between checkpoints."""
     tensorboard: bool = False
     """Write TensorBoard events too (needs the package tensorboard)."""
+    best: str = ""
+    """Metric of the validation that is lowest in the best checkpoint (empty: the objective's own; abx: that of the next key)."""
+    abx: str = ""
+    """An item file, as of `speechssl abx`, by which each validation measures how well the layers tell phones apart. The best
+    layer is recorded in config.json, where embed, probe and benchmark find it. Items of speakers who are in no test."""
+    abx_root: str = ""
+    """The folder in which the files of the items lie (empty: that of the item file)."""
     stop_on_collapse: bool = True
     """End a run that can learn nothing any more, with advice, instead of only warning."""
 

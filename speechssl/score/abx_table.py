@@ -12,6 +12,7 @@ from speechssl.core.errors import InputError
 from speechssl.core.files import output_file, replacing
 from speechssl.core.progress import Progress
 from speechssl.data.corpora import audio_files
+from speechssl.models.protocol import Encoder
 from speechssl.score.abx import Caps, Frames, Score, Token, abx, draw, read_items, standard_error
 from speechssl.sound import audio
 from speechssl.sound.mfcc import WINDOW, log_mels, mfcc, standardised
@@ -91,7 +92,7 @@ def abx_table(
     if out is not None:
         output_file(out, "abx.json")
     caps = Caps(in_context=in_context, least=2 if in_context else 3)
-    tokens, layers = draw(read_items(items), caps), choose_layers(layer, model.model.layers)
+    tokens, layers = draw(read_items(items), caps), choose_layers(layer, model)
     waves = read_waves(tokens, items, items.parent if root is None else root)
     change = NORMS[norm]
     scores: dict[str, Score] = {}
@@ -123,6 +124,12 @@ def read_waves(tokens: dict[str, list[Token]], items: Path, root: Path) -> dict[
     return waves
 
 
+def frame_times(model: Encoder) -> tuple[float, float]:
+    """Frames per second, and the centre of frame 0 in seconds."""
+    geometry = model.geometry
+    return audio.SAMPLE_RATE / geometry.hop, geometry.receptive_field / 2 / audio.SAMPLE_RATE
+
+
 def features(
     model: Any, layers: Sequence[int], waves: dict[str, np.ndarray]
 ) -> Iterator[tuple[str, dict[str, Frames]]]:
@@ -132,8 +139,7 @@ def features(
     yield "log-mels", {file: Frames(log_mels(wave_S), ROW, half) for file, wave_S in waves.items()}
     for name, network, chosen in (("random weights", model.untrained(), layers[-1:]), ("", model, layers)):
         states = {file: network.hidden_states([wave_S], chosen)[0].numpy() for file, wave_S in waves.items()}
-        geometry = network.config.geometry
-        rate, centre = audio.SAMPLE_RATE / geometry.hop, geometry.receptive_field / 2 / audio.SAMPLE_RATE
+        rate, centre = frame_times(network.model)
         for index, number in enumerate(chosen):
             yield (
                 name or f"layer {number}",

@@ -34,7 +34,7 @@ def benchmark(
     protocol: str = "unseen",
     label: str = "label",
     pattern: str = "",
-    layer: str = "last",
+    layer: str = "best",
     where: str = "",
     out: Path | None = None,
     device: str = "cpu",
@@ -43,7 +43,7 @@ def benchmark(
     """Embed the clips of `data`, score them, write out/benchmark.json and out/benchmark.html.
 
     data: a corpus folder or a manifest with `label` and `speaker`. pattern: the meaning of file names, see data/corpora.py.
-    layer: last, a number, or all (a line each). InputError: unknown names, missing labels or speakers, no readable clip.
+    layer: best, last, a number, or all (a line each). InputError: unknown names, missing labels or speakers, no readable clip.
     """
     if protocol not in PROTOCOLS:
         raise InputError(f"there is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
@@ -54,6 +54,10 @@ def benchmark(
         output_folder(out)
     loaded = load(model, device=device, precision=precision)
     named, rows, rejected = embed_all(loaded, clips.rows, layer, plan)
+    if layer == "best" and loaded.best_layer != loaded.model.layers - 1:
+        clips.notes.append(
+            f"layer {loaded.best_layer} of the model, which its training found best; --layer all shows every one"
+        )
     notes = clips.notes + [f"left out: {escape(path)}: {reason}" for path, reason in rejected[:5]]
     if len(rejected) > 5:
         notes.append(f"and {len(rejected) - 5} more clips that cannot be read")

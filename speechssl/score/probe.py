@@ -53,8 +53,9 @@ def probe_vectors(
     folds: int = 5,
     seed: int = 1,
     model: str = "vectors",
+    mixture: bool = True,
 ) -> Result:
-    """The same for matrices (N, D) in memory."""
+    """The same for matrices (N, D) in memory. mixture: of all of them, if there are several."""
     check(labels, groups, label)
     protocol, ids = probe_protocol(folds, seed), [str(i) for i in range(len(labels))]
     splits = protocol.splits(ids, labels, groups, label, seed)
@@ -64,7 +65,7 @@ def probe_vectors(
             f"the class {str(min(missing))!r} of {label!r} occurs with so few groups that it can never be tested unseen; "
             "leave its clips out, or record it with more speakers"
         )
-    stacked = {**named, "mixture": np.stack(list(named.values()), axis=1)} if len(named) > 1 else named
+    stacked = {**named, "mixture": np.stack(list(named.values()), axis=1)} if mixture and len(named) > 1 else named
     grouped_by = "speakers" if group == "speaker" else f"groups of {group!r}"
     return run_protocol(protocol, stacked, ids, labels, groups, task=label, model=model, grouped_by=grouped_by)
 

@@ -97,12 +97,12 @@ class RunLog:
         self.bar.postfix(f"{' | '.join(shown)} | {speed:.0f} s audio/s")
         return line
 
-    def valid_line(self, line: dict[str, Any], meter: Meter) -> dict[str, float]:
-        """Write one validation; returns its means."""
-        means = meter.means()
+    def valid_line(self, line: dict[str, Any], meter: Meter, watched: dict[str, float]) -> dict[str, float]:
+        """Write one validation; returns its means. watched: further numbers."""
+        means = meter.means() | watched
         self.write(line | {"split": "valid"} | means)
         shown = [f"{name} {format(means[name], spec)}" for name, spec in self.formats.items() if name in means]
-        extra = [f"{name} {means[name]:.3f}" for name in ("wer", "cer") if name in means]
+        extra = [f"{name} {means[name]:.3f}" for name in ("wer", "cer", "abx") if name in means]
         self.say(f"validation after {line['step']}: {' | '.join(extra + shown)}")
         return means
 

@@ -21,31 +21,34 @@ from speechssl.core.errors import InputError
 from speechssl.core.noise import noise_key
 from speechssl.data.sampler import Position
 from speechssl.models import families
+from speechssl.models.protocol import Encoder
 from speechssl.objectives.protocol import Batch, Objective, Step
 from speechssl.train.folder import RunFolder
 from speechssl.train.log import Meter, RunLog
 from speechssl.train.optim import build_optimizer, learning_rate
 
+Watch = Callable[[Encoder], dict[str, float]]
 SAME = "resume with what it was started with, or start anew"
 
 
 @dataclass(kw_only=True)
 class State:
-    """Where a run stands; all of it is saved. seconds_heard: audio in all updates. best: the best score so far. data: a hash of
-    the training rows."""
+    """Where a run stands; all of it is saved. seconds_heard: audio in all updates. best: the best score so far. layer: the best
+    one at the last validation, if that was measured. data: a hash of the training rows."""
 
     step: int = 0
     position: Position = Position()
     seconds_heard: float = 0.0
     best: float | None = None
+    layer: int | None = None
     data: str = ""
 
 
 class Trainer:
     """Trains `objective` on the updates that `batches` gives from a position on: (next position, micro-batches of this rank).
 
-    valid_batches: goes once through this rank's share of the validation set. origin: for config.json. data: a hash of the
-    training rows.
+    valid_batches: goes once through this rank's share of the validation set. watch: measures the network at each validation, on
+    rank 0; `layer` among its numbers is the best layer. origin: for config.json. data: a hash of the training rows.
     """
 
     def __init__(
@@ -55,11 +58,12 @@ class Trainer:
         run: RunFolder,
         *,
         valid_batches: Callable[[], Iterator] | None = None,
+        watch: Watch | None = None,
         origin: dict[str, Any] | None = None,
         data: str = "",
     ) -> None:
         self.objective, self.batches, self.run = objective, batches, run
-        self.valid_batches, self.origin = valid_batches, origin or {}
+        self.valid_batches, self.watch, self.origin = valid_batches, watch, origin or {}
         self.config, self.optim = objective.recipe.train, objective.recipe.optim
         self.device = next(objective.parameters()).device
         self.optimizer = build_optimizer(objective, objective.rates(), self.optim)
@@ -143,7 +147,7 @@ class Trainer:
             self.meter = Meter()
         log.advance()
         improved = False
-        if self.valid_batches and (step % config.valid_every == 0 or step == config.steps):
+        if (self.valid_batches or self.watch) and (step % config.valid_every == 0 or step == config.steps):
             improved = self.validate(log)
         if step % config.save_every == 0 or ending or improved:
             self.meter.check_finite()
@@ -169,16 +173,26 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, log: RunLog) -> bool:
-        """Metrics on the validation set; True when the score is the best so far."""
-        assert self.valid_batches is not None
+        """Metrics on the validation set, and what the watch measures; True when the score is the best so far."""
         self.objective.eval()
-        meter = Meter()
-        for micro in self.valid_batches():
+        meter, watched = Meter(), {}
+        for micro in self.valid_batches() if self.valid_batches else ():
             micro = micro.to(self.device)
             with self.autocast():
                 result = self.objective(micro, self.objective.before_update(self.state.step, [micro]))
             meter.add({"loss": (result.loss, micro.count)} | result.sums)
-        means, score = log.valid_line({"step": self.state.step}, meter), self.objective.score
+        if self.watch is not None:
+            watch, model = self.watch, self.objective.model
+            watched = dist.from_rank_0(lambda: watch(model))
+            self.state.layer = int(watched["layer"])
+        means, score = (
+            log.valid_line({"step": self.state.step}, meter, watched),
+            self.config.best or self.objective.score,
+        )
+        if score not in means:
+            if not self.config.best:  # no validation data
+                return False
+            raise InputError(f"train.best = {score!r} is no metric of the validation; it has {', '.join(means)}")
         improved = self.state.best is None or means[score] < self.state.best
         if improved:
             self.state.best = means[score]
@@ -192,7 +206,8 @@ class Trainer:
 
     def write_model(self, folder: Path) -> None:
         """The model folder of a checkpoint."""
-        families.save(folder, self.objective.model, self.objective.tokenizer, self.origin)
+        layer = {} if self.state.layer is None else {"layer": self.state.layer}
+        families.save(folder, self.objective.model, self.objective.tokenizer, self.origin | layer)
 
     def snapshot(self) -> dict[str, Any]:
         """The training state as tensors and plain values."""

@@ -22,7 +22,7 @@ from speechssl.objectives import OBJECTIVES, Objective
 from speechssl.objectives.protocol import TRAINING, VALIDATION
 from speechssl.objectives.recipe import Recipe
 from speechssl.train.folder import RunFolder
-from speechssl.train.loop import State, Trainer
+from speechssl.train.loop import State, Trainer, Watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,9 @@ class Paths:
     scratch: bool = False
 
 
-def train(recipe: Recipe, paths: Paths) -> State:
-    """Train as the recipe says, into the run folder `paths.out`. InputError when recipe, data and model do not fit."""
+def train(recipe: Recipe, paths: Paths, watch: Watch | None = None) -> State:
+    """Train as the recipe says, into the run folder `paths.out`; `watch` measures the network at each validation. InputError when
+    recipe, data and model do not fit."""
     kind, run = OBJECTIVES[recipe.kind], RunFolder(path=paths.out)
     run.check(paths.resume)
     with dist.joined(recipe.train.device) as device:
@@ -62,6 +63,7 @@ def train(recipe: Recipe, paths: Paths) -> State:
             partial(load_updates, micros[TRAINING], updates, workers=recipe.data.workers),
             run,
             valid_batches=validation_of(micros[VALIDATION], recipe) if VALIDATION in micros else None,
+            watch=watch,
             origin=origin(objective, paths),
             data=fingerprint(rows[TRAINING]),
         )

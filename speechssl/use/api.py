@@ -55,6 +55,13 @@ class SpeechModel:
         """Frames per second (50 for wav2vec 2.0, 12.5 or 6.25 for BYOL-S)."""
         return SAMPLE_RATE / self.model.geometry.hop
 
+    @property
+    def best_layer(self) -> int:
+        """The layer that training found best, if config.json records one, else the last."""
+        known = self.config_json.get("speechssl")
+        layer, last = known.get("layer") if isinstance(known, dict) else None, self.model.layers - 1
+        return layer if isinstance(layer, int) and 0 <= layer <= last else last
+
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
         """Inference in the model's precision; float32 convolutions are computed in float32 on a GPU too."""
@@ -73,7 +80,8 @@ class SpeechModel:
             torch.manual_seed(seed)
             fresh = self.model.untrained()
         source = f"{self.source}, random weights"
-        return SpeechModel(fresh.to(self.device).eval(), None, {}, source, precision=self.precision)
+        layer = {"speechssl": {"layer": self.best_layer}}  # compared layer by layer
+        return SpeechModel(fresh.to(self.device).eval(), None, layer, source, precision=self.precision)
 
     def fingerprint(self) -> str:
         """A hash that differs between models, and before and after more training of one: sizes, letters, precision, and the
@@ -120,7 +128,7 @@ class SpeechModel:
         with self.computing():
             return self.model.class_logits(waves).cpu()
 
-    def embed(self, source: Any, *, layer: int | str = "last", pool: str = "model", sample_rate: int | None = None):
+    def embed(self, source: Any, *, layer: int | str = "best", pool: str = "model", sample_rate: int | None = None):
         """One clip (path, file object, array or tensor) -> numpy array; see speechssl.use.embed for layer and pool."""
         from speechssl.use.embed import embed_clip
 

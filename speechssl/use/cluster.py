@@ -23,6 +23,7 @@ from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.sound import audio
 from speechssl.sound.mfcc import HOP, WINDOW, mfcc, standardised
 from speechssl.use.embed import LONGEST, embed_clip, embed_waves
+from speechssl.use.pooling import choose_layers
 from speechssl.use.stream import BATCH, TooShort, stream_clips
 
 MFCC = "mfcc"
@@ -63,7 +64,7 @@ class Source:
         """model: None for MFCC."""
         self.model, self.layer = model, layer
         self.geometry: Geometry = EVERY_20_MS if model is None else model.config.geometry
-        self.name = MFCC if model is None else f"{model.source}, layer {layer}"
+        self.name = MFCC if model is None else f"{model.source}, layer {choose_layers(layer, model)[0]}"
         self.batch = BATCH["cpu" if model is None else model.device.type]
 
     def several(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -104,7 +105,7 @@ def cluster(
     out: Path,
     *,
     clusters: Sequence[int] = (100,),
-    layer: str = "last",
+    layer: str = "best",
     seed: int = 1,
 ) -> Clustered:
     """Learn `clusters` from a sample of the frames, and write the codes of all frames of the manifests into `out`.

@@ -34,11 +34,14 @@ class Embedded:
     out: Path
     rows: int
     width: int
+    layer: str
     speed: float
     rejected: list[tuple[str, str]]
 
     def __str__(self) -> str:
-        lines = [f"{self.out}: {self.rows} rows of {self.width} numbers, {self.speed:.0f} s of audio per second"]
+        layer = "all layers" if keeps_layers(self.layer) else f"layer {self.layer}"
+        speed = f"{self.speed:.0f} s of audio per second"
+        lines = [f"{self.out}: {self.rows} rows of {self.width} numbers, {layer}, {speed}"]
         lines += [f"  left out: {escape(path)}: {reason}" for path, reason in self.rejected[:10]]
         if len(self.rejected) > 10:
             lines.append(f"  and {len(self.rejected) - 10} more, all listed in {rejected_path(self.out)}")
@@ -46,7 +49,7 @@ class Embedded:
 
 
 def embed_clip(
-    model: Any, source: Any, *, layer: int | str = "last", pool: str = "model", **segment: Any
+    model: Any, source: Any, *, layer: int | str = "best", pool: str = "model", **segment: Any
 ) -> np.ndarray:
     """One clip of any length -> (D,) or (2 D,); (T, D) for pool="none"; with a leading axis of layers for layer="all".
 
@@ -54,7 +57,7 @@ def embed_clip(
     together; its memory grows with pool="none" only.
     """
     check_pool(pool)
-    chosen = choose_layers(layer, model.model.layers)
+    chosen = choose_layers(layer, model)
     total, largest, count, frames = np.zeros(()), np.full((), -np.inf, np.float32), 0, []
     for wave_S, rows in windows(source, model.config.geometry, window=LONGEST, **segment):
         states_LTD = model.hidden_states([wave_S], chosen)[0][:, rows].numpy()
@@ -80,7 +83,7 @@ def embed_clip(
 def embed_waves(model: Any, waves: Sequence[np.ndarray], *, layer: int | str, pool: str) -> list[np.ndarray]:
     """Several clips in one packed batch; each result equals that of the clip on its own."""
     results = []
-    for states_LTD in model.hidden_states(waves, choose_layers(layer, model.model.layers)):
+    for states_LTD in model.hidden_states(waves, choose_layers(layer, model)):
         mean_LD, largest_LD = states_LTD.mean(dim=1).numpy(), states_LTD.amax(dim=1).numpy()
         values = states_LTD.numpy() if pool == "none" else pooled(model, mean_LD, largest_LD, pool)
         results.append(values if keeps_layers(layer) else values[0])
@@ -114,7 +117,7 @@ def embed_to_parquet(
     sources: Sequence[Path],
     out: Path,
     *,
-    layer: int | str = "last",
+    layer: int | str = "best",
     pool: str = "model",
     where: str = "",
     batch_seconds: float | None = None,
@@ -129,8 +132,8 @@ def embed_to_parquet(
     out = output_file(out, "e.parquet")
     rows, began = rows_of(sources, where), time.perf_counter()
     check_pool(pool)
-    choose_layers(layer, model.model.layers)
-    meta = {"model": str(model.source), "layer": str(layer), "pool": pool}
+    chosen = choose_layers(layer, model)
+    meta = {"model": str(model.source), "layer": str(layer) if keeps_layers(layer) else str(chosen[0]), "pool": pool}
     key = key_of(model, rows, meta)
     with dist.sharing():
         parts = Parts(out, meta, key)
@@ -159,7 +162,7 @@ def embed_to_parquet(
             return None
     count, width, rejected = parts.merge()
     speed = seconds / (time.perf_counter() - began)
-    return Embedded(out=out, rows=count, width=width, speed=speed, rejected=rejected)
+    return Embedded(out=out, rows=count, width=width, layer=meta["layer"], speed=speed, rejected=rejected)
 
 
 def key_of(model: Any, rows: Manifest, meta: dict[str, str]) -> str:

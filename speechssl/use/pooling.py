@@ -9,8 +9,11 @@ from speechssl.core.errors import InputError
 POOLS = ("model", "mean", "mean+max", "none")
 
 
-def choose_layers(layer: int | str, count: int) -> list[int]:
-    """Indices of the hidden states, of `count`, that `layer` means: "last", a number, "all" or "weighted"."""
+def choose_layers(layer: int | str, model: Any) -> list[int]:
+    """Indices of the hidden states of a SpeechModel that `layer` means: "best", "last", a number, "all" or "weighted"."""
+    count = model.model.layers
+    if layer == "best":
+        return [model.best_layer]
     if layer == "last":
         return [count - 1]
     if keeps_layers(layer):
@@ -18,7 +21,9 @@ def choose_layers(layer: int | str, count: int) -> list[int]:
     try:
         index = int(layer)
     except ValueError:
-        raise InputError(f"layer = {layer!r} is not known; use last, all, weighted or 0 ... {count - 1}") from None
+        raise InputError(
+            f"layer = {layer!r} is not known; use best, last, all, weighted or 0 ... {count - 1}"
+        ) from None
     if not -count <= index < count:
         raise InputError(f"layer = {index} does not exist; the model has 0 (input of the first layer) ... {count - 1}")
     return [index % count]

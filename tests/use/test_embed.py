@@ -68,7 +68,7 @@ def test_the_table_holds_what_single_clips_give(model, tmp_path, monkeypatch):
         assert table[name].to_pylist() == [str(row[name]) for row in rows]
     for row, vector in zip(rows, table["vector"].to_pylist(), strict=True):
         np.testing.assert_allclose(vector, embed_clip(model, row["path"], duration=row["duration"]), atol=1e-5)
-    assert table.schema.metadata[b"speechssl.layer"] == b"last"
+    assert table.schema.metadata[b"speechssl.layer"] == b"2"
 
 
 def test_layers_and_frames_have_columns_of_their_own(model, tmp_path):

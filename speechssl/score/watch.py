@@ -1,0 +1,63 @@
+"""What a run is steered by besides its loss: ABX and effective rank of the layers, measured at each validation."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from speechssl.core.errors import InputError
+from speechssl.core.memory import one_thread
+from speechssl.models.protocol import Encoder
+from speechssl.objectives.recipe import Recipe
+from speechssl.score.abx import Caps, Frames, abx, draw, read_items
+from speechssl.score.abx_table import frame_times, read_waves
+from speechssl.sound.mfcc import standardised
+
+CAPS = Caps(most=6, pairs=60)  # a quarter of the work of `speechssl abx`
+LONGEST = 30.0  # seconds of audio per file; more would be computed at once
+
+
+class AbxWatch:
+    """Called with the network, gives what joins the line of a validation: `abx_0` ... for the layers, the mean of the errors
+    within and across speakers; `abx`, the least of them; `layer`, where that is; `rank`, the effective rank there."""
+
+    def __init__(self, items: Path, root: Path) -> None:
+        """InputError for bad items or missing audio."""
+        self.tokens = draw(read_items(items), CAPS)
+        self.waves = read_waves(self.tokens, items, root)
+        long = next((name for name, wave_S in self.waves.items() if len(wave_S) > LONGEST * 16_000), None)
+        if long:
+            raise InputError(
+                f"{items}: {long} is longer than {LONGEST:g} s; items for train.abx are of single utterances"
+            )
+
+    @torch.inference_mode()
+    def __call__(self, model: Encoder) -> dict[str, float]:
+        files = {name: model.states([wave_S])[0].float().cpu().numpy() for name, wave_S in self.waves.items()}
+        rate, centre = frame_times(model)
+        found: dict[str, float] = {}
+        with one_thread():
+            for layer in range(model.layers):
+                of_layer = {name: Frames(standardised(x_LTD[layer]), rate, centre) for name, x_LTD in files.items()}
+                score = abx(of_layer, self.tokens, CAPS)
+                found[f"abx_{layer}"] = (score.within + score.across) / 2
+        best = min(range(model.layers), key=lambda layer: found[f"abx_{layer}"])
+        frames_TD = np.concatenate([x_LTD[best] for x_LTD in files.values()])
+        return {**found, "abx": found[f"abx_{best}"], "layer": float(best), "rank": effective_rank(frames_TD)}
+
+
+def effective_rank(x_TD: np.ndarray) -> float:
+    """exp(entropy) of the singular values of centred frames, as shares of their sum (Roy and Vetterli 2007)."""
+    centred_TD = x_TD.astype(np.float64) - x_TD.mean(axis=0)
+    values_D = np.sqrt(np.linalg.eigvalsh(centred_TD.T @ centred_TD).clip(0))
+    share_D = values_D[values_D > 0] / values_D.sum()
+    return float(np.exp(-(share_D * np.log(share_D)).sum()))
+
+
+def watch_of(recipe: Recipe) -> Callable[[Encoder], dict[str, float]] | None:
+    """The watch that a recipe asks for with train.abx."""
+    if not recipe.train.abx:
+        return None
+    items = Path(recipe.train.abx)
+    return AbxWatch(items, Path(recipe.train.abx_root) if recipe.train.abx_root else items.parent)
