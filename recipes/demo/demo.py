@@ -2,9 +2,9 @@
 
     python recipes/demo/demo.py [--out demo] [--minutes 3]
 
-Prepare, pretrain for some minutes, fine-tune with CTC on spoken digits of four speakers from three starting points (random
-weights, these minutes of pretraining, the weights that ship with the package) with three seeds each, and score all of them on a
-speaker who is in no training set. Every number on the page is computed here.
+Prepare, cluster, pretrain for some minutes, fine-tune with CTC on spoken digits of four speakers from three starting points
+(random weights, these minutes of pretraining, the weights that ship with the package) with three seeds each, and score all of
+them on a speaker who is in no training set. Every number on the page is computed here.
 """
 
 import argparse
@@ -26,15 +26,18 @@ from speechssl.core.memory import forget_shapes, keep_freed_memory
 from speechssl.core.progress import Progress
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.prepare import prepare
+from speechssl.models.protocol import Encoder
 from speechssl.score.evaluate import evaluate
 from speechssl.score.metrics import Result
 from speechssl.score.probe import probe, probe_vectors
+from speechssl.score.watch import AbxWatch
 from speechssl.score.wer import ErrorRates
 from speechssl.sound import audio
 from speechssl.sound.features import log_mel_statistics
 from speechssl.train.recipe import parse_recipe
 from speechssl.train.run import Paths, train
 from speechssl.use.api import load
+from speechssl.use.cluster import cluster
 from speechssl.use.embed import embed_to_parquet
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,8 +89,10 @@ def demo(out: Path, minutes: float = 3.0) -> Path:
         Arm(name="pretrained here", init=str(out / "pretrained")),
         Arm(name="shipped weights", init="small"),
     )
-    report(f"2/6  pretrain a small wav2vec 2.0 for about {minutes:g} minutes on {minutes_of(tables['unlabeled'])}")
-    pretrain_here(out / "pretrained", tables["unlabeled"], minutes)
+    report(
+        f"2/6  cluster, then pretrain a small HuBERT for about {minutes:g} minutes on {minutes_of(tables['unlabeled'])}"
+    )
+    phones = pretrain_here(out, tables["unlabeled"], minutes)
     report(f"3/6  fine-tune with CTC on {minutes_of(tables['labelled'])}: {len(arms)} starts x {len(SEEDS)} seeds")
     finetune_all(out, arms, tables)
     report("4/6  evaluate on a speaker who is in no training set")
@@ -96,7 +101,7 @@ def demo(out: Path, minutes: float = 3.0) -> Path:
     probes = probe_all(out, arms, tables["digits"])
     report("6/6  write the page")
     runs = {arm.name: run_folder(out, arm, SEEDS[0]) for arm in arms}
-    page = write_page(out, runs, scores, probes, tables, time.perf_counter() - began)
+    page = write_page(out, runs, scores, probes, phones, tables, time.perf_counter() - began)
     report(f"done in {(time.perf_counter() - began) / 60:.1f} minutes; open the page:")
     return page
 
@@ -132,14 +137,32 @@ def prepare_all(out: Path) -> dict[str, Path]:
     return tables
 
 
-def pretrain_here(run: Path, unlabeled: Path, minutes: float) -> None:
-    """Pretrain by the recipe of the shipped weights, but only for some minutes."""
-    steps = max(50, int(minutes * UPDATES_PER_MINUTE))
-    overrides = ["--train.steps", str(steps), "--train.log_every", "10", "--train.save_every", "100000"]
-    overrides += ["--optim.warmup", "0.1"]
-    recipe = parse_recipe("pretrain", RECIPES / "pretrain.toml", overrides)
-    if train(recipe, Paths(train=[unlabeled], out=run)).step < steps:
+def pretrain_here(out: Path, unlabeled: Path, minutes: float) -> dict[str, float]:
+    """Pretrain by the recipe of the shipped weights, but only for some minutes; returns the ABX errors (the least of the layers)
+    of random weights, of the result and of the shipped weights. ABX is measured along the way, and chooses nothing."""
+    codes, steps = out / "codes.parquet", max(50, int(minutes * UPDATES_PER_MINUTE))
+    print(cluster(None, [unlabeled], codes))
+    overrides = {"train.steps": steps, "train.log_every": 10, "train.save_every": 100_000}
+    overrides |= {"train.valid_every": -(-steps // 4), "objective.growing": steps // 2}
+    words = [f"--{key}={value}" for key, value in overrides.items()]
+    recipe = parse_recipe("pretrain", RECIPES / "hubert.toml", [*words, "--objective.codes", str(codes)])
+    phones = AbxWatch(ROOT / "data" / "librispeech_abx.item", ROOT / "data" / "librispeech_abx")
+
+    def measure(model: Encoder) -> dict[str, float]:
+        return {name: value for name, value in phones(model).items() if name != "layer"}
+
+    run = out / "pretrained"
+    if train(recipe, Paths(train=[unlabeled], out=run), measure).step < steps:
         sys.exit(130)  # stopped by ctrl-C or SIGTERM, which the training catches to save its state
+    models = {
+        "random weights": load(run).untrained(SEEDS[0]),
+        "pretrained here": load(run),
+        "shipped weights": load("small"),
+    }
+    errors = {name: phones(model.model)["abx"] for name, model in models.items()}
+    for name, error in errors.items():
+        report(f"  {name:20s} phones mistaken for another (ABX) {100 * error:.1f} %   (chance 50 %)")
+    return errors
 
 
 def run_folder(out: Path, arm: Arm, seed: int) -> Path:

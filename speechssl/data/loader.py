@@ -25,24 +25,25 @@ class Item:
     """One training example.
 
     wave_S: float32 mono 16 kHz. id: the utterance. epoch: how many passes over the corpus came before. start: where the
-    wave starts in the utterance, in samples. labels: what the objective gave for all frames of the utterance. text, speaker:
-    as in the manifest.
+    wave starts in the utterance, in samples. speed: how many times as fast it is played. labels: what the objective gave for all
+    frames of the utterance. text, speaker: as in the manifest.
     """
 
     wave_S: np.ndarray
     id: str
     epoch: int
     start: int = 0
+    speed: float = 1.0
     labels: np.ndarray | None = None
     text: str = ""
     speaker: str = ""
 
     def frame_labels(self, hop: int, frames: int) -> np.ndarray:
-        """The labels of the wave's own frames (T,), when those in `labels` lie `hop` samples apart; each belongs to a frame
+        """The labels of the wave's own frames (T, ...), when those in `labels` lie `hop` samples apart; each belongs to a frame
         whose centre is at most half a hop away."""
         assert self.labels is not None
-        first = min(round(self.start / hop), len(self.labels) - frames)
-        return self.labels[max(first, 0) :][:frames]
+        numbers = np.floor(self.start / hop + np.arange(frames) * self.speed + 0.5).astype(np.int64)
+        return self.labels[np.minimum(numbers, len(self.labels) - 1)]
 
 
 class Collator(Protocol):
@@ -61,10 +62,13 @@ class MicroBatches(Dataset):
     """MicroBatch -> what `collate` makes of its items. An InputError is returned, not raised: a worker process would bury it
     in a traceback."""
 
-    def __init__(self, manifest: Manifest, collator: Collator, crop_seconds: float, seed: int) -> None:
-        """crop_seconds: longer utterances are cut to a random crop of this length (0: never)."""
+    def __init__(
+        self, manifest: Manifest, collator: Collator, crop_seconds: float, seed: int, speed_change: float = 0.0
+    ) -> None:
+        """crop_seconds: longer utterances are cut to a random crop of this length (0: never). speed_change: each is played
+        faster or slower, by a factor of up to 1 ± this."""
         self.manifest, self.collator = manifest, collator
-        self.crop_seconds, self.seed = crop_seconds, seed
+        self.crop_seconds, self.seed, self.speed_change = crop_seconds, seed, speed_change
 
     @property
     def seconds_R(self) -> np.ndarray:
@@ -82,7 +86,7 @@ class MicroBatches(Dataset):
         return raised(self[micro])
 
     def item(self, utterance: Utterance, epoch: int) -> Item:
-        """Read an utterance, or a random crop of it that is a function of (seed, epoch, utterance)."""
+        """Read an utterance, or a random crop of it, at a random speed: functions of (seed, epoch, utterance)."""
         offset, duration = 0.0, utterance.duration
         if 0 < self.crop_seconds < duration:
             rng = np.random.default_rng(noise_key("crop", self.seed, epoch, utterance.id))
@@ -95,11 +99,16 @@ class MicroBatches(Dataset):
                 f"{utterance.path} holds {len(wave_S) / audio.SAMPLE_RATE:.2f} s after {start:.2f} s but the manifest says "
                 f"{duration:.2f} s; it has changed, run `speechssl prepare` again"
             )
+        speed, change = 1.0, self.speed_change
+        if change:
+            rng = np.random.default_rng(noise_key("speed", self.seed, epoch, utterance.id))
+            speed = float(rng.uniform(1 - change, 1 + change))
         return Item(
-            wave_S=wave_S,
+            wave_S=audio.played(wave_S, speed),
             id=utterance.id,
             epoch=epoch,
             start=round(offset * audio.SAMPLE_RATE),
+            speed=speed,
             labels=self.collator.frame_labels(utterance),
             text=utterance.text,
             speaker=utterance.speaker,

@@ -5,12 +5,11 @@ codebooks (section II.C, cluster ensembles) the loss is their mean, each with an
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import soxr
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,9 +48,6 @@ class HubertObjectiveConfig:
     growing: int = 0
     """Updates in which the transformer grows from no layer to all of them (0: whole from the start). A small run on a CPU saves
     by it: until the convolutions have found a spectrum, layers above them have nothing to learn."""
-    voice_change: float = 0.0
-    """Play each clip faster or slower by a random factor of up to 1 ± this, which moves pitch and formants as another voice
-    would; the codes stay those of the voice as it was. 0.15 changes the sex of many speakers."""
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_prob <= 1:
@@ -62,8 +58,6 @@ class HubertObjectiveConfig:
                     f"objective.{name} = {getattr(self, name)} must be at least 1; the paper uses {published}"
                 )
         recipes.positive("objective", self, "temperature")
-        if not 0 <= self.voice_change < 0.5:
-            raise InputError(f"objective.voice_change = {self.voice_change} is outside [0, 0.5)")
         if min(self.unmasked_weight, self.feature_grad, self.growing) < 0:
             raise InputError("objective.unmasked_weight, feature_grad and growing cannot be negative")
 
@@ -141,17 +135,10 @@ class Hubert(FrameObjective):
         return self.codes[utterance.id]
 
     def collate(self, items: Sequence[Item]) -> CodedBatch:
-        """Pack the waves; draw voices and masks from (seed, epoch, utterance); take the codes of the frames."""
-        hop, count = self.model.geometry.hop, self.model.geometry.frames
-        speeds = [self.speed(item) for item in items]
-        played = [
-            replace(item, wave_S=played_at(item.wave_S, speed)) for item, speed in zip(items, speeds, strict=True)
-        ]
-        audio, masks = self.pack(played)
-        codes = []
-        for item, speed, frames in zip(items, speeds, audio.frames, strict=True):
-            own_TC = item.frame_labels(hop, count(len(item.wave_S)))
-            codes.append(own_TC[np.minimum((np.arange(frames) * speed).round().astype(int), len(own_TC) - 1)])
+        """Pack the waves; draw each utterance's mask from (seed, epoch, utterance); take the codes of its frames."""
+        audio, masks = self.pack(items)
+        hop = self.model.geometry.hop
+        codes = [item.frame_labels(hop, frames) for item, frames in zip(items, audio.frames, strict=True)]
         mask_T = np.concatenate(masks)
         return CodedBatch(
             audio=audio,
@@ -160,11 +147,6 @@ class Hubert(FrameObjective):
             seen_N=torch.from_numpy(np.flatnonzero(~mask_T)),
             codes_TC=torch.from_numpy(np.concatenate(codes).astype(np.int64)),
         )
-
-    def speed(self, item: Item) -> float:
-        """How fast a clip is played in this epoch."""
-        change = self.recipe.objective.voice_change
-        return float(np.random.default_rng(self.key("voice", item)).uniform(1 - change, 1 + change)) if change else 1.0
 
     def before_update(self, step: int, micros: Sequence[CodedBatch]) -> frozenset[int]:
         """The layers that the update skips, the same on every rank: those dropped by chance, and those still to come."""
@@ -213,8 +195,3 @@ class Hubert(FrameObjective):
     def origin(self) -> dict[str, Any]:
         """What was clustered, and how finely."""
         return {"targets": self.codes.source, "clusters": list(self.codes.sizes)}
-
-
-def played_at(wave_S: np.ndarray, speed: float) -> np.ndarray:
-    """A clip played faster or slower; its pitch and formants move with it."""
-    return wave_S if speed == 1 else soxr.resample(wave_S, 16_000 * speed, 16_000, quality="LQ")

@@ -24,6 +24,9 @@ class DataConfig:
     """Audio that one process takes at once; gradient accumulation follows from it."""
     crop_seconds: float = 15.625
     """Longer utterances are cut to a random crop of this length (0: never)."""
+    speed_change: float = 0.0
+    """Speed perturbation (Ko et al. 2015): each training utterance is played faster or slower, by up to 1 ± this. Pitch
+    and formants move as with another voice; 0.15 makes many a woman's voice a man's. Labels of frames stay those of the voice."""
     min_seconds: float = 2.0
     """Shorter utterances are left out, and counted."""
     workers: int = 1
@@ -31,6 +34,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         positive("data", self, "batch_seconds", "micro_seconds", "min_seconds")
+        if not 0 <= self.speed_change < 0.5:
+            raise InputError(f"data.speed_change = {self.speed_change} is outside [0, 0.5); 0.1 is usual")
         if self.workers < 0 or self.crop_seconds < 0:
             raise InputError("data.workers and data.crop_seconds cannot be negative")
 

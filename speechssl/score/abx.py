@@ -111,7 +111,7 @@ def draw(tokens: Sequence[Token], caps: Caps) -> dict[str, list[Token]]:
     """
     groups = defaultdict(list)
     for token in tokens:
-        if caps.shortest <= round(token.offset - token.onset, 6) <= caps.longest:
+        if caps.shortest <= token.offset - token.onset <= caps.longest:
             groups[token.speaker, token.phone, token.context if caps.in_context else ""].append(token)
     rng = np.random.default_rng(caps.seed)
     chosen = defaultdict(list)

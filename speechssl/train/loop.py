@@ -48,7 +48,7 @@ class Trainer:
     """Trains `objective` on the updates that `batches` gives from a position on: (next position, micro-batches of this rank).
 
     valid_batches: goes once through this rank's share of the validation set. watch: measures the network at each validation, on
-    rank 0; `layer` among its numbers is the best layer. origin: for config.json. data: a hash of the training rows.
+    rank 0; `layer` among its numbers, if there, is the best layer. origin: for config.json. data: a hash of the training rows.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class Trainer:
         if self.watch is not None:
             watch, model = self.watch, self.objective.model
             watched = dist.from_rank_0(lambda: watch(model))
-            self.state.layer = int(watched["layer"])
+            self.state.layer = int(watched["layer"]) if "layer" in watched else None
         means, score = (
             log.valid_line({"step": self.state.step}, meter, watched),
             self.config.best or self.objective.score,

@@ -51,7 +51,7 @@ def train(recipe: Recipe, paths: Paths, watch: Watch | None = None) -> State:
         torch.manual_seed(recipe.train.seed)
         objective = kind.build(recipe, start, list(rows.values()))
         rows = {part: objective.usable(own, part) for part, own in rows.items()}
-        micros = {part: micro_batches_of(own, objective) for part, own in rows.items()}
+        micros = {part: micro_batches_of(own, objective, part) for part, own in rows.items()}
         updates = updates_of(micros[TRAINING], recipe)
         updates.check(recipe.train.steps)
 
@@ -109,10 +109,11 @@ def long_enough(rows: Manifest, recipe: Recipe, part: str) -> Manifest:
     return rows.select(keep)
 
 
-def micro_batches_of(rows: Manifest, objective: Objective) -> MicroBatches:
+def micro_batches_of(rows: Manifest, objective: Objective, part: str) -> MicroBatches:
     """The rows as the objective takes them."""
     recipe = objective.recipe
-    return MicroBatches(rows, objective, recipe.data.crop_seconds, recipe.train.seed)
+    speed_change = recipe.data.speed_change if part == TRAINING else 0.0
+    return MicroBatches(rows, objective, recipe.data.crop_seconds, recipe.train.seed, speed_change)
 
 
 def updates_of(micros: MicroBatches, recipe: Recipe) -> Updates:

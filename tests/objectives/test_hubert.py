@@ -10,7 +10,7 @@ from speechssl.data.codes import write_codes
 from speechssl.data.loader import Item
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.models.wav2vec2.model import Wav2Vec2Encoder
-from speechssl.objectives.hubert import Hubert, HubertObjectiveConfig, Recipe, played_at
+from speechssl.objectives.hubert import Hubert, HubertObjectiveConfig, Recipe
 from speechssl.objectives.recipe import TrainConfig
 from tests.conftest import one_step, tiny
 
@@ -71,25 +71,6 @@ def test_a_crop_has_the_codes_of_its_own_frames(codes, speech):
         codes_TC = objective.collate(items).codes_TC[:frames]
         np.testing.assert_array_equal(codes_TC[:, 0], np.arange(first, first + frames) % 7)
         np.testing.assert_array_equal(codes_TC[:, 1], np.arange(first, first + frames) % 5)
-
-
-def test_codes_follow_a_voice_that_is_played_faster(codes, speech):
-    """Frame t of a clip played at 1.25 times its speed is frame 1.25 t of the clip; its length and its codes say so."""
-    objective = learner(codes, voice_change=0.3)
-    items = items_of(objective, speech)
-    batch, speed = objective.collate(items), objective.speed(items[0])
-    assert batch.audio.samples[0] == pytest.approx(16_000 / speed, abs=1) and abs(speed - 1) > 0.02
-    frames = batch.audio.frames[0]
-    wanted = np.minimum((np.arange(frames) * speed).round(), 48)
-    np.testing.assert_array_equal(batch.codes_TC[:frames, 0], wanted % 7)
-
-
-def test_playing_faster_moves_every_pitch(speech):
-    """A tone of 200 Hz becomes one of 250 Hz."""
-    tone_S = np.sin(2 * np.pi * 200 * np.arange(16_000) / 16_000).astype(np.float32)
-    power_K = np.abs(np.fft.rfft(played_at(tone_S, 1.25)))
-    assert power_K.argmax() / (len(tone_S) / 1.25) * 16_000 == pytest.approx(250, abs=2)
-    assert played_at(speech, 1.0) is speech
 
 
 def test_the_transformer_grows_from_no_layer(codes):

@@ -39,7 +39,8 @@ def test_a_failed_run_names_its_log_and_starts_no_others(tmp_path, monkeypatch):
 
 def test_a_stopped_pretraining_ends_the_demo(tmp_path, monkeypatch):
     """Ctrl-C ends a training after its update; the demo must not go on with what it has learned by then."""
-    monkeypatch.setattr(demo, "train", lambda recipe, paths: State(step=3))
+    monkeypatch.setattr(demo, "train", lambda recipe, paths, watch: State(step=3))
+    monkeypatch.setattr(demo, "cluster", lambda *args: "")
     with pytest.raises(SystemExit) as stop:
-        demo.pretrain_here(tmp_path / "run", tmp_path / "x.tsv", minutes=1)
+        demo.pretrain_here(tmp_path, tmp_path / "x.tsv", minutes=1)
     assert stop.value.code == 130

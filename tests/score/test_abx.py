@@ -22,7 +22,7 @@ def made(seed: int = 0, contexts: int = 2, noise: float = 1.0) -> tuple[list[Tok
     for speaker in SPEAKERS:
         values, at = [], 0
         for phone, context, _ in itertools.product(range(len(PHONES)), range(contexts), range(3)):
-            length = int(rng.integers(3, 9))
+            length = int(rng.integers(4, 9))
             values.append(directions[phone] + noise * rng.standard_normal((length, 6)))
             tokens.append(Token(speaker, at / 100, (at + length) / 100, PHONES[phone], f"c{context} d", speaker))
             at += length

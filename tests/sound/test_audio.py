@@ -162,3 +162,12 @@ def test_info_is_the_header_s():
     assert found == audio.AudioInfo(
         duration=expected.duration, sample_rate=expected.samplerate, channels=expected.channels
     )
+
+
+def test_a_wave_that_is_played_faster_sounds_higher():
+    tone_S = np.sin(2 * np.pi * 200 * np.arange(16_000) / 16_000).astype(np.float32)
+    faster_S = audio.played(tone_S, 1.25)
+    power_K = np.abs(np.fft.rfft(faster_S))
+    assert len(faster_S) == pytest.approx(12_800, abs=1)
+    assert power_K.argmax() * 16_000 / len(faster_S) == pytest.approx(250, abs=2)
+    assert audio.played(tone_S, 1.0) is tone_S
