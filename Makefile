@@ -13,7 +13,7 @@ test: $(VENV)/.test-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --durations=10
 	@if [ -d notebooks ]; then set -x; $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 --timeout=0 notebooks; fi
 
 # Copy changes of notebooks/*.py into the .ipynb, run them, and keep the outputs.
