@@ -6,7 +6,6 @@ layer of the model so far in later ones.
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -34,23 +33,33 @@ WIDTH, WEIGHTS_F = 9, np.repeat(np.array([1.0, 0.6, 0.4], np.float32), 13)
 SAMPLE = 200_000  # frames from which clusters are learned
 
 
-@dataclass(frozen=True, kw_only=True)
 class Clustered:
-    """What `cluster` wrote. used: perplexity of each codebook. kept: share of frames with the code of the frame before."""
+    """What `cluster` wrote into `out`: how often each code is used, and how often a frame keeps the code of the one before."""
 
-    out: Path
-    utterances: int
-    frames: int
-    sizes: tuple[int, ...]
-    used: tuple[float, ...]
-    kept: tuple[float, ...]
-    short: int
+    def __init__(self, out: Path, sizes: Sequence[int]) -> None:
+        self.out, self.utterances, self.frames, self.short = out, 0, 0, 0
+        self.counts = [np.zeros(size, np.int64) for size in sizes]
+        self.kept, self.pairs = np.zeros(len(sizes)), 0
+
+    def add(self, codes_TC: np.ndarray) -> None:
+        """Count an utterance."""
+        self.utterances += 1
+        self.frames += len(codes_TC)
+        self.pairs += len(codes_TC) - 1
+        self.kept += (codes_TC[1:] == codes_TC[:-1]).sum(axis=0)
+        for counts_K, code_T in zip(self.counts, codes_TC.T, strict=True):
+            counts_K += np.bincount(code_T, minlength=len(counts_K))
+
+    def used(self) -> list[float]:
+        """The perplexity of each codebook: how many of its codes would be used if all were used alike."""
+        shares = (counts_K[counts_K > 0] / self.frames for counts_K in self.counts)
+        return [float(np.exp(-(share_K * np.log(share_K)).sum())) for share_K in shares]
 
     def __str__(self) -> str:
         lines = [f"{self.out}: codes of {self.frames} frames, {self.utterances} utterances"]
-        for size, used, kept in zip(self.sizes, self.used, self.kept, strict=True):
+        for counts_K, used, kept in zip(self.counts, self.used(), self.kept / max(self.pairs, 1), strict=True):
             lines.append(
-                f"  {size} clusters: perplexity {used:.1f}; {kept:.0%} of frames have the code of the one before"
+                f"  {len(counts_K)} clusters: perplexity {used:.1f}; {kept:.0%} of frames have the code of the one before"
             )
         if self.short:
             lines.append(f"  {self.short} utterances are shorter than one frame and left out")
@@ -118,32 +127,18 @@ def cluster(
     if layer in ("all", "weighted"):
         raise InputError(f"--layer {layer}: a single layer is clustered; name it")
     rows = read_manifest(*manifests)
-    centres = learn(source, rows, clusters, seed)
-    counts = [np.zeros(size, np.int64) for size in clusters]
-    kept, steps, done, frames, short = np.zeros(len(clusters)), 0, 0, 0, 0
+    centres, done = learn(source, rows, clusters, seed), Clustered(out, clusters)
 
     def coded() -> Iterator[tuple[str, np.ndarray]]:
-        nonlocal kept, steps, done, frames, short
         for name, codes_TC in source.frames(rows, "assign", partial(assign, centres)):
             if codes_TC is None:
-                short += 1
-                continue
-            for count, code_T in zip(counts, codes_TC.T, strict=True):
-                count += np.bincount(code_T, minlength=len(count))
-            kept, steps = kept + (codes_TC[1:] == codes_TC[:-1]).sum(axis=0), steps + len(codes_TC) - 1
-            done, frames = done + 1, frames + len(codes_TC)
-            yield name, codes_TC
+                done.short += 1
+            else:
+                done.add(codes_TC)
+                yield name, codes_TC
 
     write_codes(out, coded(), sizes=clusters, hop=source.geometry.hop, source=source.name)
-    return Clustered(
-        out=out,
-        utterances=done,
-        frames=frames,
-        sizes=tuple(clusters),
-        used=tuple(perplexity(count) for count in counts),
-        kept=tuple((kept / max(steps, 1)).tolist()),
-        short=short,
-    )
+    return done
 
 
 def learn(source: Source, rows: Manifest, clusters: Sequence[int], seed: int) -> list[np.ndarray]:
@@ -167,9 +162,3 @@ def learn(source: Source, rows: Manifest, clusters: Sequence[int], seed: int) ->
 def assign(centres: Sequence[np.ndarray], x_TD: np.ndarray) -> np.ndarray:
     """The numbers (T, C) of the nearest centres."""
     return np.stack([((c_KD**2).sum(axis=1) - 2 * x_TD @ c_KD.T).argmin(axis=1) for c_KD in centres], axis=1)
-
-
-def perplexity(counts_K: np.ndarray) -> float:
-    """exp(entropy) of the use of the clusters: how many are used evenly."""
-    share_K = counts_K[counts_K > 0] / counts_K.sum()
-    return float(np.exp(-(share_K * np.log(share_K)).sum()))

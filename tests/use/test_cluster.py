@@ -33,7 +33,7 @@ def test_codes_of_mfcc_are_those_of_the_nearest_centres(table, tmp_path):
         nearest_N = ((x_ND[:, None] - means_KD) ** 2).sum(axis=2).argmin(axis=1)
         assert (nearest_N == code_N).mean() > 0.9
         share_K = np.bincount(code_N) / len(code_N)
-        assert done.used[codebook] == pytest.approx(np.exp(-(share_K * np.log(share_K)).sum()))
+        assert done.used()[codebook] == pytest.approx(np.exp(-(share_K * np.log(share_K)).sum()))
 
 
 def test_the_same_seed_gives_the_same_codes(table, tmp_path):
