@@ -105,6 +105,9 @@ class TrainConfig:
     layer is recorded in config.json, where embed, probe and benchmark find it. Items of speakers who are in no test."""
     abx_root: str = ""
     """The folder in which the files of the items lie (empty: that of the item file)."""
+    probe: str = ""
+    """A manifest with labels and speakers, such as spoken words: each validation probes the layers on it, eight clips a class and
+    speaker, tested on unseen speakers. The best layer by this error is recorded if no ABX is. No speakers of a test."""
     stop_on_collapse: bool = True
     """End a run that can learn nothing any more, with advice, instead of only warning."""
 

@@ -1,5 +1,6 @@
-"""What a run is steered by besides its loss: ABX and effective rank of the layers, measured at each validation."""
+"""What a run is steered by besides its loss, measured at each validation: ABX and effective rank of the layers, and a probe."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,13 +9,17 @@ import torch
 
 from speechssl.core.errors import InputError
 from speechssl.core.memory import one_thread
+from speechssl.data.manifest import read_manifest
 from speechssl.models.protocol import Encoder
 from speechssl.objectives.recipe import Recipe
 from speechssl.score.abx import Caps, Frames, abx, draw, read_items
 from speechssl.score.abx_table import frame_times, read_waves
+from speechssl.score.layers import wave_of
+from speechssl.score.probe import probe_vectors, to_values
 from speechssl.sound.mfcc import standardised
 
 CAPS = Caps(most=6, pairs=60)  # a quarter of the work of `speechssl abx`
+SHOTS, FOLDS = 8, 3  # of the probe: clips of each class and speaker at most, and folds
 LONGEST = 30.0  # seconds of audio per file; more would be computed at once
 
 
@@ -55,9 +60,53 @@ def effective_rank(x_TD: np.ndarray) -> float:
     return float(np.exp(-(share_D * np.log(share_D)).sum()))
 
 
+class ProbeWatch:
+    """The same for labels: `probe_0` ..., 1 - UAR of a linear probe on the mean over time of each layer, tested on unseen
+    speakers; `probe`, the least of them; `layer`, where that is."""
+
+    def __init__(self, manifest: Path) -> None:
+        """InputError for audio that cannot be read, or without labels and speakers."""
+        rows = list(read_manifest(manifest))
+        self.labels, self.speakers = (
+            to_values(manifest, name, [getattr(row, name) for row in rows]) for name in ("label", "speaker")
+        )
+        chosen = few(self.labels, self.speakers)
+        self.labels, self.speakers = self.labels[chosen], self.speakers[chosen]
+        self.waves = [wave_of(rows[i]) for i in chosen]
+        self.score(np.zeros((len(chosen), 1)))  # before the run: are there enough speakers and classes?
+
+    def score(self, x_ND: np.ndarray) -> float:
+        """1 - UAR of a probe of these vectors."""
+        result = probe_vectors({"vector": x_ND}, self.labels, self.speakers, label="label", folds=FOLDS)
+        return 1 - result.scores[0].uar
+
+    @torch.inference_mode()
+    def __call__(self, model: Encoder) -> dict[str, float]:
+        means_NLD = np.stack([model.states([wave_S])[0].float().mean(dim=1).cpu().numpy() for wave_S in self.waves])
+        found = {f"probe_{layer}": self.score(means_NLD[:, layer]) for layer in range(model.layers)}
+        best = min(range(model.layers), key=lambda layer: found[f"probe_{layer}"])
+        return {**found, "probe": found[f"probe_{best}"], "layer": float(best)}
+
+
+def few(labels: np.ndarray, speakers: np.ndarray) -> list[int]:
+    """The first SHOTS clips of each class and speaker."""
+    taken: Counter = Counter()
+    chosen = []
+    for i, key in enumerate(zip(labels.tolist(), speakers.tolist(), strict=True)):
+        taken[key] += 1
+        if taken[key] <= SHOTS:
+            chosen.append(i)
+    return chosen
+
+
 def watch_of(recipe: Recipe) -> Callable[[Encoder], dict[str, float]] | None:
-    """The watch that a recipe asks for with train.abx."""
-    if not recipe.train.abx:
+    """The watch that a recipe asks for with train.abx and train.probe; ABX decides on the layer where both are there."""
+    config, watches = recipe.train, []
+    if config.probe:
+        watches.append(ProbeWatch(Path(config.probe)))
+    if config.abx:
+        items = Path(config.abx)
+        watches.append(AbxWatch(items, Path(config.abx_root) if config.abx_root else items.parent))
+    if not watches:
         return None
-    items = Path(recipe.train.abx)
-    return AbxWatch(items, Path(recipe.train.abx_root) if recipe.train.abx_root else items.parent)
+    return lambda model: {name: value for watch in watches for name, value in watch(model).items()}

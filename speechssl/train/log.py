@@ -102,7 +102,7 @@ class RunLog:
         means = meter.means() | watched
         self.write(line | {"split": "valid"} | means)
         shown = [f"{name} {format(means[name], spec)}" for name, spec in self.formats.items() if name in means]
-        extra = [f"{name} {means[name]:.3f}" for name in ("wer", "cer", "abx") if name in means]
+        extra = [f"{name} {means[name]:.3f}" for name in ("wer", "cer", "abx", "probe") if name in means]
         self.say(f"validation after {line['step']}: {' | '.join(extra + shown)}")
         return means
 

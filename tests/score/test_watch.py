@@ -1,6 +1,7 @@
 """Steering by ABX: each validation measures the layers, and what embeds later finds the best one."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ import pytest
 import speechssl
 from speechssl import cli
 from speechssl.models.wav2vec2.model import Wav2Vec2Encoder
-from speechssl.score.watch import AbxWatch, effective_rank
-from tests.conftest import DATA, FEW_DIGITS, TINY_MODEL, desk_with, refused, tiny
+from speechssl.score.watch import AbxWatch, effective_rank, few
+from tests.conftest import DATA, FEW_DIGITS, TINY_MODEL, desk_with, digits, refused, tiny, write_table
 
 RECIPE = TINY_MODEL + FEW_DIGITS + "[train]\nsteps = 4\nlog_every = 1\nvalid_every = 2\nsave_every = 2\n"
 
@@ -64,6 +65,31 @@ def test_the_watch_is_the_tables_measure_on_fewer_tokens(items):
     for layer in range(3):
         row = scores[f"layer {layer}"]
         assert found[f"abx_{layer}"] == pytest.approx((row["within"] + row["across"]) / 200, abs=1e-6)
+
+
+def test_a_probe_steers_where_there_are_no_phones():
+    """Eight clips of each digit and speaker at most; the layer that probes best is recorded."""
+    write_table(Path("words.tsv"), *digits(150))
+    call = [
+        "pretrain",
+        "r.toml",
+        "--train",
+        "x.tsv",
+        "--out",
+        "run",
+        "--train.probe",
+        "words.tsv",
+        "--train.best",
+        "probe",
+    ]
+    cli.main(call)
+    found = [json.loads(line) for line in open("run/log.jsonl")]
+    last = [line for line in found if line["split"] == "valid"][-1]
+    layers = [last[f"probe_{i}"] for i in range(3)]
+    assert last["probe"] == min(layers) == layers[int(last["layer"])] and 0.2 < last["probe"] < 1
+    assert speechssl.load("run/last").best_layer == int(last["layer"])
+    taken = few(np.array(["a"] * 20 + ["b"] * 3), np.array(["x"] * 10 + ["y"] * 13))
+    assert taken == [*range(8), *range(10, 18), 20, 21, 22]
 
 
 def test_effective_rank():
