@@ -12,7 +12,7 @@ from tests.conftest import digits, refused, write_table
 
 
 def test_layers_are_ranked_by_the_probe(tmp_path, capsys):
-    table = write_table(tmp_path / "x.tsv", *digits(150))
+    table = write_table(tmp_path / "x.tsv", *digits(100))
     model, rows = speechssl.load("small"), read_manifest(table)
     result = rank_layers(model, table)
     assert [score.uar for score in result.scores] == sorted((score.uar for score in result.scores), reverse=True)
