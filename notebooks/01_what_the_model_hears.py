@@ -48,7 +48,7 @@ plt.rcParams.update({"axes.titlesize": 11, "axes.titlelocation": "left", "figure
 warnings.filterwarnings("ignore", "IProgress")  # tqdm's, where ipywidgets is missing
 _ = torch.set_grad_enabled(False)  # nothing is trained here
 
-model = speechssl.load("small")
+model = speechssl.load("small-wav2vec2")
 network, geometry = model.model, model.config.geometry
 recipe = parse_recipe("pretrain", Path("../recipes/small/pretrain.toml"))
 
@@ -393,7 +393,7 @@ learned, blank = measure(network), measure(model.untrained().model)
 print(f"{'':18s} {'accuracy':>9s} {'contrastive loss':>17s}")
 print(f"{'chance':18s} {chance:9.1%} {np.log(settings.num_negatives + 1):12.2f} nats")
 print(f"{'random weights':18s} {blank['accuracy']:9.1%} {blank['contrastive']:12.2f} nats")
-print(f"{'small':18s} {learned['accuracy']:9.1%} {learned['contrastive']:12.2f} nats")
+print(f"{'small-wav2vec2':18s} {learned['accuracy']:9.1%} {learned['contrastive']:12.2f} nats")
 
 # %% [markdown]
 # ## What the layers know

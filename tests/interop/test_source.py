@@ -86,5 +86,5 @@ def test_info_says_what_is_known(tmp_path, capsys):
     cli.main(["info", "small"])
     text = capsys.readouterr().out
     assert (
-        "head        PreTraining" in text and "fsdd" in text and "CC BY-SA 4.0" in text and "vocabulary  none" in text
+        "head        none" in text and "fsdd" in text and "CC BY-SA 4.0" in text and "vocabulary  none" in text
     )
