@@ -85,6 +85,4 @@ def test_info_says_what_is_known(tmp_path, capsys):
         assert part in text, text
     cli.main(["info", "small"])
     text = capsys.readouterr().out
-    assert (
-        "head        none" in text and "fsdd" in text and "CC BY-SA 4.0" in text and "vocabulary  none" in text
-    )
+    assert "head        none" in text and "fsdd" in text and "CC BY-SA 4.0" in text and "vocabulary  none" in text
