@@ -13,7 +13,7 @@ import numpy as np
 from speechssl.core.errors import InputError
 from speechssl.core.files import replacing
 
-MANY = 4096  # utterances in a group of rows
+MANY = 4096  # utterances in a group of rows; lists are large ones, for 10,000 hours have more codes than 31 bits count
 
 
 class FrameCodes:
@@ -60,7 +60,7 @@ def write_codes(
     import pyarrow.parquet as pq
 
     known = {"clusters": ",".join(map(str, sizes)), "hop": str(hop), "source": source}
-    schema = pa.schema([("id", pa.string()), ("codes", pa.list_(pa.uint16()))])
+    schema = pa.schema([("id", pa.string()), ("codes", pa.large_list(pa.uint16()))])
     schema = schema.with_metadata({f"speechssl.{name}": value for name, value in known.items()})
     with replacing(path) as draft, pq.ParquetWriter(draft, schema) as writer:
         ids: list[str] = []
@@ -69,7 +69,7 @@ def write_codes(
         def flush() -> None:
             ends = np.cumsum([0, *map(len, codes)])
             values = np.concatenate([np.zeros(0, np.uint16), *codes])
-            lists = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(values, pa.uint16()))
+            lists = pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), pa.array(values, pa.uint16()))
             writer.write_table(pa.table([pa.array(ids, pa.string()), lists], schema))
             ids.clear()
             codes.clear()

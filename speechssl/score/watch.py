@@ -16,6 +16,7 @@ from speechssl.score.abx import Caps, Frames, abx, draw, read_items
 from speechssl.score.abx_table import frame_times, read_waves
 from speechssl.score.layers import wave_of
 from speechssl.score.probe import probe_vectors, to_values
+from speechssl.sound.audio import SAMPLE_RATE
 from speechssl.sound.mfcc import standardised
 
 CAPS = Caps(most=6, pairs=60)  # a quarter of the work of `speechssl abx`
@@ -31,7 +32,7 @@ class AbxWatch:
         """InputError for bad items or missing audio."""
         self.tokens = draw(read_items(items), CAPS)
         self.waves = read_waves(self.tokens, items, root)
-        long = next((name for name, wave_S in self.waves.items() if len(wave_S) > LONGEST * 16_000), None)
+        long = next((name for name, wave_S in self.waves.items() if len(wave_S) > LONGEST * SAMPLE_RATE), None)
         if long:
             raise InputError(
                 f"{items}: {long} is longer than {LONGEST:g} s; items for train.abx are of single utterances"
