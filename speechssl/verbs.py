@@ -122,16 +122,17 @@ def cluster(
     *,
     out: Annotated[Path, "the file to write, codes.parquet"],
     clusters: Annotated[Sequence[int], "number of clusters; several make several codebooks"] = (100,),
+    method: Annotated[str, "kmeans, or gmm: the posterior in a mixture of Gaussians, the better target"] = "kmeans",
     layer: Annotated[str, "of a model: best, last, or a number (0: the input of the first layer)"] = "best",
-    seed: Annotated[int, "of the sample and of k-means"] = 1,
+    seed: Annotated[int, "of the sample and of the clusters"] = 1,
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
-    """Number the frames of audio by k-means: the targets of HuBERT."""
+    """Number the frames of audio by clusters: the targets of HuBERT."""
     from speechssl.use.cluster import MFCC, cluster
 
     model = None if source == MFCC else load(source, device, precision)
-    print(cluster(model, manifests, out, clusters=clusters, layer=layer, seed=seed))
+    print(cluster(model, manifests, out, clusters=clusters, method=method, layer=layer, seed=seed))
 
 
 def evaluate(

@@ -40,7 +40,7 @@ class HubertObjectiveConfig:
     unmasked_weight: float = 0.0
     """Weight of the cross-entropy at the frames that are not masked."""
     code_dim: int = 256
-    """Width in which a frame and the embeddings of the codes are compared."""
+    """Width in which a frame and the embeddings of the codes are compared (0: the frame as it is, without a projection)."""
     temperature: float = 0.1
     """Divides the cosine similarities."""
     feature_grad: float = 0.1
@@ -52,14 +52,11 @@ class HubertObjectiveConfig:
     def __post_init__(self) -> None:
         if not 0 < self.mask_prob <= 1:
             raise InputError(f"objective.mask_prob = {self.mask_prob} is outside (0, 1]; the paper uses 0.8")
-        for name, published in (("mask_length", 10), ("code_dim", 256)):
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"objective.{name} = {getattr(self, name)} must be at least 1; the paper uses {published}"
-                )
+        if self.mask_length < 1:
+            raise InputError(f"objective.mask_length = {self.mask_length} must be at least 1; the paper uses 10")
         recipes.positive("objective", self, "temperature")
-        if min(self.unmasked_weight, self.feature_grad, self.growing) < 0:
-            raise InputError("objective.unmasked_weight, feature_grad and growing cannot be negative")
+        if min(self.code_dim, self.unmasked_weight, self.feature_grad, self.growing) < 0:
+            raise InputError("objective.code_dim, unmasked_weight, feature_grad and growing cannot be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +73,9 @@ class Recipe(recipes.Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class CodedBatch(MaskedBatch):
-    """codes_TC: the codes of each frame. seen_N: the numbers of the frames that are not masked."""
+    """codes_TCV: the codes of each frame, V votes in each codebook. seen_N: the numbers of the frames that are not masked."""
 
-    codes_TC: Tensor
+    codes_TCV: Tensor
     seen_N: Tensor
 
 
@@ -88,8 +85,8 @@ class CodeHead(nn.Module):
     def __init__(self, width: int, dim: int, codes: int, temperature: float) -> None:
         super().__init__()
         self.temperature = temperature
-        self.projection = nn.Linear(width, dim)
-        self.embeddings_KE = nn.Parameter(torch.rand(codes, dim))
+        self.projection = nn.Linear(width, dim) if dim else nn.Identity()
+        self.embeddings_KE = nn.Parameter(torch.rand(codes, dim or width))
 
     def forward(self, x_MD: Tensor) -> Tensor:
         """(M, D) -> (M, K)."""
@@ -131,7 +128,7 @@ class Hubert(FrameObjective):
         return rows
 
     def frame_labels(self, utterance: Utterance) -> np.ndarray:
-        """The codes of the whole utterance (T, C)."""
+        """The codes of the whole utterance (T, C, V)."""
         return self.codes[utterance.id]
 
     def collate(self, items: Sequence[Item]) -> CodedBatch:
@@ -145,7 +142,7 @@ class Hubert(FrameObjective):
             mask_T=torch.from_numpy(mask_T),
             masked_M=torch.from_numpy(np.flatnonzero(mask_T)),
             seen_N=torch.from_numpy(np.flatnonzero(~mask_T)),
-            codes_TC=torch.from_numpy(np.concatenate(codes).astype(np.int64)),
+            codes_TCV=torch.from_numpy(np.concatenate(codes).astype(np.int64)),
         )
 
     def before_update(self, step: int, micros: Sequence[CodedBatch]) -> frozenset[int]:
@@ -164,22 +161,22 @@ class Hubert(FrameObjective):
             skip=shared,
             checkpointing=self.recipe.train.gradient_checkpointing,
         )
-        loss, correct = self.cross_entropy(encoded.states[-1], batch.codes_TC, batch.masked_M)
+        loss, correct = self.cross_entropy(encoded.states[-1], batch.codes_TCV, batch.masked_M)
         sums: dict[str, tuple[Any, Any]] = {"masked": (loss.detach(), batch.count), "accuracy": (correct, batch.count)}
         if config.unmasked_weight:
-            seen, _ = self.cross_entropy(encoded.states[-1], batch.codes_TC, batch.seen_N)
+            seen, _ = self.cross_entropy(encoded.states[-1], batch.codes_TCV, batch.seen_N)
             loss = loss + config.unmasked_weight * seen
             sums["seen"] = (seen.detach(), len(batch.seen_N))
         return Step(loss=loss, sums=sums)
 
-    def cross_entropy(self, state_TD: Tensor, codes_TC: Tensor, rows_M: Tensor) -> tuple[Tensor, Tensor]:
-        """(sum over some frames of the mean over the codebooks, how many codes of the first codebook are right)."""
+    def cross_entropy(self, state_TD: Tensor, codes_TCV: Tensor, rows_M: Tensor) -> tuple[Tensor, Tensor]:
+        """(sum over some frames of the mean over codebooks and votes, how many votes of the first codebook are guessed)."""
         with torch.autocast(state_TD.device.type, enabled=False):
-            state_MD, codes_MC = upcast(state_TD.index_select(0, rows_M)), codes_TC.index_select(0, rows_M)
-            logits = [head(state_MD) for head in self.heads]
-            losses = [F.cross_entropy(x_MK, codes_MC[:, c], reduction="sum") for c, x_MK in enumerate(logits)]
-        right = (logits[0].detach().argmax(dim=1) == codes_MC[:, 0]).sum()
-        return torch.stack(losses).mean(), right
+            state_MD, codes_MCV = upcast(state_TD.index_select(0, rows_M)), codes_TCV.index_select(0, rows_M)
+            scores = [head(state_MD).log_softmax(dim=1) for head in self.heads]
+            losses = [-x_MK.gather(1, codes_MCV[:, c]).mean(dim=1).sum() for c, x_MK in enumerate(scores)]
+        guess_M1 = scores[0].detach().argmax(dim=1, keepdim=True)
+        return torch.stack(losses).mean(), (guess_M1 == codes_MCV[:, 0]).float().mean(dim=1).sum()
 
     def verdict(self, line: dict[str, Any]) -> Verdict | None:
         """Slow when masked frames are guessed no better than by one code for all, long after the warm-up."""

@@ -1,7 +1,9 @@
-"""What a run is steered by besides its loss, measured at each validation: ABX and effective rank of the layers, and a probe."""
+"""What a run is steered by besides its loss, measured at each validation: ABX of the layers, rank and purity of the best, and a
+probe."""
 
+import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from speechssl.core.memory import one_thread
 from speechssl.data.manifest import read_manifest
 from speechssl.models.protocol import Encoder
 from speechssl.objectives.recipe import Recipe
-from speechssl.score.abx import Caps, Frames, abx, draw, read_items
+from speechssl.score.abx import Caps, Frames, Token, abx, cut, draw, read_items
 from speechssl.score.abx_table import frame_times, read_waves
 from speechssl.score.layers import wave_of
 from speechssl.score.probe import probe_vectors, to_values
@@ -20,13 +22,15 @@ from speechssl.sound.audio import SAMPLE_RATE
 from speechssl.sound.mfcc import standardised
 
 CAPS = Caps(most=6, pairs=60)  # a quarter of the work of `speechssl abx`
+CLUSTERS = 100  # whose purity is measured
 SHOTS, FOLDS = 8, 3  # of the probe: clips of each class and speaker at most, and folds
 LONGEST = 30.0  # seconds of audio per file; more would be computed at once
 
 
 class AbxWatch:
     """Called with the network, gives what joins the line of a validation: `abx_0` ... for the layers, the mean of the errors
-    within and across speakers; `abx`, the least of them; `layer`, where that is; `rank`, the effective rank there."""
+    within and across speakers; `abx`, the least of them; `layer`, where that is; and of that layer `rank`, the effective rank,
+    and `purity`, the phone purity of its clusters."""
 
     def __init__(self, items: Path, root: Path) -> None:
         """InputError for bad items or missing audio."""
@@ -48,9 +52,11 @@ class AbxWatch:
                 of_layer = {name: Frames(standardised(x_LTD[layer]), rate, centre) for name, x_LTD in files.items()}
                 score = abx(of_layer, self.tokens, CAPS)
                 found[f"abx_{layer}"] = (score.within + score.across) / 2
-        best = min(range(model.layers), key=lambda layer: found[f"abx_{layer}"])
-        frames_TD = np.concatenate([x_LTD[best] for x_LTD in files.values()])
-        return {**found, "abx": found[f"abx_{best}"], "layer": float(best), "rank": effective_rank(frames_TD)}
+            best = min(range(model.layers), key=lambda layer: found[f"abx_{layer}"])
+            of_best = {name: Frames(standardised(x_LTD[best]), rate, centre) for name, x_LTD in files.items()}
+            purity = phone_purity(of_best, [token for drawn in self.tokens.values() for token in drawn])
+        rank = effective_rank(np.concatenate([x_LTD[best] for x_LTD in files.values()]))
+        return {**found, "abx": found[f"abx_{best}"], "layer": float(best), "rank": rank, "purity": purity}
 
 
 def effective_rank(x_TD: np.ndarray) -> float:
@@ -59,6 +65,24 @@ def effective_rank(x_TD: np.ndarray) -> float:
     values_D = np.sqrt(np.linalg.eigvalsh(centred_TD.T @ centred_TD).clip(0))
     share_D = values_D[values_D > 0] / values_D.sum()
     return float(np.exp(-(share_D * np.log(share_D)).sum()))
+
+
+def phone_purity(files: Mapping[str, Frames], tokens: Sequence[Token], clusters: int = CLUSTERS) -> float:
+    """How often the most frequent phone of a frame's cluster is its phone (HuBERT, Hsu et al. 2021, section IV.D): k-means
+    clusters of the tokens' frames."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    pieces = [cut(files[token.file], token) for token in tokens]
+    phones_N = np.repeat([token.phone for token in tokens], [len(piece_TD) for piece_TD in pieces])
+    x_ND = np.concatenate(pieces)
+    clusters = min(clusters, len(x_ND))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few distinct points in tiny data
+        code_N = MiniBatchKMeans(clusters, batch_size=4096, n_init=1, random_state=1).fit_predict(x_ND)
+    _, phone_N = np.unique(phones_N, return_inverse=True)
+    counts_KP = np.zeros((clusters, phone_N.max() + 1))
+    np.add.at(counts_KP, (code_N, phone_N), 1)
+    return float(counts_KP.max(axis=1).sum() / len(x_ND))
 
 
 class ProbeWatch:

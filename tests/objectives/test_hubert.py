@@ -20,11 +20,11 @@ IDS = ("a", "b", "c")
 
 @pytest.fixture
 def codes(tmp_path):
-    """Codes for 20 s of three utterances; those of the first count its frames."""
+    """Codes for 20 s of three utterances, three votes a frame; the first votes of the first utterance count its frames."""
     rng = np.random.default_rng(0)
-    named = {name: rng.integers(0, SIZES, size=(999, 2)) for name in IDS}
-    named["a"] = np.stack([np.arange(999) % 7, np.arange(999) % 5], axis=1)
-    write_codes(tmp_path / "codes.parquet", named.items(), sizes=SIZES, hop=320, source="mfcc")
+    named = {name: rng.integers(0, SIZES, size=(999, 3, 2)).swapaxes(1, 2) for name in IDS}
+    named["a"][:, :, 0] = np.stack([np.arange(999) % 7, np.arange(999) % 5], axis=1)
+    write_codes(tmp_path / "codes.parquet", named.items(), sizes=SIZES, votes=3, hop=320, source="mfcc")
     return tmp_path / "codes.parquet"
 
 
@@ -45,16 +45,17 @@ def items_of(objective: Hubert, speech, start: int = 0) -> list[Item]:
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_the_loss_is_equation_3_of_the_paper(codes, speech, weight):
-    """p(c | frame) = exp(cos(A o, e_c) / 0.1) / sum over c', at masked frames, plus the weighted one at the others."""
+    """p(c | frame) = exp(cos(A o, e_c) / 0.1) / sum over c', at masked frames, plus the weighted one at the others;
+    the mean over a frame's votes."""
     objective = learner(codes, unmasked_weight=weight, code_dim=12)
     batch = objective.collate(items_of(objective, speech))
     states_TD = objective.model.wav2vec2(batch.audio, batch.mask_T).states[-1]
     expected = dict.fromkeys(("masked", "seen"), 0.0)
-    for t, (masked, codes_C) in enumerate(zip(batch.mask_T, batch.codes_TC, strict=True)):
+    for t, (masked, codes_CV) in enumerate(zip(batch.mask_T, batch.codes_TCV, strict=True)):
         nats = []
-        for head, code in zip(objective.heads, codes_C, strict=True):
+        for head, codes_V in zip(objective.heads, codes_CV, strict=True):
             similarity_K = cosine_similarity(head.projection(states_TD[t])[None], head.embeddings_KE)
-            nats.append(-torch.log_softmax(similarity_K / 0.1, dim=0)[code])
+            nats.append(-torch.log_softmax(similarity_K / 0.1, dim=0)[codes_V].mean())
         expected["masked" if masked else "seen"] += sum(nats).item() / len(nats)
     step = one_step(objective, batch)
     assert step.loss.item() == pytest.approx(expected["masked"] + weight * expected["seen"], rel=1e-5)
@@ -68,7 +69,7 @@ def test_a_crop_has_the_codes_of_its_own_frames(codes, speech):
     for start in starts:
         items = items_of(objective, speech, start)
         first, frames = round(start / 320), 49
-        codes_TC = objective.collate(items).codes_TC[:frames]
+        codes_TC = objective.collate(items).codes_TCV[:frames, :, 0]
         np.testing.assert_array_equal(codes_TC[:, 0], np.arange(first, first + frames) % 7)
         np.testing.assert_array_equal(codes_TC[:, 1], np.arange(first, first + frames) % 5)
 

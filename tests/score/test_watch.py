@@ -9,7 +9,8 @@ import pytest
 import speechssl
 from speechssl import cli
 from speechssl.models.wav2vec2.model import Wav2Vec2Encoder
-from speechssl.score.watch import AbxWatch, effective_rank, few
+from speechssl.score.abx import Frames, Token
+from speechssl.score.watch import AbxWatch, effective_rank, few, phone_purity
 from tests.conftest import DATA, FEW_DIGITS, TINY_MODEL, desk_with, digits, refused, tiny, write_table
 
 RECIPE = TINY_MODEL + FEW_DIGITS + "[train]\nsteps = 4\nlog_every = 1\nvalid_every = 2\nsave_every = 2\n"
@@ -44,7 +45,7 @@ def test_every_validation_measures_the_layers_and_the_best_is_recorded(items):
     for line in found:
         layers = [line[f"abx_{i}"] for i in range(3)]
         assert line["abx"] == min(layers) == layers[int(line["layer"])]
-        assert 1 < line["rank"] < 33
+        assert 1 < line["rank"] < 33 and 0 < line["purity"] <= 1
     model = speechssl.load("run/last")
     assert model.best_layer == int(found[-1]["layer"])
     clip = DATA / "fsdd" / "0_theo_0.flac"
@@ -96,6 +97,14 @@ def test_effective_rank():
     rng = np.random.default_rng(0)
     assert effective_rank(rng.standard_normal((20_000, 6))) == pytest.approx(6, abs=0.01)
     assert effective_rank(np.outer(rng.standard_normal(99), rng.standard_normal(6))) == pytest.approx(1, abs=1e-3)
+
+
+def test_phone_purity():
+    """Two clouds, one with phone a alone, the other with a and b alike: three frames of four have their cloud's phone."""
+    rng = np.random.default_rng(0)
+    values_TD = np.repeat(np.eye(2), 200, axis=0) + 0.01 * rng.standard_normal((400, 2))
+    tokens = [Token("f", onset, onset + 1, phone, "", "s") for onset, phone in enumerate("aaab")]
+    assert phone_purity({"f": Frames(values_TD.astype(np.float32), 100, 0.0)}, tokens, 2) == pytest.approx(0.75)
 
 
 def test_a_metric_that_does_not_exist(items, capsys):
