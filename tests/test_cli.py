@@ -76,7 +76,7 @@ def test_help_of_a_verb_explains_every_argument(verb, capsys):
         ("prepare", "auto, librispeech, common-voice, crema-d, ravdess"),
         ("evaluate", "none, basic, upper"),
         ("embed", "model, mean, mean+max, none"),
-        ("benchmark", "unseen, loso, serab, hear, evar, emobox"),
+        ("benchmark", "unseen, loso, serab, hear, evar, emobox, maeb"),
     ],
 )
 def test_help_lists_choices(verb, table, capsys):

@@ -286,6 +286,17 @@ def one_setting(folds: Iterable[Fold], seed: int, setting: Setting) -> Iterator[
         yield Prediction(train_network(fold, setting, seed)[1])
 
 
+def maeb(folds: Iterable[Fold], seed: int) -> Iterator[Prediction]:
+    """MTEB's classifier: scikit-learn's logistic regression as it is, at most 100 iterations, on vectors as they are."""
+    from sklearn.linear_model import LogisticRegression
+
+    for fold in folds:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that 100 iterations are not enough
+            model = LogisticRegression(max_iter=100).fit(mix(fold.x_known, mixtures(fold.x_known)[0]), fold.y_known)
+        yield Prediction(model.predict(mix(fold.x_test, mixtures(fold.x_test)[0])))
+
+
 EVAR = Setting(lr=3e-4, batch=256, standardise=True)
 EMOBOX = Setting(hidden=(128,), lr=1e-4, batch=32, epochs=100, patience=100)
 Head = Callable[[Iterable[Fold], int], Iterator[Prediction]]
@@ -296,4 +307,5 @@ HEADS: dict[str, Head] = {
     "hear": hear,
     "evar": partial(one_setting, setting=EVAR),
     "emobox": partial(one_setting, setting=EMOBOX),
+    "maeb": maeb,
 }

@@ -170,6 +170,15 @@ def emobox_splits(ids, labels, speakers, task, seed) -> list[Split]:
     return [choose_on_fifth(np.setdiff1d(np.arange(len(ids)), test), test, rng) for test in tests]
 
 
+def maeb_splits(ids, labels, speakers, task, seed) -> list[Split]:
+    """MTEB's few shots: 8 random clips of each class to train on. The test is FSDD's takes 0 to 4, elsewhere all other clips."""
+    rng, take = np.random.default_rng(seed), np.array([name.rpartition("_")[2] for name in ids])
+    held_out = np.isin(take, list("01234")) if task == "fsdd" else np.zeros(len(ids), bool)
+    shots = [rng.permutation(np.flatnonzero((labels == label) & ~held_out))[:8] for label in np.unique(labels)]
+    known = np.concatenate(shots)
+    return [Split(known, np.flatnonzero(held_out) if task == "fsdd" else np.setdiff1d(np.arange(len(ids)), known), [])]
+
+
 def group_folds(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """(train, test) indices of folds that share no group, with the classes spread as evenly as groups allow.
 
@@ -281,6 +290,17 @@ PROTOCOLS: dict[str, Protocol] = {
             splits=emobox_splits,
             seeds=(1,),
             head="emobox",
+        ),
+        Protocol(
+            name="maeb",
+            summary="MAEB: logistic regression on 8 clips of each class, ten draws",
+            flaws=(
+                "test speakers are also in the training set, which inflates the score",
+                "few clips, so the ten draws differ a lot; those of MTEB are not reproduced",
+            ),
+            splits=maeb_splits,
+            seeds=tuple(range(1, 11)),
+            head="maeb",
         ),
     )
 }

@@ -80,12 +80,12 @@ def splits_of(
         raise InputError(f"all clips have the label {str(labels[0])!r}; a score needs at least two classes")
     splits = [protocol.splits(ids, labels, groups, task, seed) for seed in protocol.seeds]
     for split in (split for of_seed in splits for split in of_seed):
-        for train, valid in split.choices:
+        for train, valid in split.choices or [(split.known, split.known)]:
             if min(len(train), len(valid), len(split.test)) == 0:
                 raise InputError(
                     f"the protocol {protocol.name} leaves a part of its split empty; check that all clips of {task} are there"
                 )
-            trained = np.unique(labels[split.known[train]])
+            trained = np.unique(labels[split.known[train] if split.choices else train])
             if len(trained) < 2:
                 raise InputError(
                     f"a fold of the protocol {protocol.name} trains on the class {str(trained[0])!r} only; it needs more "
