@@ -141,7 +141,7 @@ def pretrain_here(out: Path, unlabeled: Path, minutes: float) -> dict[str, float
     """Pretrain by the recipe of the shipped weights, but only for some minutes; returns the ABX errors (the least of the layers)
     of random weights, of the result and of the shipped weights. ABX is measured along the way, and chooses nothing."""
     codes, steps = out / "codes.parquet", max(50, int(minutes * UPDATES_PER_MINUTE))
-    print(cluster(None, [unlabeled], codes))
+    print(cluster(None, [unlabeled], codes, method="gmm"))
     overrides = {"train.steps": steps, "train.log_every": 10, "train.save_every": 100_000}
     overrides |= {"train.valid_every": -(-steps // 4), "objective.growing": steps // 2}
     words = [f"--{key}={value}" for key, value in overrides.items()]
