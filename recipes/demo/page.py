@@ -56,9 +56,10 @@ def write_page(
 
 
 def percent_and_range(values: Sequence[float]) -> str:
-    """Mean and range of the seeds, in %."""
+    """Mean and range of the seeds, in %; of one seed only its value."""
     percent = [100 * value for value in values]
-    return f"{np.mean(percent):.1f} % ({min(percent):.1f} ... {max(percent):.1f})"
+    spread = f" ({min(percent):.1f} ... {max(percent):.1f})" if len(percent) > 1 else ""
+    return f"{np.mean(percent):.1f} %{spread}"
 
 
 def show_scores(page: report.Page, scores: dict[str, list[ErrorRates]], best: str) -> None:
@@ -66,12 +67,12 @@ def show_scores(page: report.Page, scores: dict[str, list[ErrorRates]], best: st
     rows = []
     for name, seeds in scores.items():
         wer, cer = (percent_and_range([getattr(s, kind).value for s in seeds]) for kind in ("wer", "cer"))
-        rows.append({"start of fine-tuning": name, "WER: mean (range of 3 seeds)": wer, "CER": cer})
+        rows.append({"start of fine-tuning": name, "WER: mean (range of the seeds)": wer, "CER": cer})
     page.table(rows)
     first = scores[best][0]
     page.text(
         f"Test: {first.utterances} clips of one speaker; the checkpoint is chosen on another one. Greedy CTC decoding, no "
-        f"language model, normaliser '{first.normaliser}'. Same recipe, updates and seeds for every start.",
+        f"language model, normaliser '{first.normaliser}'. Same recipe and updates for every start.",
         note=True,
     )
 

@@ -59,9 +59,12 @@ def frames_needed(ids: Sequence[int]) -> int:
     return len(ids) + sum(a == b for a, b in pairwise(ids))
 
 
-def alignable(rows: Manifest, texts: Sequence[Sequence[int]], geometry: Geometry, part: str) -> Manifest:
-    """The rows whose transcript, as ids in `texts`, fits into their frames: CTC cannot learn from the others."""
-    room = [geometry.frames(int(seconds * SAMPLE_RATE)) for seconds in rows.durations]
+def alignable(
+    rows: Manifest, texts: Sequence[Sequence[int]], geometry: Geometry, silence: float, part: str
+) -> Manifest:
+    """The rows whose transcript, as ids in `texts`, fits into their frames: CTC cannot learn from the others. silence: seconds
+    that are joined to both ends of each."""
+    room = [geometry.frames(int((seconds + 2 * silence) * SAMPLE_RATE)) for seconds in rows.durations]
     fits = [frames_needed(ids) <= frames for ids, frames in zip(texts, room, strict=True)]
     if not any(fits):
         raise InputError(

@@ -176,3 +176,8 @@ def resample(wave_S: np.ndarray, rate: int) -> np.ndarray:
     if rate == SAMPLE_RATE or not len(wave_S):
         return wave_S.astype(np.float32, copy=False)
     return soxr.resample(wave_S, rate, SAMPLE_RATE).astype(np.float32, copy=False)
+
+
+def between_silence(wave_S: np.ndarray, seconds: float) -> np.ndarray:
+    """A wave with `seconds` of silence before and after it."""
+    return np.pad(wave_S, round(seconds * SAMPLE_RATE)) if seconds else wave_S

@@ -39,21 +39,33 @@ def windows(
     sample_rate: int | None = None,
     window: float = 30.0,
     context: float = 2.0,
+    silence: float = 0.0,
 ) -> Iterator[Window]:
     """Yield a clip in windows of `window` seconds with `context` seconds on either side; a shorter clip is one window.
 
-    source, start, duration, sample_rate: as in audio.load. Less than one frame at the very end is left out. InputError as
-    in audio.load.
+    source, start, duration, sample_rate: as in audio.load. silence: seconds joined to both ends of the clip, of which the windows
+    are then. Less than one frame at the very end is left out. InputError as in audio.load.
     """
+    added = round(silence * audio.SAMPLE_RATE)
     if isinstance(source, (str, PathLike)):
         seconds = audio.info(Path(source)).duration - start
         samples = round(min(seconds, seconds if duration is None else duration) * audio.SAMPLE_RATE)
     else:
         source = audio.load(source, start=start, duration=duration, sample_rate=sample_rate)
         samples = len(source)
-    for span in plan(samples, geometry.hop, window, context):
-        in_memory = isinstance(source, np.ndarray)
-        wave_S = source[span.first : span.stop] if in_memory else read(source, start, duration, span)
+    total = samples + 2 * added
+    for span in plan(total, geometry.hop, window, context):
+        first, stop = max(0, span.first - added), None if span.stop is None else max(0, span.stop - added)
+        if isinstance(source, np.ndarray):
+            wave_S = source[first:stop]
+        elif stop == 0 or (added and first >= samples):
+            wave_S = np.zeros(0, np.float32)  # nothing but silence
+        else:
+            wave_S = read(source, start, duration, Span(first, stop, span.rows))
+        if added:
+            end = total if span.stop is None else min(span.stop, total)
+            before, after = min(added, end) - span.first, end - max(span.first, added + samples)
+            wave_S = np.pad(wave_S, (max(0, before), max(0, after)))
         if len(wave_S) >= geometry.receptive_field:
             yield Window(wave_S, span.rows)
 

@@ -1,7 +1,7 @@
 """Greedy CTC decoding: the text, and the time of every word."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -56,14 +56,17 @@ def best_path(tokens_T: Tensor, tokenizer: CharTokenizer) -> str:
     return tokenizer.decode(run.token for run in collapse(tokens_T, tokenizer.blank))
 
 
-def greedy(log_probs_TV: Tensor, tokenizer: CharTokenizer, geometry: Geometry) -> Transcript:
-    """The transcript of log probabilities, from the best token of every frame."""
+def greedy(log_probs_TV: Tensor, tokenizer: CharTokenizer, geometry: Geometry, silence: float = 0.0) -> Transcript:
+    """The transcript of log probabilities, from the best token of every frame; silence: as in `spell`."""
     scores_T, tokens_T = log_probs_TV.max(dim=1)
-    return spell(tokens_T, scores_T.exp(), tokenizer, geometry)
+    return spell(tokens_T, scores_T.exp(), tokenizer, geometry, silence)
 
 
-def spell(tokens_T: Tensor, scores_T: Tensor, tokenizer: CharTokenizer, geometry: Geometry) -> Transcript:
-    """The transcript of the best token of every frame and its probability.
+def spell(
+    tokens_T: Tensor, scores_T: Tensor, tokenizer: CharTokenizer, geometry: Geometry, silence: float = 0.0
+) -> Transcript:
+    """The transcript of the best token of every frame and its probability. silence: seconds that were joined to both ends of the
+    clip; times are those of the clip without it.
 
     Frame t is centred on the samples [t * hop, t * hop + receptive field). A character lasts from its first frame to its
     last one, and its probability is the highest of them.
@@ -79,7 +82,10 @@ def spell(tokens_T: Tensor, scores_T: Tensor, tokenizer: CharTokenizer, geometry
     found = [make_word(runs, scores, tokenizer, geometry) for runs in spans if runs]
     words = [word for word in found if word.text]  # special tokens have no text
     hop, field = geometry.hop / SAMPLE_RATE, geometry.receptive_field / SAMPLE_RATE
-    duration = len(tokens_T) * hop + field - hop
+    duration = len(tokens_T) * hop + field - hop - 2 * silence
+    if silence:
+        inside = [[round(min(max(0.0, t - silence), duration), 3) for t in (word.start, word.end)] for word in words]
+        words = [replace(word, start=a, end=b) for word, (a, b) in zip(words, inside, strict=True)]
     return Transcript(text=" ".join(word.text for word in words), words=words, duration=duration)
 
 

@@ -55,11 +55,21 @@ class SpeechModel:
         """Frames per second (50 for wav2vec 2.0, 12.5 or 6.25 for BYOL-S)."""
         return SAMPLE_RATE / self.model.geometry.hop
 
+    def recorded(self, name: str) -> Any:
+        """What training has written into config.json; None if nothing."""
+        known = self.config_json.get("speechssl")
+        return known.get(name) if isinstance(known, dict) else None
+
+    @property
+    def silence(self) -> float:
+        """Seconds of silence that were joined to both ends of each clip in fine-tuning, and are in transcribing."""
+        silence = self.recorded("silence")
+        return float(silence) if isinstance(silence, (int, float)) and 0 <= silence <= 10 else 0.0
+
     @property
     def best_layer(self) -> int:
         """The layer that training found best, if config.json records one, else the last."""
-        known = self.config_json.get("speechssl")
-        layer, last = known.get("layer") if isinstance(known, dict) else None, self.model.layers - 1
+        layer, last = self.recorded("layer"), self.model.layers - 1
         return layer if isinstance(layer, int) and 0 <= layer <= last else last
 
     @contextlib.contextmanager

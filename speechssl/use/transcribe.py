@@ -16,6 +16,7 @@ from speechssl.core.errors import InputError
 from speechssl.core.files import output_file, output_folder, replacing
 from speechssl.data.corpora import audio_files, identity
 from speechssl.data.manifest import Manifest, Utterance
+from speechssl.sound.audio import between_silence
 from speechssl.sound.windows import windows
 from speechssl.text.decode import Transcript, greedy, spell
 from speechssl.text.formats import write
@@ -28,18 +29,20 @@ def transcribe(model: Any, source: Any, **options: Any) -> Transcript:
     The frames of a long clip are computed window by window and decoded together, so no word is cut. Only the best character of
     each frame is kept, so memory does not grow with the vocabulary.
     """
-    geometry = model.config.geometry
-    best = [model.log_probs([wave_S])[0][rows].max(dim=1) for wave_S, rows in windows(source, geometry, **options)]
+    geometry, silence = model.config.geometry, model.silence
+    pieces = windows(source, geometry, silence=silence, **options)
+    best = [model.log_probs([wave_S])[0][rows].max(dim=1) for wave_S, rows in pieces]
     if not best:
         name = "the array" if hasattr(source, "__len__") and not isinstance(source, str) else source
         raise InputError(f"{name} is shorter than one frame (25 ms); there is nothing to transcribe")
     scores_T, tokens_T = (torch.cat(parts) for parts in zip(*best, strict=True))
-    return spell(tokens_T, scores_T.exp(), model.tokenizer, geometry)
+    return spell(tokens_T, scores_T.exp(), model.tokenizer, geometry, silence)
 
 
 def transcribe_waves(model: Any, waves: Sequence[np.ndarray]) -> list[Transcript]:
     """Short clips in one packed batch; each transcript equals that of the clip on its own."""
-    return [greedy(log_probs_TV, model.tokenizer, model.config.geometry) for log_probs_TV in model.log_probs(waves)]
+    spaced, geometry = [between_silence(wave_S, model.silence) for wave_S in waves], model.config.geometry
+    return [greedy(log_probs_TV, model.tokenizer, geometry, model.silence) for log_probs_TV in model.log_probs(spaced)]
 
 
 def transcribe_rows(

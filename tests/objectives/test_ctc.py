@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from speechssl.core.errors import InputError
 from speechssl.data.loader import Item
+from speechssl.data.manifest import Manifest, Utterance
 from speechssl.models.wav2vec2.model import Wav2Vec2ForCTC
 from speechssl.objectives.ctc import CTC, CTCObjectiveConfig, Recipe
+from speechssl.objectives.protocol import TRAINING
 from speechssl.objectives.transcripts import frames_needed
 from speechssl.text.tokenizer import CharTokenizer
 from tests.conftest import one_step, tiny
@@ -42,6 +45,22 @@ def test_loss_is_the_sum_of_the_utterances(speech):
         reduction="sum",
     )
     assert float(alone[0].loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+def test_silence_is_joined_to_both_ends_and_recorded(speech):
+    """Also where it makes room for a transcript; a model without it records nothing."""
+    wave, objective = speech[:5000], make(silence=0.1, mask_prob=0.0)
+    batch = objective.collate([Item(wave_S=wave, id="a", epoch=0, text="two")])
+    assert batch.audio.samples == (5000 + 2 * 1600,)
+    torch.testing.assert_close(batch.audio.stream_N[1600:6600], torch.from_numpy(wave))
+    assert not batch.audio.stream_N[:1600].any() and not batch.audio.stream_N[6600:].any()
+    assert objective.origin() == {"silence": 0.1} and make().origin() == {}
+    row = Utterance(id="a", path="x", duration=0.1, text="hello there")
+    assert len(objective.usable(Manifest.of([row]), TRAINING)) == 1
+    with pytest.raises(InputError, match="longer than its audio"):
+        make().usable(Manifest.of([row]), TRAINING)
+    with pytest.raises(InputError, match=r"objective.silence = -1 is outside \[0, 10\]"):
+        CTCObjectiveConfig(silence=-1)
 
 
 def test_first_updates_train_the_head_only(speech):

@@ -33,6 +33,18 @@ def test_every_frame_of_the_whole_is_kept_once(samples, window, context, speech)
     assert all(np.array_equal(a, b) for a, b in zip(found, whole, strict=True))
 
 
+@pytest.mark.parametrize("samples", [300, 15_999, 16_000, 48_400])
+@pytest.mark.parametrize("window, context", [(1.0, 0.2), (0.5, 0.0), (0.1, 0.0), (100.0, 2.0)])
+def test_silence_is_joined_to_the_ends_of_the_clip(samples, window, context, speech, tmp_path):
+    wave = speech[:samples]
+    soundfile.write(tmp_path / "x.wav", wave, 16_000, subtype="FLOAT")
+    expected = list(windows(np.pad(wave, 4000), GEOMETRY, window=window, context=context))
+    for source in (wave, tmp_path / "x.wav"):
+        found = list(windows(source, GEOMETRY, window=window, context=context, silence=0.25))
+        assert [piece.rows for piece in found] == [piece.rows for piece in expected]
+        assert all(np.array_equal(a.wave_S, b.wave_S) for a, b in zip(found, expected, strict=True))
+
+
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100])
 def test_windows_of_a_file_are_those_of_its_samples(rate, speech, tmp_path):
     wave = speech[: 16_000 * 5 + 123]

@@ -12,7 +12,7 @@ import speechssl
 from speechssl.core.errors import InputError
 from speechssl.sound import audio
 from speechssl.text.formats import write
-from speechssl.use.transcribe import transcribe, transcribe_files
+from speechssl.use.transcribe import transcribe, transcribe_files, transcribe_waves
 from tests.conftest import CLIP, digits
 
 
@@ -26,7 +26,7 @@ class Local:
     """A model whose letters depend on the frame alone: which of 27 loudness classes it has."""
 
     def __init__(self, model):
-        self.config, self.tokenizer, self.sizes = model.config, model.tokenizer, []
+        self.config, self.tokenizer, self.sizes, self.silence = model.config, model.tokenizer, [], 0.0
 
     def log_probs(self, waves):
         import torch
@@ -54,6 +54,27 @@ def test_windows_change_no_word_and_no_time(model, rate, speech, tmp_path):
     else:  # the resampler's edges may move a frame across a class
         spoken, heard = ([(w.text, w.start) for w in t.words] for t in (whole, cut))
         assert len(set(spoken) & set(heard)) > 0.8 * max(len(spoken), len(heard))
+
+
+@pytest.mark.parametrize("window", [100.0, 1.0])
+def test_a_model_that_learned_between_silence_transcribes_between_silence(ctc_folder, speech, tmp_path, window):
+    """The words of the padded clip, earlier by the silence; alone, in a batch, from a file and in windows."""
+    wave, added = speech[: 16_000 * 4 + 5], 1920
+    soundfile.write(tmp_path / "x.wav", wave, 16_000, subtype="FLOAT")
+    plain, quiet = (speechssl.load(ctc_folder) for _ in range(2))
+    quiet.config_json = {"speechssl": {"silence": added / 16_000}}
+    padded = transcribe(plain, np.pad(wave, added), window=window)
+    expected = [(w.text, w.start - 0.12, w.end - 0.12, w.score) for w in padded.words]
+    found = [transcribe(quiet, source, window=window) for source in (wave, tmp_path / "x.wav")]
+    if window > 4:
+        found += transcribe_waves(quiet, [wave, speech[:9000]])[:1]
+    assert len(expected) > 1
+    for transcript in found:
+        assert transcript.duration == pytest.approx(padded.duration - 0.24)
+        for word, (text, start, end, score) in zip(transcript.words, expected, strict=True):
+            assert word.text == text and word.score == pytest.approx(score, abs=2e-3)
+            assert word.start == pytest.approx(max(0, start), abs=1e-3)
+            assert word.end == pytest.approx(min(max(0, end), transcript.duration), abs=1e-3)
 
 
 def test_an_array_a_path_and_a_file_object_agree(model, clip):
