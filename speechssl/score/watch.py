@@ -5,6 +5,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +79,8 @@ def phone_purity(files: Mapping[str, Frames], tokens: Sequence[Token], clusters:
     clusters = min(clusters, len(x_ND))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # few distinct points in tiny data
-        code_N = MiniBatchKMeans(clusters, batch_size=4096, n_init=1, random_state=1).fit_predict(x_ND)
+        options: Any = {"batch_size": 4096, "n_init": 1, "random_state": 1}
+        code_N = MiniBatchKMeans(clusters, **options).fit_predict(x_ND)
     _, phone_N = np.unique(phones_N, return_inverse=True)
     counts_KP = np.zeros((clusters, phone_N.max() + 1))
     np.add.at(counts_KP, (code_N, phone_N), 1)

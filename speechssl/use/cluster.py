@@ -188,7 +188,7 @@ def kmeans(sample_ND: np.ndarray, clusters: int, seed: int) -> Codebook:
     from sklearn.cluster import MiniBatchKMeans
 
     options: Any = {"batch_size": 10_240, "n_init": 5, "random_state": seed}
-    centres_KD = MiniBatchKMeans(clusters, **options).fit(sample_ND).cluster_centers_
+    centres_KD: Any = MiniBatchKMeans(clusters, **options).fit(sample_ND).cluster_centers_
     return lambda x_TD: ((centres_KD**2).sum(axis=1) - 2 * x_TD @ centres_KD.T).argmin(axis=1)[:, None]
 
 
