@@ -4,6 +4,7 @@ Four incompatible "accuracies" are published for CREMA-D, so a score is always p
 """
 
 import random
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -172,11 +173,11 @@ def emobox_splits(ids, labels, speakers, task, seed) -> list[Split]:
 
 def maeb_splits(ids, labels, speakers, task, seed) -> list[Split]:
     """MTEB's few shots: 8 random clips of each class to train on. The test is FSDD's takes 0 to 4, elsewhere all other clips."""
-    rng, take = np.random.default_rng(seed), np.array([name.rpartition("_")[2] for name in ids])
-    held_out = np.isin(take, list("01234")) if task == "fsdd" else np.zeros(len(ids), bool)
+    rng, takes = np.random.default_rng(seed), [re.fullmatch(r"(?:.*/)?\d_[a-z]+_(\d+)", name) for name in ids]
+    held_out = np.array([take is not None and int(take[1]) < 5 for take in takes]) & all(takes)
     shots = [rng.permutation(np.flatnonzero((labels == label) & ~held_out))[:8] for label in np.unique(labels)]
     known = np.concatenate(shots)
-    return [Split(known, np.flatnonzero(held_out) if task == "fsdd" else np.setdiff1d(np.arange(len(ids)), known), [])]
+    return [Split(known, np.flatnonzero(held_out) if all(takes) else np.setdiff1d(np.arange(len(ids)), known), [])]
 
 
 def group_folds(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
