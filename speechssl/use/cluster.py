@@ -37,6 +37,7 @@ SAMPLE = 200_000  # frames from which clusters are learned
 # divided by 3 (by 1: 16.3 / 20.3; by 8: 16.9 / 20.9).
 NARROW, FLATTER, VOTES = 5, 3.0, 8
 GOLDEN = (5**0.5 - 1) / 2
+ENOUGH = 1000  # frames for a Gaussian
 
 
 class Clustered:
@@ -199,6 +200,7 @@ def mixture(sample_ND: np.ndarray, clusters: int, seed: int) -> Codebook:
     from sklearn.mixture import GaussianMixture
     from sklearn.pipeline import make_pipeline
 
+    sample_ND = sample_ND[: ENOUGH * clusters]
     gaussians = GaussianMixture(clusters, reg_covar=1e-2, max_iter=10, random_state=seed)
     model = make_pipeline(PCA(min(39, *sample_ND.shape), random_state=seed), gaussians).fit(sample_ND)
     return lambda x_TD: votes(model.predict_proba(x_TD) ** (1 / FLATTER))

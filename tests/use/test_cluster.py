@@ -45,7 +45,7 @@ def test_votes_are_the_posteriors_of_the_mixture_that_made_the_frames():
     rng = np.random.default_rng(0)
     shapes = rng.normal(size=(3, 4, 4)) / 2
     gaussians = [multivariate_normal(rng.normal(size=4), shape @ shape.T + 0.1 * np.eye(4)) for shape in shapes]
-    x_ND = np.concatenate([gaussian.rvs(4000, random_state=i) for i, gaussian in enumerate(gaussians)])
+    x_ND = rng.permutation([x_D for gaussian in gaussians for x_D in gaussian.rvs(4000, random_state=1)])
     codes_NV = mixture(x_ND, 3, 1)(x_ND)
     shares_NK = np.stack([(codes_NV == k).mean(axis=1) for k in range(3)], axis=1)
     logs_NK = np.stack([gaussian.logpdf(x_ND) for gaussian in gaussians], axis=1)
