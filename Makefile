@@ -14,7 +14,7 @@ test: $(VENV)/.test-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --durations=10
-	@if [ -d notebooks ]; then set -x; $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 --timeout=0 notebooks; fi
+	@if [ -d notebooks ]; then set -x; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 2 --nbmake --nbmake-timeout=600 --timeout=0 notebooks; fi
 
 # Copy changes of notebooks/*.py into the .ipynb, run them, and keep the outputs.
 notebooks: $(VENV)/.test-installed
