@@ -24,7 +24,7 @@ from speechssl.objectives.masking import channel_mask
 from speechssl.objectives.protocol import TRAINING, Batch, Step
 from speechssl.objectives.recipe import DataConfig, OptimConfig, TrainConfig
 from speechssl.objectives.transcripts import TextConfig, alignable, spelled, transcribed, vocabulary
-from speechssl.sound.audio import between_silence
+from speechssl.sound.audio import SAMPLE_RATE, between_silence
 from speechssl.text.decode import best_path
 from speechssl.text.normalise import normalise
 from speechssl.text.tokenizer import CharTokenizer
@@ -50,7 +50,13 @@ class CTCObjectiveConfig:
     """Seconds of silence joined to both ends of each clip, in training and whenever the model transcribes. For words cut out
     tightly: CTC writes a sound late, and the last letter falls off the end. 0.1 is enough."""
 
+    flat_start: int = 0
+    """Updates in which the characters of a transcript are taken to be equally long, before CTC finds their times itself. With
+    minutes of labels the phase in which every frame is blank, and its length a lottery, is skipped."""
+
     def __post_init__(self) -> None:
+        if self.flat_start < 0:
+            raise InputError(f"objective.flat_start = {self.flat_start} cannot be negative; 0 switches it off")
         for name in ("mask_prob", "channel_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"objective.{name} = {getattr(self, name)} is outside [0, 1]")
@@ -110,9 +116,10 @@ class CTCBatch(Batch):
 
 
 class Shared(NamedTuple):
-    """frozen: whether only the output layer learns. skip: layers left out."""
+    """frozen: whether only the output layer learns. flat: whether characters have equal lengths. skip: layers left out."""
 
     frozen: bool
+    flat: bool
     skip: frozenset[int]
 
 
@@ -128,6 +135,20 @@ def ctc_loss(log_probs_TV: Tensor, batch: CTCBatch, blank: int = 0) -> Tensor:
         reduction="sum",
         zero_infinity=True,
     )
+
+
+def flat_loss(log_probs_TV: Tensor, batch: CTCBatch, silence: int, blank: int = 0) -> Tensor:
+    """Sum over utterances of the cross-entropy of characters that are equally long, with `silence` frames of blank at both ends;
+    its scale is that of CTC, one frame for each character."""
+    paths = []
+    for frames, ids_L in zip(batch.audio.frames, batch.targets.split(batch.lengths), strict=True):
+        times_T = torch.arange(frames, device=ids_L.device) - silence
+        place_T = times_T * len(ids_L) // max(frames - 2 * silence, 1)
+        padded_L2 = F.pad(ids_L, (1, 1), value=blank)
+        paths.append((padded_L2[place_T.clamp(-1, len(ids_L)) + 1], len(ids_L) / frames))
+    path_T = torch.cat([path for path, _ in paths])
+    weight_T = torch.cat([path_T.new_full((len(path),), share, dtype=log_probs_TV.dtype) for path, share in paths])
+    return -(weight_T * log_probs_TV.gather(1, path_T[:, None])[:, 0]).sum()
 
 
 @torch.no_grad()
@@ -205,8 +226,9 @@ class CTC(FrameObjective):
         )
 
     def before_update(self, step: int, micros: Sequence[CTCBatch]) -> Shared:
-        """Whether the pretrained part learns yet, and the skipped layers; the same on every rank."""
-        return Shared(frozen=step < self.recipe.objective.freeze_steps, skip=self.skip(step))
+        """What the stage of training decides, and the skipped layers; the same on every rank."""
+        config = self.recipe.objective
+        return Shared(frozen=step < config.freeze_steps, flat=step < config.flat_start, skip=self.skip(step))
 
     def forward(self, batch: CTCBatch, shared: Shared) -> Step:
         """Sum of the CTC loss; in evaluation nothing is masked and word and character errors are counted too."""
@@ -223,7 +245,11 @@ class CTC(FrameObjective):
             skip=shared.skip,
             checkpointing=self.recipe.train.gradient_checkpointing,
         )
-        loss = ctc_loss(log_probs_TV, batch, self.tokenizer.blank)
+        if shared.flat:
+            silence = round(self.recipe.objective.silence * SAMPLE_RATE / self.model.geometry.hop)
+            loss = flat_loss(log_probs_TV, batch, silence, self.tokenizer.blank)
+        else:
+            loss = ctc_loss(log_probs_TV, batch, self.tokenizer.blank)
         blank = (log_probs_TV.argmax(dim=1) == self.tokenizer.blank).sum()
         return Step(loss=loss, sums={"ctc": (loss.detach(), batch.count), "blank": (blank, len(log_probs_TV))})
 

@@ -1,5 +1,6 @@
 """The CTC objective: the loss against torch's on one utterance, freezing, masks, error counts."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -7,7 +8,7 @@ from speechssl.core.errors import InputError
 from speechssl.data.loader import Item
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.models.wav2vec2.model import Wav2Vec2ForCTC
-from speechssl.objectives.ctc import CTC, CTCObjectiveConfig, Recipe
+from speechssl.objectives.ctc import CTC, CTCObjectiveConfig, Recipe, flat_loss
 from speechssl.objectives.protocol import TRAINING
 from speechssl.objectives.transcripts import frames_needed
 from speechssl.text.tokenizer import CharTokenizer
@@ -61,6 +62,33 @@ def test_silence_is_joined_to_both_ends_and_recorded(speech):
         make().usable(Manifest.of([row]), TRAINING)
     with pytest.raises(InputError, match=r"objective.silence = -1 is outside \[0, 10\]"):
         CTCObjectiveConfig(silence=-1)
+
+
+def test_in_a_flat_start_characters_are_equally_long(speech):
+    """By hand: the frames between the silences in equal parts, each utterance weighted as if a character were one frame."""
+    objective = make(silence=0.04, flat_start=1, mask_prob=0.0, channel_prob=0.0, feature_grad=1.0).train()
+    batch, ids = objective.collate(items_of(speech)), objective.tokenizer.encode
+    log_probs = objective.model(batch.audio).detach().split(batch.audio.frames)
+    expected = 0.0
+    for x_TV, text in zip(log_probs, batch.texts, strict=True):
+        inside = len(x_TV) - 4
+        for frame in range(len(x_TV)):
+            within = 2 <= frame < len(x_TV) - 2
+            code = ids(text)[(frame - 2) * len(text) // inside] if within else objective.tokenizer.blank
+            expected -= float(x_TV[frame, code]) * len(text) / len(x_TV)
+    step = objective(batch, objective.before_update(0, [batch]))
+    assert float(step.loss.detach()) == pytest.approx(expected, rel=1e-5)
+    later = objective(batch, objective.before_update(1, [batch]))
+    assert float(later.loss.detach()) == pytest.approx(float(one_step(objective.eval(), batch).loss.detach()), rel=1e-5)
+
+
+def test_a_flat_start_bears_the_shortest_clips_and_empty_transcripts():
+    objective = make(silence=0.5)
+    items = [Item(wave_S=np.zeros(500, np.float32), id=text, epoch=0, text=text) for text in ("two", "")]
+    batch = objective.collate(items)
+    x_TV = torch.zeros(sum(batch.audio.frames), len(objective.tokenizer)).log_softmax(dim=1)
+    loss = flat_loss(x_TV, batch, silence=25)
+    assert float(loss) == pytest.approx(3 * np.log(len(objective.tokenizer)), rel=1e-5)
 
 
 def test_first_updates_train_the_head_only(speech):
