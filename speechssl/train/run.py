@@ -18,6 +18,7 @@ from speechssl.data.sampler import Updates
 from speechssl.interop import source
 from speechssl.models import families
 from speechssl.models.checkpoint import Checkpoint
+from speechssl.models.folder import CONFIG, read_json
 from speechssl.objectives import OBJECTIVES, Objective
 from speechssl.objectives.protocol import TRAINING, VALIDATION
 from speechssl.objectives.recipe import Recipe
@@ -64,7 +65,7 @@ def train(recipe: Recipe, paths: Paths, watch: Watch | None = None) -> State:
             run,
             valid_batches=validation_of(micros[VALIDATION], recipe) if VALIDATION in micros else None,
             watch=watch,
-            origin=origin(objective, paths),
+            origin=origin(objective, paths, checkpoint),
             data=fingerprint(rows[TRAINING]),
         )
         if checkpoint is not None:
@@ -134,12 +135,16 @@ def validation_of(micros: MicroBatches, recipe: Recipe) -> Callable[[], Iterator
     return once_over(micros, seconds, dist.rank(), dist.world(), recipe.data.workers)
 
 
-def origin(objective: Objective, paths: Paths) -> dict[str, Any]:
-    """What config.json records of where a model comes from."""
+def origin(objective: Objective, paths: Paths, checkpoint: Path | None) -> dict[str, Any]:
+    """What config.json records of where a model comes from. checkpoint: the one that the run continues from, if any; a resumed
+    run began where its first command said."""
     recipe = objective.recipe
+    init = paths.init.name if paths.init and not paths.scratch else None
+    if checkpoint:
+        init = read_json(checkpoint / CONFIG).get("speechssl", {}).get("init")
     return {
         "train": [path.name for path in paths.train],
-        "init": str(paths.init.name) if paths.init and not paths.scratch else None,
+        "init": init,
         "objective": recipe.kind,
         "seed": recipe.train.seed,
         "steps": recipe.train.steps,

@@ -115,6 +115,15 @@ def test_a_resumed_run_records_what_changed(capsys):
     assert list(curve.get_xdata()) == [1, 2, 3, 4]
 
 
+def test_a_resumed_run_remembers_its_init():
+    """--init is for the first command; the checkpoint has what it began from, and a resumed run need not know."""
+    first = run("first")
+    out = run("second", "--init", first)
+    run("second", "--resume", "--train.steps", "3")
+    saved = json.loads((out / "last" / "config.json").read_text())["speechssl"]
+    assert saved["init"] == "first" and saved["steps"] == 3
+
+
 def test_a_resumed_run_refuses_another_recipe_and_stays_as_it_was(desk, capsys):
     before = {path: path.read_bytes() for path in run("run").rglob("*") if path.is_file()}
     call = ["pretrain", "pretrain.toml", "--train", "x.tsv", "--out", "run", "--resume", "--train.steps", "4"]
