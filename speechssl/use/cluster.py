@@ -131,6 +131,8 @@ def cluster(
     model: whose `layer` is clustered; None for MFCC. method: one of METHODS. InputError for fewer frames than clusters or audio
     that cannot be read.
     """
+    from threadpoolctl import threadpool_limits
+
     if method not in METHODS:
         raise InputError(f"--method {method}: it is one of {', '.join(METHODS)}")
     if min(clusters) < 2 or max(clusters) > 2**16:
@@ -138,8 +140,7 @@ def cluster(
     if layer in ("all", "weighted"):
         raise InputError(f"--layer {layer}: a single layer is clustered; name it")
     out, source = output_file(Path(out), "codes.parquet"), Source(model, layer, METHODS[method])
-    rows = read_manifest(*manifests)
-    codebooks, done = learn(source, rows, clusters, seed), Clustered(out, clusters)
+    rows, done = read_manifest(*manifests), Clustered(out, clusters)
 
     def assign(x_TD: np.ndarray) -> np.ndarray:
         return np.stack([codebook(x_TD) for codebook in codebooks], axis=1)
@@ -152,8 +153,10 @@ def cluster(
                 done.add(codes_TCV)
                 yield name, codes_TCV
 
-    name = f"{source.name}, {method}"
-    write_codes(out, coded(), sizes=clusters, votes=source.method.votes, hop=source.geometry.hop, source=name)
+    known: Any = {"votes": source.method.votes, "hop": source.geometry.hop, "source": f"{source.name}, {method}"}
+    with threadpool_limits(1, user_api="blas"):  # two threads of a busy machine learn a mixture 10 to 20 times slower
+        codebooks = learn(source, rows, clusters, seed)
+        write_codes(out, coded(), sizes=clusters, **known)
     return done
 
 
