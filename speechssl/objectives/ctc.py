@@ -140,15 +140,14 @@ def ctc_loss(log_probs_TV: Tensor, batch: CTCBatch, blank: int = 0) -> Tensor:
 def flat_loss(log_probs_TV: Tensor, batch: CTCBatch, silence: int, blank: int = 0) -> Tensor:
     """Sum over utterances of the cross-entropy of characters that are equally long, with `silence` frames of blank at both ends;
     its scale is that of CTC, one frame for each character."""
-    paths = []
-    for frames, ids_L in zip(batch.audio.frames, batch.targets.split(batch.lengths), strict=True):
-        times_T = torch.arange(frames, device=ids_L.device) - silence
-        place_T = times_T * len(ids_L) // max(frames - 2 * silence, 1)
-        padded_L2 = F.pad(ids_L, (1, 1), value=blank)
-        paths.append((padded_L2[place_T.clamp(-1, len(ids_L)) + 1], len(ids_L) / frames))
-    path_T = torch.cat([path for path, _ in paths])
-    weight_T = torch.cat([path_T.new_full((len(path),), share, dtype=log_probs_TV.dtype) for path, share in paths])
-    return -(weight_T * log_probs_TV.gather(1, path_T[:, None])[:, 0]).sum()
+    loss = log_probs_TV.new_zeros(())
+    for rows, ids_L in zip(segments(batch.audio.frames), batch.targets.split(batch.lengths), strict=True):
+        x_TV = log_probs_TV[rows]
+        times_T = torch.arange(len(x_TV), device=ids_L.device) - silence
+        place_T = (times_T * len(ids_L) // max(len(x_TV) - 2 * silence, 1)).clamp(-1, len(ids_L))
+        path_T = F.pad(ids_L, (1, 1), value=blank)[place_T + 1]
+        loss = loss - len(ids_L) * x_TV.gather(1, path_T[:, None]).mean()
+    return loss
 
 
 @torch.no_grad()
