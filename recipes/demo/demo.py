@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for all results (default: demo)")
     parser.add_argument(
-        "--minutes", type=float, default=3.0, help="of pretraining, on 2 cores (default: 3; the rest takes about 5)"
+        "--minutes", type=float, default=3.0, help="of pretraining, on 2 cores (default: 3; the rest takes about 20)"
     )
     args = parser.parse_args(argv)
     keep_freed_memory()
