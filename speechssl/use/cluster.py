@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from speechssl.core.errors import InputError
 from speechssl.core.files import output_file
@@ -116,6 +117,8 @@ class Source:
             yield result.row.id, None if isinstance(result.value, InputError) else result.value
 
 
+# One thread: on a busy machine two of them learn a mixture 10 to 20 times slower.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def cluster(
     model: Any,
     manifests: Sequence[Path],
@@ -131,8 +134,6 @@ def cluster(
     model: whose `layer` is clustered; None for MFCC. method: one of METHODS. InputError for fewer frames than clusters or audio
     that cannot be read.
     """
-    from threadpoolctl import threadpool_limits
-
     if method not in METHODS:
         raise InputError(f"--method {method}: it is one of {', '.join(METHODS)}")
     if min(clusters) < 2 or max(clusters) > 2**16:
@@ -140,7 +141,8 @@ def cluster(
     if layer in ("all", "weighted"):
         raise InputError(f"--layer {layer}: a single layer is clustered; name it")
     out, source = output_file(Path(out), "codes.parquet"), Source(model, layer, METHODS[method])
-    rows, done = read_manifest(*manifests), Clustered(out, clusters)
+    rows = read_manifest(*manifests)
+    codebooks, done = learn(source, rows, clusters, seed), Clustered(out, clusters)
 
     def assign(x_TD: np.ndarray) -> np.ndarray:
         return np.stack([codebook(x_TD) for codebook in codebooks], axis=1)
@@ -153,10 +155,8 @@ def cluster(
                 done.add(codes_TCV)
                 yield name, codes_TCV
 
-    known: Any = {"votes": source.method.votes, "hop": source.geometry.hop, "source": f"{source.name}, {method}"}
-    with threadpool_limits(1, user_api="blas"):  # two threads of a busy machine learn a mixture 10 to 20 times slower
-        codebooks = learn(source, rows, clusters, seed)
-        write_codes(out, coded(), sizes=clusters, **known)
+    name = f"{source.name}, {method}"
+    write_codes(out, coded(), sizes=clusters, votes=source.method.votes, hop=source.geometry.hop, source=name)
     return done
 
 
