@@ -83,7 +83,7 @@ def show_curves(page: report.Page, pretrained: Path, runs: dict[str, Path]) -> N
     figure = report.plot_curves({"pretraining": pretrained}, titles)
     page.figure(
         figure,
-        "Pretraining: frames that the network does not see. Guessing 100 codes evenly costs ln 100 = 4.6 nats, and 0.01 are right.",
+        "Pretraining: frames that the network does not see. An even guess costs ln 100 = 4.6 nats; 0.01 are right.",
     )
     figure = report.plot_curves(
         {"pretraining": pretrained}, {"abx": "ABX error", "rank": "effective rank"}, split="valid"
