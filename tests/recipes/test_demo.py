@@ -18,7 +18,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
 
 
 def test_a_failed_run_names_its_log_and_starts_no_others(tmp_path, monkeypatch):
-    """Nine runs, one at a time, the last starting point first; the second fails."""
+    """Nine runs, one at a time; the second fails."""
     monkeypatch.setattr(demo.os, "cpu_count", lambda: 1)
     started = []
 
@@ -31,8 +31,15 @@ def test_a_failed_run_names_its_log_and_starts_no_others(tmp_path, monkeypatch):
     monkeypatch.setattr(demo.subprocess, "run", Done)
     arms = [demo.Arm(name=name, init="small", scratch=name == "d", seeds=demo.SEEDS) for name in ("a b", "c", "d")]
     tables = {"labelled": tmp_path / "l.tsv", "dev": tmp_path / "d.tsv"}
+
+    def tune() -> None:
+        with demo.FineTuning(tmp_path, tables) as tuning:
+            for arm in reversed(arms):
+                tuning.start(arm)
+            tuning.finish()
+
     with pytest.raises(demo.InputError, match=r"d-2\.log"):
-        demo.finetune_all(tmp_path, arms, tables)
+        tune()
     assert "--from-scratch" in started[0] and "small" in started[0]
     assert len(started) < 9
 
