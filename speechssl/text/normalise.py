@@ -1,8 +1,8 @@
 """Text normalisers by name: what is done to a transcript before it is learned or compared.
 
 `basic` keeps every script whole. What it changes stands in three tables, with the reason for each line: BLOCKS (characters that
-are another way to write the same letters), RULES (what a single character cannot decide), KEPT (letters that Unicode calls symbols).
-After that a text is lower-cased; of what is left, letters, marks and digits stay, the rest becomes single spaces.
+are another way to write the same letters), RULES (what a single character cannot decide), KEPT (letters that Unicode calls
+symbols). After that a text is lower-cased; of what is left, letters, marks and digits stay, the rest becomes single spaces.
 """
 
 import re

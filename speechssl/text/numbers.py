@@ -24,8 +24,8 @@ LONGEST = 15  # digits; a longer number is read digit by digit
 
 def spell_numbers(text: str, language: str) -> str:
     """A text with its whole and decimal numbers as words of a language, in any script's digits; 007 and long numbers are read
-    digit by digit. Years, dates and ordinals other than English 1st are read as plain numbers. InputError without num2words, or for
-    a language it lacks."""
+    digit by digit. Years, dates and ordinals other than English 1st are read as plain numbers. InputError without num2words,
+    or for a language it lacks."""
     try:
         from num2words import CONVERTER_CLASSES, num2words
     except ImportError:

@@ -16,9 +16,10 @@ SETTINGS = {PAD: "pad_token", UNKNOWN: "unk_token", DELIMITER: "word_delimiter_t
 SPECIALS = ("<s>", "</s>")  # of sentences: never text, whatever tokenizer_config.json says
 MOST = 10_000_000  # ids; no output layer has as many
 PHONES = "Wav2Vec2PhonemeCTCTokenizer"
+EXTRA = ("additional_special_tokens", "extra_special_tokens")  # the older and the newer key
 KEPT = (  # keys of tokenizer_config.json that a vocabulary keeps when it is written again
     "tokenizer_class", "do_lower_case", "replace_word_delimiter_char", "phone_delimiter_token", "do_phonemize", "phonemizer_lang",
-    "phonemizer_backend", "bos_token", "eos_token", "additional_special_tokens", *SETTINGS.values(),
+    "phonemizer_backend", "bos_token", "eos_token", *EXTRA, *SETTINGS.values(),
 )  # fmt: skip
 
 
@@ -54,7 +55,8 @@ class CharTokenizer:
             )
         self.vocab, self.writing = vocab, writing or Writing()
         self.tokens = {index: token for token, index in vocab.items()}
-        self.specials = {PAD, UNKNOWN} | self.writing.specials - {DELIMITER}
+        names = {self.writing.spelling.get(token, token) for token in (PAD, UNKNOWN)}
+        self.specials = {PAD, UNKNOWN} | names | self.writing.specials - {DELIMITER}
 
     @property
     def blank(self) -> int:
@@ -125,10 +127,11 @@ class CharTokenizer:
         return [self.vocab[symbol] for symbol in symbols]
 
     def symbol(self, index: int) -> str:
-        """What an id is printed as; nothing for special tokens."""
+        """What an id is printed as; nothing for special tokens and the word delimiter."""
         token = self.tokens.get(index, "")
-        if token in self.specials or (token == DELIMITER and self.writing.phones):
+        if token in self.specials or index == self.delimiter:
             return ""
+        token = written(token, self.writing.spelling)
         return token.lower() if self.writing.lower else token
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -219,7 +222,8 @@ def writing_of(vocab: dict[str, int], settings: dict[str, Any]) -> Writing:
     phones = settings.get("tokenizer_class") == PHONES or "phone_delimiter_token" in settings
     if not phones and DELIMITER not in vocab and DELIMITER not in spelling and " " in vocab:
         spelling[DELIMITER] = " "  # prints as one, whatever the settings call the delimiter
-    listed = [settings.get("bos_token"), settings.get("eos_token"), *(settings.get("additional_special_tokens") or [])]
+    listed = [settings.get(key) for key in ("bos_token", "eos_token")]
+    listed += [token for key in EXTRA for token in settings.get(key) or [] if isinstance(settings[key], list)]
     listed += [
         token["content"] for token in (settings.get("added_tokens_decoder") or {}).values() if token.get("special")
     ]
