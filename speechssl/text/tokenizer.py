@@ -18,7 +18,7 @@ MOST = 10_000_000  # ids; no output layer has as many
 PHONES = "Wav2Vec2PhonemeCTCTokenizer"
 EXTRA = ("additional_special_tokens", "extra_special_tokens")  # the older and the newer key
 KEPT = (  # keys of tokenizer_config.json that a vocabulary keeps when it is written again
-    "tokenizer_class", "do_lower_case", "replace_word_delimiter_char", "phone_delimiter_token", "do_phonemize", "phonemizer_lang",
+    "do_lower_case", "replace_word_delimiter_char", "phone_delimiter_token", "do_phonemize", "phonemizer_lang",
     "phonemizer_backend", "bos_token", "eos_token", *EXTRA, *SETTINGS.values(),
 )  # fmt: skip
 
@@ -79,8 +79,8 @@ class CharTokenizer:
         spaces, after <pad> and <unk>."""
         if phones:
             symbols = sorted({symbol for text in texts for symbol in text.split()} - {PAD, UNKNOWN})
-            settings = {"tokenizer_class": PHONES, "phone_delimiter_token": " ", "word_delimiter_token": None}
-            writing = Writing(phones=True, settings=settings | {"do_phonemize": False})
+            settings = {"phone_delimiter_token": " ", "word_delimiter_token": None, "do_phonemize": False}
+            writing = Writing(phones=True, settings=settings)
             return cls({token: i for i, token in enumerate([PAD, UNKNOWN, *symbols])}, writing)
         characters = sorted({character for text in texts for character in text} - {" ", DELIMITER})
         return cls({token: i for i, token in enumerate([PAD, UNKNOWN, DELIMITER, *characters])})
@@ -145,7 +145,7 @@ class CharTokenizer:
         """Write vocab.json and tokenizer_config.json as transformers reads them."""
         spelling = self.writing.spelling
         settings: dict[str, Any] = {
-            "tokenizer_class": "Wav2Vec2CTCTokenizer",
+            "tokenizer_class": PHONES if self.writing.phones else "Wav2Vec2CTCTokenizer",
             "processor_class": "Wav2Vec2Processor",
             "bos_token": None,
             "eos_token": None,
@@ -234,7 +234,7 @@ def writing_of(vocab: dict[str, int], settings: dict[str, Any]) -> Writing:
         lower=bool(settings.get("do_lower_case", False)),
         phones=phones,
         space=space if isinstance(space := settings.get("replace_word_delimiter_char"), str) else " ",
-        settings={key: settings[key] for key in KEPT if key in settings},
+        settings={key: None if settings[key] == "None" else settings[key] for key in KEPT if key in settings},
     )
 
 

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2PhonemeCTCTokenizer
+from transformers import AutoTokenizer, Wav2Vec2CTCTokenizer, Wav2Vec2PhonemeCTCTokenizer
 
 from speechssl.core.errors import InputError
 from speechssl.models import families
@@ -120,6 +120,19 @@ def test_phones_are_written_as_transformers_reads_them(tmp_path):
     theirs, ours = Wav2Vec2PhonemeCTCTokenizer.from_pretrained(tmp_path), CharTokenizer.load(tmp_path)
     assert theirs("tʃ ə n").input_ids == ours.encode("tʃ ə n")
     assert theirs.decode(ours.encode("tʃ ə n")) == ours.decode(ours.encode("tʃ ə n")) == "tʃ ə n"
+
+
+@pytest.mark.parametrize(
+    "name", ["phones", "phones with words", "capitals printed small", "no delimiter", "blank last"]
+)
+def test_a_model_keeps_the_writing_of_its_vocabulary(name, tmp_path):
+    """A folder that speechssl writes gives transformers the tokenizer that it was read from."""
+    theirs, ours = theirs_and_ours(name, tmp_path)
+    families.save(tmp_path / "model", Wav2Vec2ForCTC(tiny(), len(ours)), ours, {})
+    again = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert type(again) is type(theirs)
+    ids = torch.arange(len(ours)).repeat(2)
+    assert again.decode(ids) == theirs.decode(ids)
 
 
 def test_added_tokens_beyond_the_outputs_are_not_the_model_s(tmp_path):
