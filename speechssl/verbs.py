@@ -151,8 +151,8 @@ def evaluate(
     """Word and character error rate of a model on transcribed audio."""
     from speechssl.score.evaluate import evaluate
 
-    text = {"language": language or "trained", "digits": digits, "points": points}
-    print(evaluate(load(model, device, precision), manifest, where=where, normaliser=normaliser, text=text, out=out))
+    how = {"language": language or "trained", "digits": digits, "points": points}
+    print(evaluate(load(model, device, precision), manifest, where=where, normaliser=normaliser, how=how, out=out))
 
 
 def transcribe(

@@ -269,8 +269,8 @@ class CTC(FrameObjective):
         best_T = log_probs_TV.argmax(dim=1).cpu()
         texts = [best_path(best_T[rows], self.tokenizer) for rows in segments(batch.audio.frames)]
         pairs = [counted(reference, text) for reference, text in zip(batch.texts, texts, strict=True)]
-        words = jiwer.process_words(*map(list, zip(*(pair.words for pair in pairs), strict=True)))
-        chars = jiwer.process_characters(*map(list, zip(*(pair.characters for pair in pairs), strict=True)))
+        words = jiwer.process_words([pair.words[0] for pair in pairs], [pair.words[1] for pair in pairs])
+        chars = jiwer.process_characters([pair.characters[0] for pair in pairs], [pair.characters[1] for pair in pairs])
         return {
             "wer": (words.substitutions + words.deletions + words.insertions, sum(map(len, words.references))),
             "cer": (chars.substitutions + chars.deletions + chars.insertions, sum(map(len, chars.references))),

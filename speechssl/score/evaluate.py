@@ -20,14 +20,14 @@ def evaluate(
     *,
     where: str = "",
     normaliser: str = "basic",
-    text: dict[str, str] | None = None,
+    how: dict[str, str] | None = None,
     out: Path | None = None,
 ) -> ErrorRates:
-    """Score `model` on the transcribed rows of `manifest`; `out` gets scores.json and hypotheses.tsv. text: language, digits and
+    """Score `model` on the transcribed rows of `manifest`; `out` gets scores.json and hypotheses.tsv. how: language, digits and
     points of the normaliser where they are not "trained", those of the model's training."""
     rows = read_manifest(manifest).where(where)
     model.require_tokenizer()
-    normal = normaliser_of(model, normaliser, text or {})
+    normal = normaliser_of(model, normaliser, how or {})
     if out is not None:
         output_folder(out)
     hypotheses = transcribe_manifest(model, rows)

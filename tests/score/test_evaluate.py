@@ -62,7 +62,7 @@ def test_the_normaliser_is_that_of_the_model_s_training_unless_told(ctc_folder, 
     table = write_table(tmp_path / "a.tsv", *digits())
     assert evaluate(model, table).normaliser == "basic, language tr, points dropped"
     told = {"language": "de", "digits": "trained", "points": "keep"}
-    assert evaluate(model, table, text=told).normaliser == "basic, language de"
+    assert evaluate(model, table, how=told).normaliser == "basic, language de"
     assert evaluate(model, table, normaliser="none").normaliser == "none"
 
 
