@@ -164,12 +164,16 @@ def copy_output_layer(model: Wav2Vec2ForCTC, tokenizer: CharTokenizer, start: Ch
             [old[s] for s in rows.values()]
         ].float()
     if old.keys() != new.keys():
-        added, dropped = (
-            " ".join(sorted(symbols)) or "none" for symbols in (new.keys() - rows, old.keys() - {*rows.values()})
-        )
+        added, dropped = listed(new.keys() - rows), listed(old.keys() - {*rows.values()})
         turned = sum(symbol != source for symbol, source in rows.items())
         note = f", {turned} of them from the other case" if turned else ""
         dist.report(f"output layer: {len(rows)} symbols keep their weights{note}; new: {added}; dropped: {dropped}")
+
+
+def listed(symbols: set[str], most: int = 60) -> str:
+    """Symbols for a report, or how many there are and the first of them."""
+    text = " ".join(sorted(symbols)[:most])
+    return f"{len(symbols)}, {text} ..." if len(symbols) > most else text or "none"
 
 
 def cases(symbol: str) -> tuple[str, ...]:

@@ -46,11 +46,10 @@ def evaluate(
 def normaliser_of(model: Any, name: str, given: dict[str, str]) -> Normaliser:
     """The normaliser for scoring: what is given, else what the model's training recorded."""
     recorded = model.recorded("text")
-    known = (
-        {key: value for key, value in recorded.items() if isinstance(value, str)} if isinstance(recorded, dict) else {}
-    )
+    known = recorded if isinstance(recorded, dict) and name != "none" else {}
+    known = {key: known[key] for key in ("language", "digits", "points") if isinstance(known.get(key), str)}
     given = {key: value for key, value in given.items() if value != "trained"}
-    return Normaliser(name=name, **(({} if name == "none" else known) | given))
+    return Normaliser(name=name, **(known | given))
 
 
 def transcribe_manifest(model: Any, rows: Manifest, batch_seconds: float = 60.0) -> list[str]:

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 from speechssl.core.errors import InputError
@@ -16,19 +17,14 @@ from speechssl.text.numbers import spell_numbers
 
 CODES = {  # three-letter codes of the languages that have rules of their own
     "tur": "tr", "aze": "az", "azj": "az", "azb": "az", "cat": "ca", "ron": "ro", "rum": "ro", "fas": "fa", "per": "fa",
-    "urd": "ur", "ckb": "ku", "hau": "ha", "mlt": "mt", "som": "so", "nav": "nv", "ton": "to", "smo": "sm", "tah": "ty",
+    "urd": "ur", "ckb": "ku", "hau": "ha", "mlt": "mt", "som": "so", "ful": "ff", "fuc": "ff", "aka": "ak", "twi": "tw",
+    "ewe": "ee", "nav": "nv", "ton": "to", "smo": "sm", "tah": "ty", "uzb": "uz", "uzn": "uz",
 }  # fmt: skip
 DOTLESS = ("tr", "az", "crh", "gag", "tt")
-EDGES = (
-    "ha",
-    "haw",
-    "mt",
-    "nv",
-    "sm",
-    "so",
-    "to",
-    "ty",
-)  # "'yan", "'okina", "ta'", "bizaad'", "lo'": the first or last letter
+EDGES = (  # languages whose words begin or end with an apostrophe: 'yan, 'okina, ta', bizaad', lo', kek'
+    "cak", "ff", "ha", "haw", "kek", "mam", "mt", "nv", "quc", "rap", "rar", "sm", "so", "to", "ty", "tzh", "tzo", "wls", "yua",
+)  # fmt: skip
+FINAL = {"uz": "og"}  # letters after which one stays at the end: tog', mo'
 APOSTROPHES = "'‘’‛ʻʼ´`′՚᾽"
 HEBREW = "א-ת\u05b0-\u05bd\u05bf\u05c1\u05c2\u05c7\u05f0-\u05f2"  # letters and points
 
@@ -95,7 +91,7 @@ class Rule(NamedTuple):
 
 RULES = (
     Rule(
-        f'(?<=[{HEBREW}])["“”„״](?=[{HEBREW}])',
+        f'(?<=[{HEBREW}])["“”„״](?=[{HEBREW}])(?![{HEBREW}]*["“”„״](?![{HEBREW}]))',
         "״",
         "gershayim, in Hebrew acronyms before the last letter and mostly typed as a quotation mark, belong to the word",
     ),
@@ -148,6 +144,14 @@ RULES = (
     Rule("I", "ı", "Turkish and Azeri I is dotless", DOTLESS),
     Rule("[şŞ]", "ș", "Romanian s and t have a comma below; old fonts had only the cedilla", ("ro",)),
     Rule("[ţŢ]", "ț", "the same", ("ro",)),
+    Rule(
+        "ε",
+        "ɛ",
+        "the open e of Kabyle, Akan, Ewe and Ga, typed as a Greek letter",
+        ("kab", "ak", "tw", "fat", "ee", "gaa"),
+    ),
+    Rule("Σ", "Ɛ", "its capital in Kabyle", ("kab",)),
+    Rule("γ", "ɣ", "Kabyle gamma, the same", ("kab",)),
     Rule("[يى]", "ی", "Persian yeh, typed on Arabic keyboards", ("fa", "ur", "ku")),
     Rule("ك", "ک", "Persian kaf, the same", ("fa", "ur", "ku")),
 )
@@ -221,9 +225,17 @@ def basic(text: str, how: Normaliser | None = None) -> str:
     if how.digits == "spell":
         text = spell_numbers(text, how.language)
     text = unicodedata.normalize("NFC", "".join(map(plain, text.lower().translate(CHEROKEE))))
-    words = (word if how.code in EDGES else word.strip("'") for word in text.split())
-    text = " ".join(word for word in words if word.strip("'"))
+    text = " ".join(filter(None, (without_quotes(word, how.code) for word in text.split())))
     return re.sub(r"ς(?=\w)", "σ", re.sub(r"(?<=\w)σ(?![\w'])", "ς", text))
+
+
+def without_quotes(word: str, code: str) -> str:
+    """A word without the apostrophes at its edges that are quotation marks in a language."""
+    bare = word.strip("'")
+    if code in EDGES:
+        return word if bare else ""
+    final = bare and word[0] != "'" and word[-1] == "'" and bare[-1] in FINAL.get(code, "")
+    return bare + "'" if final else bare
 
 
 def upper(text: str, how: Normaliser) -> str:
@@ -232,6 +244,7 @@ def upper(text: str, how: Normaliser) -> str:
     return (text.replace("i", "İ") if how.code in DOTLESS else text).upper().translate(MTAVRULI)
 
 
+@cache
 def plain(character: str) -> str:
     """Keep letters, marks, digits, apostrophes and KEPT; drop what is invisible or encloses; return " " for the rest."""
     category = unicodedata.category(character)

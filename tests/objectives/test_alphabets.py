@@ -92,6 +92,13 @@ def test_capitals_that_print_small_letters_are_kept(tmp_path):
     assert CTC.build(Recipe(), start, rows("a ba")).tokenizer is start.tokenizer
 
 
+def test_a_long_list_of_symbols_is_cut_and_counted(tmp_path, capsys):
+    start = made({"<pad>": 1, "|": 2, "<unk>": 3} | {chr(0x4E00 + i): 4 + i for i in range(3000)}, tmp_path)
+    CTC.build(Recipe(), start, rows("ab"))
+    said = capsys.readouterr().err
+    assert "new: a b; dropped: 3000, 一 丁" in said and len(said) < 300
+
+
 def test_a_blank_anywhere_and_another_spelling_keep_their_rows(tmp_path, capsys):
     start = made({"b": 1, "a": 2, " ": 3, "[UNK]": 4, "[PAD]": 5}, tmp_path, pad_token="[PAD]", unk_token="[UNK]")
     assert CTC.build(Recipe(), start, rows("ab a")).tokenizer is start.tokenizer
