@@ -173,7 +173,7 @@ class CharTokenizer:
             vocab = complete(vocab, added_tokens(file.parent, settings), outputs)
             writing = writing_of(vocab, settings)
             return cls({written(token, writing.spelling): index for token, index in vocab.items()}, writing)
-        except (OSError, ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
+        except (OSError, ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError) as error:
             problem = error.strerror if isinstance(error, OSError) else error
             raise InputError(f"{file} cannot be used as a vocabulary ({problem}); it maps characters to ids") from None
 

@@ -153,6 +153,24 @@ def test_an_id_beyond_any_model_is_told(tmp_path):
         CharTokenizer.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "[]",
+        '{"added_tokens_decoder": {"1": {}}}',
+        '{"added_tokens_decoder": [1]}',
+        '{"pad_token": ["x"]}',
+        '{"added_tokens_decoder": {"x": {"content": "a"}}}',
+        "{",
+    ],
+)
+def test_settings_that_are_none_are_told(settings, tmp_path):
+    (tmp_path / "vocab.json").write_text('{"<pad>": 0, "a": 1}')
+    (tmp_path / "tokenizer_config.json").write_text(settings)
+    with pytest.raises(InputError, match=r"vocab\.json cannot be used as a vocabulary"):
+        CharTokenizer.load(tmp_path)
+
+
 def test_each_phone_has_its_time(tmp_path):
     _, ours = theirs_and_ours("phones", tmp_path)
     ids_T = torch.tensor([1, 4, 4, 1, 6, 5, 1])
