@@ -72,7 +72,7 @@ def folded(character: str) -> str:
     return "".join(folded(chr(int(code, 16))) for code in codes)
 
 
-FOLDED = {code: folded(chr(code)) for block in BLOCKS for code in range(block.first, block.last + 1)}
+FOLDED = {code: folded(chr(code)).lstrip() for block in BLOCKS for code in range(block.first, block.last + 1)}
 FOLDED |= dict.fromkeys(map(ord, "\u034f\u115f\u1160\u3164\uffa0"), "")  # joiners and fillers that nothing shows
 FOLDED |= dict.fromkeys([*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)], "")  # selectors of a glyph
 SEQUENCES = {  # letters that older texts write with a joiner
@@ -199,33 +199,38 @@ class Normaliser:
             raise InputError("the normaliser 'none' changes nothing; spell digits and drop points with basic or upper")
 
     def __call__(self, text: str) -> str:
-        return NORMALISERS[self.name](text, self)
+        return NORMALISERS[self.name](text, language=self.language, digits=self.digits, points=self.points)
 
     def __str__(self) -> str:
         told = (f"language {self.language}", "digits spelled", "points dropped")
         given = (self.language, self.digits == "spell", self.points == "drop")
         return ", ".join([self.name, *(words for words, yes in zip(told, given, strict=True) if yes)])
 
-    @property
-    def code(self) -> str:
-        """The language's short code, without region."""
-        code = re.split("[-_]", self.language.lower())[0]
-        return CODES.get(code, code)
+
+def normalise(text: str, name: str = "basic", **how: str) -> str:
+    """A text as the normaliser `name` makes it; how: language, digits and points, as of Normaliser."""
+    return Normaliser(name=name, **how)(text)
 
 
-def basic(text: str, how: Normaliser | None = None) -> str:
+def short_code(language: str) -> str:
+    """A language's code of two letters, if it has one, without region."""
+    code = re.split("[-_]", language.lower())[0]
+    return CODES.get(code, code)
+
+
+def basic(text: str, *, language: str = "", digits: str = "keep", points: str = "keep") -> str:
     """Lower-case a text of any script, keep apostrophes inside words, turn other punctuation into single spaces."""
-    how = how or Normaliser()
+    code = short_code(language)
     text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).translate(FOLDED))
     for pattern, rule in PATTERNS:
-        if not rule.languages or how.code in rule.languages:
+        if not rule.languages or code in rule.languages:
             text = pattern.sub(rule.replacement, text)
-    if how.points == "drop":
+    if points == "drop":
         text = POINTS.sub("", text)
-    if how.digits == "spell":
-        text = spell_numbers(text, how.language)
+    if digits == "spell":
+        text = spell_numbers(text, language)
     text = unicodedata.normalize("NFC", "".join(map(plain, text.lower().translate(CHEROKEE))))
-    text = " ".join(filter(None, (without_quotes(word, how.code) for word in text.split())))
+    text = " ".join(filter(None, (without_quotes(word, code) for word in text.split())))
     return re.sub(r"ς(?=\w)", "σ", re.sub(r"(?<=\w)σ(?![\w'])", "ς", text))
 
 
@@ -238,10 +243,10 @@ def without_quotes(word: str, code: str) -> str:
     return bare + "'" if final else bare
 
 
-def upper(text: str, how: Normaliser) -> str:
+def upper(text: str, *, language: str = "", digits: str = "keep", points: str = "keep") -> str:
     """`basic` in capitals. Georgian has none outside of headlines."""
-    text = basic(text, how)
-    return (text.replace("i", "İ") if how.code in DOTLESS else text).upper().translate(MTAVRULI)
+    text = basic(text, language=language, digits=digits, points=points)
+    return (text.replace("i", "İ") if short_code(language) in DOTLESS else text).upper().translate(MTAVRULI)
 
 
 @cache
@@ -253,8 +258,8 @@ def plain(character: str) -> str:
     return "" if category in ("Cf", "Me") else " "
 
 
-NORMALISERS: dict[str, Callable[[str, Normaliser], str]] = {
-    "none": lambda text, how: text,
+NORMALISERS: dict[str, Callable[..., str]] = {
+    "none": lambda text, **how: text,
     "basic": basic,
     "upper": upper,
 }

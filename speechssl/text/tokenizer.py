@@ -106,8 +106,9 @@ class CharTokenizer:
         return [DELIMITER if symbol == " " else symbol for symbol in symbols]
 
     def parts(self, symbol: str) -> str | tuple[str]:
-        """A symbol, or the letter and marks that it is composed of, if the vocabulary has only these."""
-        apart = unicodedata.normalize("NFD", symbol)
+        """A symbol, or the letter and marks that it is composed of, if the vocabulary has only these; Thai and Lao sara am, too,
+        for NFKC, by which many vocabularies were made, takes it apart."""
+        apart = unicodedata.normalize("NFKD" if symbol in "ำຳ" else "NFD", symbol)
         return apart if symbol not in self.vocab and all(part in self.vocab for part in apart) else (symbol,)
 
     def lacking(self, texts: Iterable[str]) -> set[str]:

@@ -13,6 +13,7 @@ from speechssl.models import families
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
 from speechssl.models.wav2vec2.model import Wav2Vec2ForCTC
 from speechssl.text.decode import best_path, greedy
+from speechssl.text.normalise import basic
 from speechssl.text.tokenizer import PHONES, CharTokenizer
 from tests.conftest import tiny
 
@@ -106,6 +107,8 @@ def test_a_phone_outside_is_named_whole(tmp_path):
 def test_letters_that_the_vocabulary_has_only_in_parts():
     tokenizer = CharTokenizer({s: i for i, s in enumerate(["<pad>", "|", "e", "\u0301", "é̱"])})
     assert tokenizer.encode("é") == [2, 3]
+    thai = CharTokenizer({s: i for i, s in enumerate(["<pad>", "ท", "\u0e4d", "\u0e32"])})
+    assert thai.encode("ท\u0e33") == [1, 2, 3] and basic(thai.decode([1, 2, 3])) == "ท\u0e33"
     assert tokenizer.decode([2, 3]) == "e\u0301"
 
 
