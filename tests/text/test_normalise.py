@@ -99,7 +99,7 @@ def test_no_letter_or_mark_of_unicode_splits_or_leaves_a_word():
         if unicodedata.category(chr(code))[0] not in "LM":
             continue
         word = basic(f"a{chr(code)}b")
-        if len(word) < 3 or " " in word:
+        if word == "ab" or " " in word:
             gone.append(code)
         if basic(word) != word:
             unstable.append(code)
