@@ -72,9 +72,18 @@ def folded(character: str) -> str:
     return "".join(folded(chr(int(code, 16))) for code in codes)
 
 
+KEPT = frozenset(
+    "·׳״"  # where RULES left them they are letters
+    "\u200d\u180e"  # joiner, likewise; the Mongolian vowel separator
+    "၌၍၎၏"  # Burmese words of one character, punctuation to Unicode
+    "˙˥˦˧˨˩˪˫꜈꜉꜊꜋꜌꜍꜎꜏꜐꜑꜒꜓꜔꜕꜖꞉꞊"  # tone letters of phoneticians, Bopomofo and Grebo, symbols to Unicode
+)
 FOLDED = {code: folded(chr(code)).lstrip() for block in BLOCKS for code in range(block.first, block.last + 1)}
 FOLDED |= dict.fromkeys(map(ord, "\u034f\u115f\u1160\u3164\uffa0"), "")  # joiners and fillers that nothing shows
 FOLDED |= dict.fromkeys([*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)], "")  # selectors of a glyph
+INVISIBLE = {chr(code) for code in range(0xAD, 0x10000) if unicodedata.category(chr(code)) == "Cf"} - KEPT
+# Soft hyphens, non-joiners and marks of direction go first, so that RULES see the letters on both sides.
+FOLDED |= dict.fromkeys(map(ord, INVISIBLE), "")
 SEQUENCES = {  # letters that older texts write with a joiner
     "ണ്\u200d": "ൺ", "ന്\u200d": "ൻ", "ര്\u200d": "ർ", "ല്\u200d": "ൽ", "ള്\u200d": "ൾ", "ക്\u200d": "ൿ", "ত্\u200d": "ৎ",
 }  # fmt: skip
@@ -139,7 +148,9 @@ RULES = (
         "the joiner shapes letters, and tells words apart only in Sinhala conjuncts, Marathi eyelash ra and Bengali ra + ya",
     ),
     Rule(
-        "İ|i\u0307", "i", "dotted capital I; lower-casing without knowing the language leaves a stray dot above the i"
+        "İ\u0307*|i\u0307+",
+        "i",
+        "dotted capital I; lower-casing without knowing the language leaves a stray dot above the i",
     ),
     Rule("I", "ı", "Turkish and Azeri I is dotless", DOTLESS),
     Rule("[şŞ]", "ș", "Romanian s and t have a comma below; old fonts had only the cedilla", ("ro",)),
@@ -156,12 +167,6 @@ RULES = (
     Rule("ك", "ک", "Persian kaf, the same", ("fa", "ur", "ku")),
 )
 PATTERNS = [(re.compile(rule.pattern), rule) for rule in RULES]
-KEPT = frozenset(
-    "·׳״"  # where RULES left them they are letters
-    "\u200d\u180e"  # joiner, likewise; the Mongolian vowel separator
-    "၌၍၎၏"  # Burmese words of one character, punctuation to Unicode
-    "˙˥˦˧˨˩˪˫꜈꜉꜊꜋꜌꜍꜎꜏꜐꜑꜒꜓꜔꜕꜖꞉꞊"  # tone letters of phoneticians, Bopomofo and Grebo, symbols to Unicode
-)
 POINTS = re.compile(
     "[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u0652\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8"
     "\u06ea-\u06ed\u08d3-\u08e1\u08e3-\u08ff]"
@@ -246,7 +251,8 @@ def without_quotes(word: str, code: str) -> str:
 def upper(text: str, *, language: str = "", digits: str = "keep", points: str = "keep") -> str:
     """`basic` in capitals. Georgian has none outside of headlines."""
     text = basic(text, language=language, digits=digits, points=points)
-    return (text.replace("i", "İ") if short_code(language) in DOTLESS else text).upper().translate(MTAVRULI)
+    text = text.replace("i", "İ") if short_code(language) in DOTLESS else text
+    return unicodedata.normalize("NFC", text.upper().translate(MTAVRULI))
 
 
 @cache
