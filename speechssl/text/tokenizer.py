@@ -169,9 +169,11 @@ class CharTokenizer:
         try:
             vocab = json.loads(file.read_text(encoding="utf-8"))
             settings = settings_of(file.parent)
+            added = added_tokens(file.parent, settings)
             if any(isinstance(value, dict) for value in vocab.values()):
+                added = {}  # those of another language, perhaps
                 vocab = of_language(vocab, language or settings.get("target_lang") or next(iter(vocab)))
-            vocab = complete(vocab, added_tokens(file.parent, settings), outputs)
+            vocab = complete(vocab, added, outputs)
             writing = writing_of(vocab, settings)
             return cls({written(token, writing.spelling): index for token, index in vocab.items()}, writing)
         except (OSError, ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError) as error:

@@ -150,6 +150,16 @@ def test_added_tokens_beyond_the_outputs_are_not_the_model_s(tmp_path):
     assert families.read(tmp_path / "model").tokenizer.vocab == small.vocab
 
 
+def test_added_tokens_of_one_language_are_not_another_s(tmp_path):
+    """MMS has a vocabulary for each language; transformers' folder lists the added tokens of the one that was last used."""
+    vocabs = {"eng": {"<pad>": 0, "a": 1, "|": 2, "th": 3}, "fra": {"<pad>": 0, "é": 1, "|": 2}}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabs))
+    settings = {"target_lang": "eng", "added_tokens_decoder": {"3": {"content": "th", "special": False}}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert CharTokenizer.load(tmp_path, "fra").vocab == vocabs["fra"]
+    assert CharTokenizer.load(tmp_path).vocab == vocabs["eng"]
+
+
 def test_an_id_beyond_any_model_is_told(tmp_path):
     (tmp_path / "vocab.json").write_text('{"<pad>": 1e30}')
     with pytest.raises(InputError, match=r"vocab\.json .* in the millions"):
