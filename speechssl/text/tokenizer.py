@@ -108,8 +108,10 @@ class CharTokenizer:
     def parts(self, symbol: str) -> str | tuple[str]:
         """A symbol, or the letter and marks that it is composed of, if the vocabulary has only these; Thai and Lao sara am, too,
         for NFKC, by which many vocabularies were made, takes it apart."""
+        if symbol in self.vocab:
+            return (symbol,)
         apart = unicodedata.normalize("NFKD" if symbol in "ำຳ" else "NFD", symbol)
-        return apart if symbol not in self.vocab and all(part in self.vocab for part in apart) else (symbol,)
+        return apart if all(part in self.vocab for part in apart) else (symbol,)
 
     def lacking(self, texts: Iterable[str]) -> set[str]:
         """The symbols of some texts that the vocabulary does not have."""
