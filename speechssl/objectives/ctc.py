@@ -170,6 +170,17 @@ def copy_output_layer(model: Wav2Vec2ForCTC, tokenizer: CharTokenizer, start: Ch
         dist.report(f"output layer: {len(rows)} symbols keep their weights{note}; new: {added}; dropped: {dropped}")
 
 
+def compare_text(text: TextConfig, start: Checkpoint) -> None:
+    """Report the language, digits and points of a checkpoint's training where the recipe has others."""
+    ours = start.raw.get("speechssl")
+    recorded = ours.get("text") if isinstance(ours, dict) else None
+    for key, value in (recorded if isinstance(recorded, dict) else {}).items():
+        if key in text.settings and value != text.settings[key]:
+            dist.report(
+                f"{start.source} was trained with text.{key} = {value}, this run has {text.settings[key] or 'none'}"
+            )
+
+
 def listed(symbols: set[str], most: int = 60) -> str:
     """Symbols for a report, or how many there are and the first of them."""
     text = " ".join(sorted(symbols)[:most])
@@ -209,6 +220,7 @@ class CTC(FrameObjective):
                 model, replace(start, state={k: v for k, v in start.state.items() if not k.startswith("lm_head.")})
             )
             copy_output_layer(model, tokenizer, start)
+            compare_text(recipe.text, start)
         return cls(recipe, model, tokenizer, fresh=not start.state)
 
     def usable(self, rows: Manifest, part: str) -> Manifest:
@@ -282,9 +294,8 @@ class CTC(FrameObjective):
 
     def origin(self) -> dict[str, Any]:
         """The silence, which the model needs wherever it transcribes, and how its transcripts were normalised, for scoring."""
-        text, silence = self.recipe.text, self.recipe.objective.silence
-        how = {key: getattr(text, key) for key in ("language", "digits", "points")}
-        told = {key: value for key, value in how.items() if value != getattr(TextConfig, key)}
+        silence, usual = self.recipe.objective.silence, TextConfig().settings
+        told = {key: value for key, value in self.recipe.text.settings.items() if value != usual[key]}
         return ({"silence": silence} if silence else {}) | ({"text": told} if told else {})
 
     def rates(self) -> dict[str, float]:

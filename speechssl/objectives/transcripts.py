@@ -46,7 +46,12 @@ class TextConfig:
     @cached_property
     def normal(self) -> Normaliser:
         """What every transcript goes through."""
-        return Normaliser(name=self.normaliser, language=self.language, digits=self.digits, points=self.points)
+        return Normaliser(name=self.normaliser, **self.settings)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the normaliser is told, which a model records."""
+        return {"language": self.language, "digits": self.digits, "points": self.points}
 
 
 def vocabulary(config: TextConfig, parts: Sequence[Manifest], known: CharTokenizer | None) -> CharTokenizer:

@@ -133,6 +133,15 @@ def test_phones_are_symbols_of_their_own(tmp_path, capsys):
     assert "new: ɪ̃; dropped: t" in capsys.readouterr().err
 
 
+def test_another_language_than_before_is_told(start, capsys):
+    """The Turkish model's i and ı would be confused by a recipe that does not know the language."""
+    turkish = replace(start, raw={"speechssl": {"text": {"language": "tr"}}})
+    CTC.build(Recipe(), turkish, rows("abc"))
+    assert "was trained with text.language = tr, this run has none" in capsys.readouterr().err
+    CTC.build(Recipe(text=TextConfig(language="tr")), turkish, rows("abc"))
+    assert capsys.readouterr().err == ""
+
+
 def test_from_scratch_there_is_nothing_to_keep(start, capsys):
     found = CTC.build(Recipe(), start.without_weights(), rows("bcd"))
     assert list(found.tokenizer.vocab) == ["<pad>", "<unk>", "|", "b", "c", "d"]
