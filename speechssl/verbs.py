@@ -141,6 +141,9 @@ def evaluate(
     *,
     where: Where = "",
     normaliser: Annotated[str, "applied to both sides", "speechssl.text.normalise:NORMALISERS"] = "basic",
+    language: Annotated[str, "its code, such as tr, for spelling rules (by default that of the model's training)"] = "",
+    digits: Annotated[Literal["trained", "keep", "spell"], "numbers; trained: as in the model's training"] = "trained",
+    points: Annotated[Literal["trained", "keep", "drop"], "of Hebrew and Arabic vowels, likewise"] = "trained",
     out: Annotated[Path | None, "write scores (JSON) and every hypothesis (TSV) into this folder"] = None,
     device: Device = "auto",
     precision: Precision = "float32",
@@ -148,7 +151,8 @@ def evaluate(
     """Word and character error rate of a model on transcribed audio."""
     from speechssl.score.evaluate import evaluate
 
-    print(evaluate(load(model, device, precision), manifest, where=where, normaliser=normaliser, out=out))
+    how = {"language": language or "trained", "digits": digits, "points": points}
+    print(evaluate(load(model, device, precision), manifest, where=where, normaliser=normaliser, how=how, out=out))
 
 
 def transcribe(

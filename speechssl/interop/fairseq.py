@@ -19,7 +19,7 @@ from speechssl.models.wav2vec2.checkpoint import check_sizes, family_of, infer
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
 from speechssl.models.wav2vec2.folder import architecture
 from speechssl.models.wav2vec2.names import BODY
-from speechssl.text.tokenizer import DELIMITER, PAD, UNKNOWN, CharTokenizer
+from speechssl.text.tokenizer import DELIMITER, PAD, UNKNOWN, CharTokenizer, Writing
 
 CTC, HEAD = "w2v_encoder.w2v_model.", "w2v_encoder."
 SPECIALS = ("<s>", "<pad>", "</s>", UNKNOWN)
@@ -154,7 +154,9 @@ def vocabulary(path: Path, content: dict[str, Any], size: int) -> CharTokenizer 
     if len(symbols) != size:
         return None
     swapped = {"<s>": PAD, "<pad>": "<s>"}  # fairseq's blank is its first symbol, transformers' is the padding
-    return CharTokenizer({swapped.get(symbol, symbol): i for i, symbol in enumerate(symbols)})
+    vocab = {swapped.get(symbol, symbol): i for i, symbol in enumerate(symbols)}
+    phones = DELIMITER not in vocab and any(len(symbol) > 1 for symbol in symbols if symbol not in SPECIALS)
+    return CharTokenizer(vocab, Writing(phones=phones))
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:

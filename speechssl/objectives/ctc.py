@@ -26,7 +26,7 @@ from speechssl.objectives.recipe import DataConfig, OptimConfig, TrainConfig
 from speechssl.objectives.transcripts import TextConfig, alignable, spelled, transcribed, vocabulary
 from speechssl.sound.audio import SAMPLE_RATE, between_silence
 from speechssl.text.decode import best_path
-from speechssl.text.normalise import normalise
+from speechssl.text.scripts import counted
 from speechssl.text.tokenizer import CharTokenizer
 
 
@@ -153,17 +153,43 @@ def flat_loss(log_probs_TV: Tensor, batch: CTCBatch, silence: int, blank: int = 
 
 @torch.no_grad()
 def copy_output_layer(model: Wav2Vec2ForCTC, tokenizer: CharTokenizer, start: Checkpoint) -> None:
-    """Copy the rows of a checkpoint's output layer symbol by symbol, wherever its vocabulary has them; reports which symbols
-    are new and which are dropped."""
+    """Copy the rows of a checkpoint's output layer symbol by symbol, wherever its vocabulary has them, or has them in the other
+    case; reports which symbols are new and which are dropped."""
     if "lm_head.weight" not in start.state or start.tokenizer is None:
         return
     old, new = start.tokenizer.vocab, tokenizer.vocab
-    shared = sorted(old.keys() & new.keys())
+    rows = {symbol: sources[0] for symbol in new if (sources := [s for s in cases(symbol) if s in old])}
     for name, parameter in model.lm_head.named_parameters():
-        parameter[[new[symbol] for symbol in shared]] = start.state[f"lm_head.{name}"][[old[s] for s in shared]].float()
+        parameter[[new[symbol] for symbol in rows]] = start.state[f"lm_head.{name}"][
+            [old[s] for s in rows.values()]
+        ].float()
     if old.keys() != new.keys():
-        added, dropped = (" ".join(sorted(symbols)) or "none" for symbols in (new.keys() - old, old.keys() - new))
-        dist.report(f"output layer: {len(shared)} symbols keep their weights; new: {added}; dropped: {dropped}")
+        added, dropped = listed(new.keys() - rows), listed(old.keys() - {*rows.values()})
+        turned = sum(symbol != source for symbol, source in rows.items())
+        note = f", {turned} of them from the other case" if turned else ""
+        dist.report(f"output layer: {len(rows)} symbols keep their weights{note}; new: {added}; dropped: {dropped}")
+
+
+def compare_text(text: TextConfig, start: Checkpoint) -> None:
+    """Report the language, digits and points of a checkpoint's training where the recipe has others."""
+    ours = start.raw.get("speechssl")
+    recorded = ours.get("text") if isinstance(ours, dict) else None
+    for key, value in (recorded if isinstance(recorded, dict) else {}).items():
+        if key in text.settings and value != text.settings[key]:
+            dist.report(
+                f"{start.source} was trained with text.{key} = {value}, this run has {text.settings[key] or 'none'}"
+            )
+
+
+def listed(symbols: set[str], most: int = 60) -> str:
+    """Symbols for a report, or how many there are and the first of them."""
+    text = " ".join(sorted(symbols)[:most])
+    return f"{len(symbols)}, {text} ..." if len(symbols) > most else text or "none"
+
+
+def cases(symbol: str) -> tuple[str, ...]:
+    """A symbol and how it is written in the other case; special tokens have none."""
+    return (symbol,) if symbol.startswith(("<", "[")) else (symbol, symbol.upper(), symbol.lower())
 
 
 class CTC(FrameObjective):
@@ -187,13 +213,14 @@ class CTC(FrameObjective):
         """The network of `start`, with its weights if it has any, and an output layer for the characters of `rows`."""
         if start is None:
             raise InputError("finetune needs --init MODEL: a pretrained run or model folder")
-        tokenizer = vocabulary(recipe.text, rows)
+        tokenizer = vocabulary(recipe.text, rows, start.tokenizer if start.state else None)
         model = Wav2Vec2ForCTC(replace(start.config, **vars(recipe.model)), vocab_size=len(tokenizer))
         if start.state:
             copy_body(
                 model, replace(start, state={k: v for k, v in start.state.items() if not k.startswith("lm_head.")})
             )
             copy_output_layer(model, tokenizer, start)
+            compare_text(recipe.text, start)
         return cls(recipe, model, tokenizer, fresh=not start.state)
 
     def usable(self, rows: Manifest, part: str) -> Manifest:
@@ -214,7 +241,7 @@ class CTC(FrameObjective):
             channel_mask(width, config.channel_prob, config.channel_length, self.key("mask", item) + 1)
             for item in items
         ]
-        texts = tuple(normalise(item.text, self.recipe.text.normaliser) for item in items)
+        texts = tuple(self.recipe.text.normal(item.text) for item in items)
         targets = [self.tokenizer.encode(text) for text in texts]
         return CTCBatch(
             audio=audio,
@@ -257,15 +284,19 @@ class CTC(FrameObjective):
         """Word and character errors of the greedy transcripts."""
         best_T = log_probs_TV.argmax(dim=1).cpu()
         texts = [best_path(best_T[rows], self.tokenizer) for rows in segments(batch.audio.frames)]
-        words, chars = jiwer.process_words(list(batch.texts), texts), jiwer.process_characters(list(batch.texts), texts)
+        pairs = [counted(reference, text) for reference, text in zip(batch.texts, texts, strict=True)]
+        words = jiwer.process_words([pair.words[0] for pair in pairs], [pair.words[1] for pair in pairs])
+        chars = jiwer.process_characters([pair.characters[0] for pair in pairs], [pair.characters[1] for pair in pairs])
         return {
             "wer": (words.substitutions + words.deletions + words.insertions, sum(map(len, words.references))),
             "cer": (chars.substitutions + chars.deletions + chars.insertions, sum(map(len, chars.references))),
         }
 
     def origin(self) -> dict[str, Any]:
-        """The silence, which the model needs wherever it transcribes."""
-        return {"silence": self.recipe.objective.silence} if self.recipe.objective.silence else {}
+        """The silence, which the model needs wherever it transcribes, and how its transcripts were normalised, for scoring."""
+        silence, usual = self.recipe.objective.silence, TextConfig().settings
+        told = {key: value for key, value in self.recipe.text.settings.items() if value != usual[key]}
+        return ({"silence": silence} if silence else {}) | ({"text": told} if told else {})
 
     def rates(self) -> dict[str, float]:
         """The new output layer may learn faster."""

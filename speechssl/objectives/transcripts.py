@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -12,7 +14,8 @@ from speechssl.core.errors import InputError
 from speechssl.core.packed import Geometry
 from speechssl.data.manifest import Manifest
 from speechssl.sound.audio import SAMPLE_RATE
-from speechssl.text.normalise import normalise
+from speechssl.text.normalise import Normaliser
+from speechssl.text.scripts import tightened
 from speechssl.text.tokenizer import CharTokenizer
 
 
@@ -21,21 +24,62 @@ class TextConfig:
     """Transcripts."""
 
     normaliser: str = "basic"
-    """How transcripts are normalised before training and scoring."""
+    """How transcripts are normalised before training and scoring: basic (lower case, no punctuation, every script whole), upper
+    (the same in capitals) or none."""
+    language: str = ""
+    """Code of the language, such as tr or ha, for spelling rules that hold in one only: Turkish and Azeri I, Romanian commas
+    below, Persian letters, words that begin or end with an apostrophe (Hausa, Hawaiian, Maltese ...)."""
+    digits: Literal["keep", "spell"] = "keep"
+    """spell: write numbers as words of text.language (needs the package num2words)."""
+    points: Literal["keep", "drop"] = "keep"
+    """Vowel points of Hebrew and Arabic."""
+    symbols: Literal["characters", "phones"] = "characters"
+    """What a new vocabulary consists of: characters, or phones, written between spaces in the transcripts (with text.normaliser
+    none where capitals or punctuation tell phones apart)."""
     vocab: str = ""
-    """A vocab.json to use; empty: the characters of the training transcripts."""
+    """A vocab.json to use, read with the settings beside it; empty: that of --init if it has every symbol of the transcripts,
+    else those of the transcripts."""
+
+    def __post_init__(self) -> None:
+        self.normal  # noqa: B018 - checks its values
+
+    @cached_property
+    def normal(self) -> Normaliser:
+        """What every transcript goes through."""
+        return Normaliser(name=self.normaliser, **self.settings)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the normaliser is told, which a model records."""
+        return {"language": self.language, "digits": self.digits, "points": self.points}
 
 
-def vocabulary(config: TextConfig, parts: Sequence[Manifest]) -> CharTokenizer:
-    """The given vocabulary, or the characters of all transcripts."""
+def vocabulary(config: TextConfig, parts: Sequence[Manifest], known: CharTokenizer | None) -> CharTokenizer:
+    """The given vocabulary; or `known`, that of the model to start from, if it has every symbol of the transcripts; or their
+    characters."""
+    texts, phones = [config.normal(text) for rows in parts for text in rows.column("text")], config.symbols == "phones"
     if config.vocab:
-        return CharTokenizer.load(Path(config.vocab))
-    return CharTokenizer.build(normalise(text, config.normaliser) for rows in parts for text in rows.column("text"))
+        given = CharTokenizer.load(Path(config.vocab))
+        if loses_spaces(given, texts):
+            dist.report(
+                f"{config.vocab} has no word delimiter; the spaces between the words of the transcripts are not learned"
+            )
+        return given
+    fits = known is not None and known.writing.phones >= phones and not loses_spaces(known, texts)
+    if known is not None and fits and not known.lacking(texts):
+        return known
+    return CharTokenizer.build(texts, phones)
+
+
+def loses_spaces(tokenizer: CharTokenizer, texts: Sequence[str]) -> bool:
+    """Whether transcripts have spaces between words that a vocabulary cannot write."""
+    without = tokenizer.delimiter is None and not tokenizer.writing.phones
+    return without and any(" " in tightened(text) for text in texts)
 
 
 def transcribed(rows: Manifest, config: TextConfig, part: str) -> Manifest:
     """The rows whose transcript is not empty; the others are counted. InputError when none is left."""
-    keep = [i for i, text in enumerate(rows.column("text")) if normalise(text, config.normaliser)]
+    keep = [i for i, text in enumerate(rows.column("text")) if config.normal(text).strip()]
     if not keep:
         raise InputError(f"{part}: no row has a transcript; fine-tuning needs the column `text`")
     if len(keep) < len(rows):
@@ -48,7 +92,7 @@ def spelled(rows: Manifest, tokenizer: CharTokenizer, config: TextConfig, part: 
     texts = []
     for identity, text in zip(rows.column("id"), rows.column("text"), strict=True):
         try:
-            texts.append(tokenizer.encode(normalise(text, config.normaliser)))
+            texts.append(tokenizer.encode(config.normal(text)))
         except InputError as error:
             raise InputError(f"{part}, {identity}: {error}") from None
     return texts

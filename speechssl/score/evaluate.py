@@ -9,21 +9,30 @@ from speechssl.core.errors import InputError
 from speechssl.core.files import output_folder, replacing
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.score.wer import ErrorRates, error_rates
+from speechssl.text.normalise import Normaliser
 from speechssl.use.stream import TooShort
 from speechssl.use.transcribe import transcribe_rows
 
 
 def evaluate(
-    model: Any, manifest: Path, *, where: str = "", normaliser: str = "basic", out: Path | None = None
+    model: Any,
+    manifest: Path,
+    *,
+    where: str = "",
+    normaliser: str = "basic",
+    how: dict[str, str] | None = None,
+    out: Path | None = None,
 ) -> ErrorRates:
-    """Score `model` on the transcribed rows of `manifest`; `out` gets scores.json and hypotheses.tsv."""
+    """Score `model` on the transcribed rows of `manifest`; `out` gets scores.json and hypotheses.tsv. how: language, digits and
+    points of the normaliser where they are not "trained", those of the model's training."""
     rows = read_manifest(manifest).where(where)
     model.require_tokenizer()
+    normal = normaliser_of(model, normaliser, how or {})
     if out is not None:
         output_folder(out)
     hypotheses = transcribe_manifest(model, rows)
     ids, texts, speakers = (rows.column(name) for name in ("id", "text", "speaker"))
-    scores = error_rates(texts, hypotheses, ids=ids, speakers=speakers, normaliser=normaliser)
+    scores = error_rates(texts, hypotheses, ids=ids, speakers=speakers, normaliser=normal)
     if out is not None:
         lines = [f"{i}\t{t}\t{h}" for i, t, h in zip(ids, texts, hypotheses, strict=True)]
         table = "\n".join(["id\treference\thypothesis", *lines])
@@ -32,6 +41,15 @@ def evaluate(
             with replacing(out / name) as draft:
                 draft.write_text(text + "\n", "utf-8")
     return scores
+
+
+def normaliser_of(model: Any, name: str, given: dict[str, str]) -> Normaliser:
+    """The normaliser for scoring: what is given, else what the model's training recorded."""
+    recorded = model.recorded("text")
+    known = recorded if isinstance(recorded, dict) and name != "none" else {}
+    known = {key: known[key] for key in ("language", "digits", "points") if isinstance(known.get(key), str)}
+    given = {key: value for key, value in given.items() if value != "trained"}
+    return Normaliser(name=name, **(known | given))
 
 
 def transcribe_manifest(model: Any, rows: Manifest, batch_seconds: float = 60.0) -> list[str]:

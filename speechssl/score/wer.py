@@ -1,5 +1,6 @@
 """Word and character error rate with a bootstrap interval; jiwer aligns."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,8 @@ import jiwer
 import numpy as np
 
 from speechssl.core.errors import InputError
-from speechssl.text.normalise import normalise
+from speechssl.text.normalise import Normaliser
+from speechssl.text.scripts import counted, spaceless, units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,8 @@ class Rate:
 @dataclass(frozen=True, kw_only=True)
 class ErrorRates:
     """wer, cer: over the whole corpus. clusters: what the bootstrap draws. worst: (word errors, id, reference, hypothesis), the
-    largest first."""
+    largest first. scripts: those of the references that write no spaces between words; what is said of a word is then said of
+    one of their letters. headline: wer, or cer where most letters are of such a script."""
 
     wer: Rate
     cer: Rate
@@ -34,13 +37,21 @@ class ErrorRates:
     clusters: str
     normaliser: str
     worst: list[tuple[int, str, str, str]]
+    scripts: list[str]
+    headline: str
 
     def __str__(self) -> str:
+        rates = [f"WER {self.wer}", f"CER {self.cer}"]
         lines = [
-            f"WER {self.wer}   CER {self.cer}",
+            "   ".join(rates if self.headline == "wer" else reversed(rates)),
             f"  {self.utterances} utterances; 95 % bootstrap over {self.clusters}; greedy CTC, no language model; "
             f"normaliser {self.normaliser!r}",
         ]
+        if self.scripts:
+            lines.append(
+                f"  {' and '.join(self.scripts)}: no spaces between words, so spaces beside its letters do not count, and WER "
+                "takes each letter for a word (with words of other scripts: the mixed error rate)"
+            )
         if self.empty:
             lines.append(f"  {self.empty} utterances with an empty reference are not counted")
         if self.worst and self.worst[0][0]:
@@ -57,34 +68,30 @@ def error_rates(
     *,
     ids: Sequence[str] | None = None,
     speakers: Sequence[str] | None = None,
-    normaliser: str = "basic",
+    normaliser: str | Normaliser = "basic",
     seed: int = 1,
     worst: int = 10,
 ) -> ErrorRates:
-    """WER and CER of hypotheses against references, both normalised in the same way.
+    """WER and CER of hypotheses against references, both normalised in the same way and counted as in speechssl.text.scripts.
 
     The interval resamples speakers if at least five are known (utterances of one speaker are not independent), else utterances.
     Utterances without a speaker ("") are resampled one by one. InputError if no reference has a word.
     """
     if len(references) != len(hypotheses):
         raise InputError(f"{len(references)} references but {len(hypotheses)} hypotheses: give one for each utterance")
-    rows = [
-        (name, normalise(reference, normaliser), normalise(hypothesis, normaliser), speaker)
-        for name, reference, hypothesis, speaker in zip(
-            ids or [str(i) for i in range(len(references))],
-            references,
-            hypotheses,
-            speakers or [""] * len(references),
-            strict=True,
-        )
-    ]
-    kept = [row for row in rows if row[1]]
+    normal = Normaliser(name=normaliser) if isinstance(normaliser, str) else normaliser
+    names, spoken_by = ids or [str(i) for i in range(len(references))], speakers or [""] * len(references)
+    texts = zip(map(normal, references), map(normal, hypotheses), strict=True)
+    rows = [(name, *pair, speaker) for name, pair, speaker in zip(names, texts, spoken_by, strict=True)]
+    kept = [row for row in rows if row[1].strip()]
     if not kept:
         raise InputError("no reference has a word; scoring needs transcripts (column `text`)")
     names, refs, hyps, spoken_by = zip(*kept, strict=True)
-    words = [errors_of(jiwer.process_words(r, h)) for r, h in zip(refs, hyps, strict=True)]
-    characters = [errors_of(jiwer.process_characters(r, h)) for r, h in zip(refs, hyps, strict=True)]
+    pairs = [counted(reference, hypothesis) for reference, hypothesis in zip(refs, hyps, strict=True)]
+    words = [errors_of(jiwer.process_words(*pair.words)) for pair in pairs]
+    characters = [errors_of(jiwer.process_characters(*pair.characters)) for pair in pairs]
     groups, clusters = bootstrap_groups(spoken_by)
+    scripts = sum((Counter(spaceless(text)) for text in refs), Counter())
     order = sorted(range(len(kept)), key=lambda i: -words[i][0])[:worst]
     return ErrorRates(
         wer=bootstrap(np.array(words), groups, seed),
@@ -92,8 +99,10 @@ def error_rates(
         utterances=len(kept),
         empty=len(rows) - len(kept),
         clusters=clusters,
-        normaliser=normaliser,
+        normaliser=str(normal),
         worst=[(words[i][0], names[i], refs[i], hyps[i]) for i in order],
+        scripts=[name for name, _ in scripts.most_common()],
+        headline="cer" if scripts.total() > 0.5 * sum(len(unit) for text in refs for unit in units(text)) else "wer",
     )
 
 

@@ -212,6 +212,8 @@ def test_11_vocabularies_put_the_blank_elsewhere(speech, tmp_path):
         speechssl.load(other).transcribe(speech[:9000])
     (tmp_path / "x" / "dict.ltr.txt").write_text("| 5\nA 4\nÉ 3\n")
     assert speechssl.load(other).tokenizer.decode([5, 4, 6]) == "A É"
+    (tmp_path / "x" / "dict.ltr.txt").write_text("n 5\ntʃ 4\nə 3\n")  # phones, without a space among them
+    assert speechssl.load(other).tokenizer.decode([5, 6, 4]) == "tʃ ə n"
 
     vocab = ("a", "b", "|", "[UNK]", "[PAD]")
     model = make(vocab_size=5, pad_token_id=4)

@@ -10,7 +10,7 @@ from speechssl.data.manifest import Manifest, Utterance
 from speechssl.models.wav2vec2.model import Wav2Vec2ForCTC
 from speechssl.objectives.ctc import CTC, CTCObjectiveConfig, Recipe, flat_loss
 from speechssl.objectives.protocol import TRAINING
-from speechssl.objectives.transcripts import frames_needed
+from speechssl.objectives.transcripts import TextConfig, frames_needed
 from speechssl.text.tokenizer import CharTokenizer
 from tests.conftest import one_step, tiny
 
@@ -46,6 +46,24 @@ def test_loss_is_the_sum_of_the_utterances(speech):
         reduction="sum",
     )
     assert float(alone[0].loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+def test_errors_of_chinese_are_counted_in_characters(speech):
+    """As evaluate does: the heard text differs in a space, which does not count, and in one character of four."""
+    tokenizer = CharTokenizer.build(["你好世界"])
+    objective = CTC(Recipe(), Wav2Vec2ForCTC(tiny(), len(tokenizer)), tokenizer).eval()
+    batch = objective.collate([Item(wave_S=speech[:20_000], id="a", epoch=0, text="你好，世界")])
+    heard = [i for index in tokenizer.encode("你好世好") for i in (index, tokenizer.blank)]
+    frames = batch.audio.frames[0]
+    best_T = torch.tensor(heard + [tokenizer.blank] * (frames - len(heard)))
+    errors = objective.errors(torch.nn.functional.one_hot(best_T, len(tokenizer)).float().log(), batch)
+    assert errors == {"wer": (1, 4), "cer": (1, 4)}
+
+
+def test_how_transcripts_are_normalised_is_recorded():
+    objective = make()
+    objective.recipe = Recipe(text=TextConfig(language="tr", points="drop"))
+    assert objective.origin() == {"text": {"language": "tr", "points": "drop"}}
 
 
 def test_silence_is_joined_to_both_ends_and_recorded(speech):

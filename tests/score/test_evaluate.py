@@ -56,6 +56,16 @@ def test_what_is_written_is_what_is_scored(model, tmp_path):
     assert len(lines) == 1 + scores.utterances
 
 
+def test_the_normaliser_is_that_of_the_model_s_training_unless_told(ctc_folder, tmp_path):
+    model = speechssl.load(ctc_folder)
+    model.config_json = {"speechssl": {"text": {"language": "tr", "points": "drop"}}}
+    table = write_table(tmp_path / "a.tsv", *digits())
+    assert evaluate(model, table).normaliser == "basic, language tr, points dropped"
+    told = {"language": "de", "digits": "trained", "points": "keep"}
+    assert evaluate(model, table, how=told).normaliser == "basic, language de"
+    assert evaluate(model, table, normaliser="none").normaliser == "none"
+
+
 def test_an_unreadable_row_stops_the_evaluation(model, tmp_path):
     rows = [*digits(), {"id": "gone", "path": tmp_path / "gone.wav", "duration": 1.0, "text": "one"}]
     with pytest.raises(InputError, match=r"gone\.wav is missing"):

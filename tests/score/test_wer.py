@@ -7,7 +7,7 @@ import pytest
 from speechssl.core.errors import InputError
 from speechssl.data.manifest import read_manifest
 from speechssl.score.wer import bootstrap, error_rates
-from speechssl.text.normalise import basic
+from speechssl.text.normalise import Normaliser, basic
 from tests.conftest import DATA
 
 REFERENCES = [
@@ -39,6 +39,46 @@ def test_the_normaliser_is_applied_to_both_sides():
     assert error_rates(*texts, normaliser="basic").wer.value == 0.5
     assert error_rates(["A b!"], ["a B"], normaliser="basic").wer.value == 0
     assert error_rates(["A b!"], ["a B"], normaliser="none").wer.value == 1
+
+
+def test_chinese_is_counted_in_characters_and_spaces_do_not_count():
+    scores = error_rates(["你好，世界", "我爱北京"], ["你好世界", "我爱 东京"])
+    assert scores.cer.value == scores.wer.value == 1 / 8
+    assert (scores.headline, scores.scripts) == ("cer", ["Han"])
+    assert str(scores).startswith("CER 12.5 %")
+    assert "Han: no spaces between words" in str(scores)
+
+
+def test_english_words_in_chinese_stay_words():
+    """Reference units: 我 很 happy 真 的 very good; one word is wrong."""
+    scores = error_rates(["我很 happy 真的 very good"], ["我 很 happy 真 的 very bad"])
+    assert scores.wer.value == 1 / 7
+    assert (scores.headline, scores.scripts) == ("wer", ["Han"])
+
+
+def test_an_alphabet_with_spaces_is_counted_as_ever():
+    scores = error_rates(["one two", "한국어 글"], ["onetwo", "한국어글"])
+    assert (scores.wer.value, scores.cer.value) == (1.0, 2 / 12)
+    assert (scores.headline, scores.scripts) == ("wer", [])
+    assert str(scores).startswith("WER 100.0 %")
+
+
+def test_the_language_decides_between_letters():
+    references, hypotheses = ["IŞIK"], ["ışık"]
+    assert error_rates(references, hypotheses).wer.value == 1
+    scores = error_rates(references, hypotheses, normaliser=Normaliser(language="tr"))
+    assert (scores.wer.value, scores.normaliser) == (0, "basic, language tr")
+
+
+@pytest.mark.parametrize("blank", ["", "   ", "\t"])
+@pytest.mark.parametrize("normaliser", ["basic", "upper", "none"])
+def test_nothing_is_divided_by_zero_and_no_row_disappears(blank, normaliser):
+    scores = error_rates(
+        ["one two", blank, blank], [blank, "noise", blank], speakers=["", "a", "b"], normaliser=normaliser
+    )
+    assert (scores.utterances, scores.empty, scores.wer.value, scores.cer.value) == (1, 2, 1.0, 1.0)
+    with pytest.raises(InputError, match="no reference has a word"):
+        error_rates([blank], ["x"], normaliser=normaliser)
 
 
 def test_empty_references_are_told_and_not_counted():

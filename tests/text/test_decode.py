@@ -51,6 +51,49 @@ def test_times_equal_torchaudio_s_alignment_of_the_same_text(seed):
         assert mine.end == pytest.approx(((theirs[-1].end - 1) * 320 + 360) / 16_000, abs=1e-3)
 
 
+def of(text: str, tokenizer: CharTokenizer, blanks: int = 1) -> torch.Tensor:
+    """Log-posteriors that spell a text, each symbol two frames long between blanks."""
+    ids = [i for index in tokenizer.encode(text) for i in (*[tokenizer.blank] * blanks, index, index)]
+    return torch.nn.functional.one_hot(torch.tensor(ids), len(tokenizer)).float().log()
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("你好世界", ["你", "好", "世", "界"]),
+        ("我爱 open air 音乐", ["我", "爱", "open", "air", "音", "乐"]),
+        ("ดื่มน้ำ", ["ดื่", "ม", "น้", "ำ"]),
+        ("ខ្មែរ", ["ខ្មែ", "រ"]),
+        ("an open door", ["an", "open", "door"]),
+    ],
+)
+def test_letters_of_scripts_without_spaces_have_their_own_times(text, words):
+    tokenizer = CharTokenizer.build([text])
+    found = greedy(of(text, tokenizer), tokenizer, GEOMETRY)
+    assert (found.text, [word.text for word in found.words]) == (text, words)
+    place = 0
+    for word in found.words:  # each symbol of the text has three frames, the first of them blank
+        place = text.index(word.text, place)
+        assert word.start == pytest.approx(((3 * place + 1) * 320 + 40) / 16_000, abs=1e-3)
+        place += len(word.text)
+        assert word.end == pytest.approx((3 * place * 320 + 40) / 16_000, abs=1e-3)
+
+
+def test_a_vocabulary_without_a_delimiter_has_letters_for_words():
+    tokenizer = CharTokenizer({s: i for i, s in enumerate(["<pad>", "a", "b", "\u0301"])})
+    found = greedy(of("ab\u0301a", tokenizer), tokenizer, GEOMETRY)
+    assert (found.text, [word.text for word in found.words]) == ("ab\u0301a", ["a", "b\u0301", "a"])
+
+
+def test_a_pause_of_a_second_ends_a_word_but_writes_no_space():
+    """A model of single words never learned to write spaces; its words in a long recording still have times."""
+    found = greedy(
+        torch.cat([of("two", TOKENIZER), of("one", TOKENIZER, 60)[:62], of("ne", TOKENIZER)]), TOKENIZER, GEOMETRY
+    )
+    assert (found.text, [word.text for word in found.words]) == ("twoone", ["two", "one"])
+    assert found.words[1].start - found.words[0].end > 1
+
+
 def test_silence_has_no_words():
     silent_TV = torch.full((10, len(TOKENIZER)), -20.0)
     silent_TV[:, 0] = 0.0

@@ -3,6 +3,8 @@
 import json
 import re
 
+import pytest
+
 from speechssl.text.decode import Transcript, Word
 from speechssl.text.formats import captions, clock, write
 
@@ -29,6 +31,29 @@ def test_formats():
         rf"1\n{stamp},000 --> {stamp},500\nw0\n\n2\n01:01:01,250 --> 01:01:02,000\nw1\n", write(transcript, "srt")
     )
     assert write(transcript, "vtt").startswith("WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nw0\n")
+
+
+@pytest.mark.parametrize(
+    "texts, text",
+    [(["你", "好", "世", "界"], "你好 世界"), (["ab", "a", "b"], "ab a b"), (["a", "ab"], "aab"), (["a", "a"], "a-a")],
+)
+def test_captions_have_the_spaces_of_the_text(texts, text):
+    """Joined, they are the text again, wherever they are cut."""
+    for start in range(len(texts) + 1):
+        times = [i if i < start else i + 100 for i in range(len(texts))]
+        words = [Word(text=w, start=t, end=t + 0.5, score=1.0) for w, t in zip(texts, times, strict=True)]
+        blocks = write(Transcript(text=text, words=words, duration=200.0), "srt").split("\n\n")
+        lines = [block.splitlines()[2] for block in blocks]
+        assert len(lines) == (1 if start in (0, len(texts)) else 2)
+        joined = re.escape(lines[0]) + "".join(f"[ -]?{re.escape(line)}" for line in lines[1:])
+        assert re.fullmatch(joined, text)
+
+
+def test_captions_of_speech_without_spaces_are_no_longer_than_the_limit():
+    words = [Word(text="你", start=i / 3, end=i / 3 + 0.3, score=1.0) for i in range(78)]
+    groups = captions(words)
+    assert len(groups) == 5
+    assert all(group[-1].end - group[0].start <= 6 for group in groups)
 
 
 def test_clocks_carry():

@@ -10,10 +10,13 @@ import soxr
 
 import speechssl
 from speechssl.core.errors import InputError
+from speechssl.models import families
+from speechssl.models.wav2vec2.model import Wav2Vec2ForCTC
 from speechssl.sound import audio
 from speechssl.text.formats import write
+from speechssl.text.tokenizer import CharTokenizer
 from speechssl.use.transcribe import transcribe, transcribe_files, transcribe_waves
-from tests.conftest import CLIP, digits
+from tests.conftest import CLIP, digits, tiny
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,20 @@ def test_a_model_that_learned_between_silence_transcribes_between_silence(ctc_fo
             assert word.text == text and word.score == pytest.approx(score, abs=2e-3)
             assert word.start == pytest.approx(max(0, start), abs=1e-3)
             assert word.end == pytest.approx(min(max(0, end), transcript.duration), abs=1e-3)
+
+
+def test_chinese_has_a_time_for_each_character_and_captions_of_six_seconds(speech, tmp_path):
+    tokenizer = CharTokenizer.build(["天地玄黄宇宙洪荒日月盈昃"])
+    families.save(tmp_path, Wav2Vec2ForCTC(tiny(), len(tokenizer)), tokenizer, {})
+    found = speechssl.load(tmp_path).transcribe(speech[: 16_000 * 26])
+    assert "".join(word.text for word in found.words) == found.text.replace(" ", "")
+    assert all(len(word.text) == 1 for word in found.words)
+    blocks = [block.splitlines() for block in write(found, "srt").strip().split("\n\n")]
+    assert len(blocks) >= 5
+    assert "".join(text for *_, text in blocks).replace(" ", "") == found.text.replace(" ", "")
+    for _, times, _ in blocks:
+        start, end = (60 * int(t[3:5]) + float(t[6:].replace(",", ".")) for t in times.split(" --> "))
+        assert end - start <= 6.001
 
 
 def test_an_array_a_path_and_a_file_object_agree(model, clip):

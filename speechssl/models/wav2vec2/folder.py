@@ -157,7 +157,8 @@ def read(folder: Path, raw: dict[str, Any], language: str = "") -> Checkpoint:
         state |= read_adapter(folder, language)
     tokenizer = None
     if "lm_head.weight" in state and (folder / VOCAB).exists():
-        tokenizer, outputs = CharTokenizer.load(folder, language), len(state["lm_head.weight"])
+        outputs = len(state["lm_head.weight"])
+        tokenizer = CharTokenizer.load(folder, language, outputs)
         if len(tokenizer) > outputs:
             raise InputError(
                 f"{folder / VOCAB} has ids up to {len(tokenizer) - 1} but {WEIGHTS} has {outputs} outputs; the two files "
