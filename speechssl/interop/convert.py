@@ -33,7 +33,7 @@ def convert(source: str | Path, target: Path, to: str) -> str:
     if to == "torchaudio" and torchaudio.sidecar(target).exists():
         raise InputError(f"{torchaudio.sidecar(target)} exists; choose another name, nothing is overwritten")
     checkpoint = read(source)
-    families.require(checkpoint.config.model_type, str(source), families.CONVERTIBLE, "convert")
+    families.require(checkpoint.config.model_type, str(source), families.with_format(to), f"convert --to {to}")
     output_folder(target.parent)
     draft = target.with_name(f".draft-{target.name}")
     try:
