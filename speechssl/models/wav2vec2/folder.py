@@ -215,20 +215,26 @@ def read_adapter(folder: Path, language: str) -> dict[str, Tensor]:
     raise InputError(f"{folder} has no adapter for {language!r}; it has {', '.join(languages[:9]) or 'none'}")
 
 
+def read_vocabulary(folder: Path, state: dict[str, Tensor], language: str = "") -> CharTokenizer | None:
+    """The vocabulary of a folder, if it has one and the tensors an output layer. InputError if they do not go together."""
+    if "lm_head.weight" not in state or not (folder / VOCAB).exists():
+        return None
+    tokenizer, outputs = CharTokenizer.load(folder, language), len(state["lm_head.weight"])
+    if len(tokenizer) > outputs:
+        raise InputError(
+            f"{folder / VOCAB} has ids up to {len(tokenizer) - 1} but the weights have {outputs} outputs; the two files "
+            "belong to different models"
+        )
+    return tokenizer
+
+
 def read(folder: Path, raw: dict[str, Any], language: str = "") -> Checkpoint:
     """A model folder, whose config.json is `raw`, as a checkpoint; language: with the adapter that MMS has for it."""
     config = read_config(folder, raw)
     state = our_names(read_weights(folder, raw))
     if language:
         state |= read_adapter(folder, language)
-    tokenizer = None
-    if "lm_head.weight" in state and (folder / VOCAB).exists():
-        tokenizer, outputs = CharTokenizer.load(folder, language), len(state["lm_head.weight"])
-        if len(tokenizer) > outputs:
-            raise InputError(
-                f"{folder / VOCAB} has ids up to {len(tokenizer) - 1} but {WEIGHTS} has {outputs} outputs; the two files "
-                "belong to different models"
-            )
+    tokenizer = read_vocabulary(folder, state, language)
     checkpoint = Checkpoint(config=config, state=state, tokenizer=tokenizer, raw=raw, source=str(folder / WEIGHTS))
     check_sizes(checkpoint)
     return checkpoint
