@@ -26,11 +26,11 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 class Named(NamedTuple):
-    """A MODEL taken apart: a path, shipped name or hub id; a revision of the hub; a language of MMS."""
+    """A MODEL taken apart: a path, shipped name or hub id; a language of MMS; a revision of the hub."""
 
     name: str
-    revision: str = ""
     language: str = ""
+    revision: str = ""
 
 
 def parsed(source: str | Path) -> Named:
@@ -43,8 +43,8 @@ def parsed(source: str | Path) -> Named:
         return Named(str(source))
     revision, colon, language = rest.partition(":")
     if colon:
-        return Named(name, revision, language)
-    return Named(name, "", rest) if LANGUAGE.fullmatch(rest) or is_here(name) else Named(name, rest)
+        return Named(name, language, revision)
+    return Named(name, rest) if LANGUAGE.fullmatch(rest) or is_here(name) else Named(name, "", rest)
 
 
 def is_here(name: str) -> bool:
@@ -86,7 +86,7 @@ def read_file(path: Path) -> Checkpoint:
     )
 
 
-def locate(source: str | Path, revision: str = "", language: str = "") -> Path:
+def locate(source: str | Path, language: str = "", revision: str = "") -> Path:
     """The model folder or file behind a path, a shipped name ("small") or a hub id."""
     path = Path(source)
     if revision and is_here(str(source)):
@@ -101,7 +101,7 @@ def locate(source: str | Path, revision: str = "", language: str = "") -> Path:
     if path == Path(path.name) and (SHIPPED / path.name).is_dir():
         return SHIPPED / path.name
     if HUB_ID.fullmatch(str(source)) and not path.parent.exists():
-        return download(str(source), revision, language)
+        return download(str(source), language, revision)
     names = ", ".join(sorted(folder.name for folder in SHIPPED.glob("*") if folder.is_dir()))
     raise InputError(
         f"{source} does not exist; give a run folder, a model folder ({CONFIG} + {WEIGHTS}), a file of fairseq, "
@@ -109,7 +109,7 @@ def locate(source: str | Path, revision: str = "", language: str = "") -> Path:
     )
 
 
-def download(name: str, revision: str, language: str) -> Path:
+def download(name: str, language: str, revision: str) -> Path:
     """The folder of a hub model in huggingface_hub's cache, fetched if it is not there and the hub may be asked. Of the formats
     that a model is published in only one is fetched."""
     try:
@@ -118,10 +118,10 @@ def download(name: str, revision: str, language: str) -> Path:
         raise InputError(
             f"{name} does not exist here, and hub ids need the package huggingface-hub: pip install huggingface-hub"
         ) from None
-    adapter = f"adapter.{language}.safetensors"
+    adapter, pinned = f"adapter.{language}.safetensors", {"revision": revision} if revision else {}
 
     def fetch(*files: str) -> Path:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(files)))
+        return Path(snapshot_download(name, allow_patterns=list(files), **pinned))
 
     try:
         folder = fetch(*HUB_FILES, *BEST_WEIGHTS, *([adapter] if language else []))
@@ -132,9 +132,9 @@ def download(name: str, revision: str, language: str) -> Path:
             folder = fetch(*older)
     except Exception as error:  # of many types: no network, offline mode and no copy, no such model, no right to it
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        pinned = f"{name} at revision {revision!r}" if revision else name
+        wanted = f"{name} at revision {revision!r}" if revision else name
         raise InputError(
-            f"{pinned} does not exist here and cannot be had from the hub ({type(error).__name__}: {reason})"
+            f"{wanted} does not exist here and cannot be had from the hub ({type(error).__name__}: {reason})"
         ) from None
     if not any((folder / file).exists() for file in (CONFIG, BIN, WEIGHTS)):
         raise InputError(f"{name} on the hub holds no model that can be opened ({CONFIG} + {WEIGHTS})")

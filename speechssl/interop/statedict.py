@@ -95,7 +95,7 @@ def read_transformers(path: Path, state: dict[str, Tensor], prefix: str) -> Chec
     else:
         raw = {"speechssl": {"origin": f"the state dict {path.name}"}}
         config = guessed(named, family_of(named) or families.get(inner, "wav2vec2"), path)
-    tokenizer = read_vocabulary(path.parent, named)
+    tokenizer = read_vocabulary(path.parent, named, weights=path.name)
     checkpoint = Checkpoint(config=config, state=named, tokenizer=tokenizer, raw=raw, source=str(path))
     check_sizes(checkpoint)
     return checkpoint

@@ -176,10 +176,10 @@ def test_tensors_without_data(checkpoint):
 
 def test_wrong_kinds_of_files(checkpoint, folder, tmp_path):
     torch.save({"epoch": 3}, checkpoint)
-    refused(checkpoint, "holds neither a fairseq checkpoint")
+    refused(checkpoint, "holds neither a fairseq checkpoint .* nor a state dict of a known network")
     torch.save({"model": {"weight": torch.zeros(2)}}, checkpoint)
     refused(checkpoint, "lacks feature_projection|not a model of the wav2vec 2.0 family")
-    refused(folder / "model.safetensors", "only a part of a model")
+    refused(folder / "config.json", "only a part of a model")
     (tmp_path / "x.pt").write_text("hello")
     refused(tmp_path / "x.pt", "not a file of torch.save")
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "s.pt"))

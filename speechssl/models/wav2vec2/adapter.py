@@ -78,13 +78,13 @@ class OutputAdapter(nn.Module):
         config = self.config
         return [(n + 2 * padding - config.adapter_kernel_size) // config.adapter_stride + 1 for n in frames]
 
-    def forward(self, x_TD: Tensor, frames: Sequence[int], whole: Sequence[int]) -> Tensor:
-        """(T, D) -> (T', D'). whole: how many frames of each utterance the others may see."""
+    def forward(self, x_TD: Tensor, places: Places) -> tuple[Tensor, Places]:
+        """(T, D) and the frames of each utterance -> (T', D') and theirs."""
         if self.proj is not None and self.proj_layer_norm is not None:
             x_TD = self.proj_layer_norm(self.proj(x_TD))
         for layer in self.layers:
-            after = self.shortened(frames, self.config.adapter_padding)
-            whole = self.shortened(whole, self.config.adapter_kernel_size // 2)
-            x_TD = layer(x_TD, frames, Places(after, [min(pair) for pair in zip(whole, after, strict=True)], None))
-            frames = after
-        return x_TD
+            before, frames = places.frames, self.shortened(places.frames, self.config.adapter_padding)
+            whole = self.shortened(places.whole, self.config.adapter_kernel_size // 2)
+            places = Places(frames, [min(pair) for pair in zip(whole, frames, strict=True)], None)
+            x_TD = layer(x_TD, before, places)
+        return x_TD, places

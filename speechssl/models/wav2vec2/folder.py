@@ -39,6 +39,7 @@ QUANTIZERS = ("wav2vec2", "wav2vec2-conformer")  # families whose ForPreTraining
 CONFORMERS = ("wav2vec2-conformer", "wav2vec2-bert")
 WAVES = tuple(family for family in TRANSFORMERS if family != "wav2vec2-bert")
 ADAPTERS = ("wav2vec2", "data2vec-audio", *CONFORMERS)
+OF_ADAPTER = ("num_adapter_layers", "adapter_kernel_size", "adapter_stride", "output_hidden_size")
 SPECIFIC = {  # fields that only some families' configs have; any other family's is left as transformers would have it
     "conv_dim": WAVES,
     "conv_kernel": WAVES,
@@ -60,10 +61,7 @@ SPECIFIC = {  # fields that only some families' configs have; any other family's
     "conv_depthwise_kernel_size": CONFORMERS,
     "conformer_conv_dropout": CONFORMERS,
     "add_adapter": ADAPTERS,
-    "num_adapter_layers": ADAPTERS,
-    "adapter_kernel_size": ADAPTERS,
-    "adapter_stride": ADAPTERS,
-    "output_hidden_size": ADAPTERS,
+    **dict.fromkeys(OF_ADAPTER, ADAPTERS),
     "adapter_act": ("wav2vec2-bert",),
     "use_intermediate_ffn_before_adapter": ("wav2vec2-bert",),
 }
@@ -123,8 +121,10 @@ def config_json(checkpoint: Checkpoint, state: dict[str, Tensor]) -> dict[str, A
     architecture = {k: v for k, v in asdict(config).items() if family in SPECIFIC.get(k, TRANSFORMERS)}
     del architecture["do_normalize"]
     architecture["adapter_attn_dim"] = architecture.pop("adapter_width") or None
-    if "output_hidden_size" in architecture:
-        architecture["output_hidden_size"] = config.output_hidden_size or config.hidden_size
+    if config.add_adapter:
+        architecture["output_hidden_size"] = config.output_width
+    else:
+        architecture = {k: v for k, v in architecture.items() if k not in OF_ADAPTER}
     if "position_embeddings_type" in architecture:
         architecture["position_embeddings_type"] = config.position_embeddings_type or None
     if config.log_mel:
@@ -169,8 +169,9 @@ def read_config(folder: Path, raw: dict[str, Any]) -> Wav2Vec2Config:
     renamed: dict[str, Any] = {"adapter_width": raw.get("adapter_attn_dim")} | FIXED.get(family, {})
     if "position_embeddings_type" in raw and raw["position_embeddings_type"] is None:
         renamed["position_embeddings_type"] = ""
-    mine = {key: value for key, value in raw.items() if family in SPECIFIC.get(key, TRANSFORMERS)}
-    config = architecture(OWN.get(family, {}) | mine | renamed, str(file))
+    left_out = () if raw.get("add_adapter") else OF_ADAPTER
+    said = OWN.get(family, {}) | {k: v for k, v in raw.items() if family in SPECIFIC.get(k, TRANSFORMERS)}
+    config = architecture({k: v for k, v in said.items() if k not in left_out} | renamed, str(file))
     by_architecture = config.feat_extract_norm == "layer"  # so trained by fairseq and all that follow it
     extractor = EXTRACTORS.get(family, WAVE_EXTRACTOR)[0]
     normalise = normalises(folder, extractor, None if config.log_mel else by_architecture)
@@ -215,14 +216,17 @@ def read_adapter(folder: Path, language: str) -> dict[str, Tensor]:
     raise InputError(f"{folder} has no adapter for {language!r}; it has {', '.join(languages[:9]) or 'none'}")
 
 
-def read_vocabulary(folder: Path, state: dict[str, Tensor], language: str = "") -> CharTokenizer | None:
-    """The vocabulary of a folder, if it has one and the tensors an output layer. InputError if they do not go together."""
+def read_vocabulary(
+    folder: Path, state: dict[str, Tensor], language: str = "", weights: str = WEIGHTS
+) -> CharTokenizer | None:
+    """The vocabulary of a folder, if it has one and the tensors of `weights` an output layer. InputError if they do not go
+    together."""
     if "lm_head.weight" not in state or not (folder / VOCAB).exists():
         return None
     tokenizer, outputs = CharTokenizer.load(folder, language), len(state["lm_head.weight"])
     if len(tokenizer) > outputs:
         raise InputError(
-            f"{folder / VOCAB} has ids up to {len(tokenizer) - 1} but the weights have {outputs} outputs; the two files "
+            f"{folder / VOCAB} has ids up to {len(tokenizer) - 1} but {weights} has {outputs} outputs; the two files "
             "belong to different models"
         )
     return tokenizer

@@ -18,7 +18,7 @@ from speechssl.models.kernels.products import Linear
 from speechssl.models.protocol import Encoder
 from speechssl.models.wav2vec2.adapter import OutputAdapter
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
-from speechssl.models.wav2vec2.conformer import ConformerNetwork
+from speechssl.models.wav2vec2.conformer import ConformerNetwork, Places
 from speechssl.models.wav2vec2.context import ContextNetwork, FeedForward
 from speechssl.models.wav2vec2.encoder import ConvEncoder
 from speechssl.models.wav2vec2.logmel import LogMelFrames
@@ -91,12 +91,13 @@ class Wav2Vec2Model(nn.Module):
         whole = self.feature_extractor.whole(batch)
         return Encoded(features_TC, normed_TC, self.encoder(x_TD, batch.frames, skip, checkpointing, whole))
 
-    def output(self, x_TD: Tensor, batch: Packed) -> Tensor:
-        """What a head takes of the last state (T, D): itself, or with an adapter fewer frames (T', D'), as many for each
-        utterance as `config.letters` says."""
+    def output(self, x_TD: Tensor, batch: Packed) -> tuple[Tensor, Places]:
+        """What a head takes of the last state (T, D), and its frames: the state itself, or with an adapter (T', D'), fewer and
+        longer frames, as many for each utterance as `config.letters` says."""
+        places = Places(list(batch.frames), list(self.feature_extractor.whole(batch)), None)
         if self.intermediate_ffn is not None:
             x_TD = x_TD + 0.5 * self.intermediate_ffn(x_TD)
-        return x_TD if self.adapter is None else self.adapter(x_TD, batch.frames, self.feature_extractor.whole(batch))
+        return (x_TD, places) if self.adapter is None else self.adapter(x_TD, places)
 
 
 def expand(values_BD: Tensor, frames: Sequence[int]) -> Tensor:
@@ -189,7 +190,7 @@ class Wav2Vec2ForCTC(Wav2Vec2Encoder):
         options: as in Wav2Vec2Model.forward."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             states = self.wav2vec2(batch, **options).states
-            x_TD = self.wav2vec2.output(states[-1], batch)
+            x_TD, _ = self.wav2vec2.output(states[-1], batch)
         x_TD = self.dropout(x_TD)
         return torch.log_softmax(self.lm_head(x_TD).float(), dim=-1)
 
@@ -213,18 +214,17 @@ class Wav2Vec2ForSequenceClassification(Wav2Vec2Encoder):
         super().__init__(config)
         count = config.num_hidden_layers + 1
         self.layer_weights = nn.Parameter(torch.ones(count) / count) if weighted else None
-        self.projector = Linear(config.hidden_size if weighted else config.output_width, width)
+        self.projector = Linear(config.output_width, width)
         self.classifier = Linear(width, classes)
 
     def forward(self, batch: Packed) -> Tensor:
         """Logits (B, classes), float32."""
-        states, frames = self.wav2vec2(batch).states, list(batch.frames)
+        states = self.wav2vec2(batch).states
+        x_TD, places = self.wav2vec2.output(states[-1], batch)
         if self.layer_weights is not None:
             x_TD = torch.einsum("l,ltd->td", self.layer_weights.softmax(dim=0), torch.stack(states))
-        else:
-            x_TD = self.wav2vec2.output(states[-1], batch)
-            frames = [self.config.letters.frames(samples) for samples in batch.samples]
-        pooled = [piece_TD.mean(dim=0) for piece_TD in self.projector(x_TD).split(frames)]
+        pieces = zip(self.projector(x_TD).split(places.frames), places.whole, strict=True)
+        pooled = [piece_TD[:whole].mean(dim=0) for piece_TD, whole in pieces]
         return self.classifier(torch.stack(pooled)).float()
 
     def class_logits(self, waves: Sequence[np.ndarray]) -> Tensor:
