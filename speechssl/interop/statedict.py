@@ -35,6 +35,8 @@ MARKS = (  # (layout, a tensor that every model of it has): the start of its nam
     ("fairseq", "encoder.layers.0.self_attn.k_proj.weight"),
 )
 ROTARY = BODY + "encoder.embed_positions.inv_freq"
+DISTANCES = BODY + "encoder.layers.0.self_attn.distance_embedding.weight"
+PUBLISHED_DISTANCES = 73  # 64 to the left, 8 to the right, and none
 
 
 class Layout(NamedTuple):
@@ -110,6 +112,11 @@ def guessed(state: dict[str, Tensor], family: str, path: Path) -> Wav2Vec2Config
         fields["conv_stride"] = tuple(fairseq.STRIDES.get(kernel, 1) for kernel in known["conv_kernel"])
     else:
         fields |= LOG_MEL | {"do_normalize": False, "num_conv_pos_embedding_groups": 1}
+    distances = state.get(DISTANCES)
+    if distances is not None and len(distances) != PUBLISHED_DISTANCES:
+        raise InputError(
+            f"{path} does not say how many of its {len(distances)} distances lie to the left; put its {CONFIG} beside it"
+        )
     if family in OWN:
         kind = "rotary" if ROTARY in state else ""
         fields |= {"hidden_act": "swish", "position_embeddings_type": kind}

@@ -30,7 +30,6 @@ from tests.interop.builders import (
     torch_save_foreign,
 )
 
-
 TORCHAUDIO = [kind for kind in KINDS if kind[0] in with_format("torchaudio")]
 
 
