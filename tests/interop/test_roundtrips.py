@@ -182,3 +182,20 @@ def test_weights_may_be_read_by_whom_the_config_may(ctc_folder, tmp_path):
     convert(ctc_folder, tmp_path / "m", "transformers")
     modes = {(tmp_path / "m" / name).stat().st_mode for name in ("config.json", "model.safetensors")}
     assert len(modes) == 1
+
+
+@pytest.mark.parametrize(
+    "family, changes, to, complaint",
+    [
+        ("wav2vec2-bert", {}, "fairseq", "convert --to fairseq needs one of: wav2vec2, hubert"),
+        ("wav2vec2-conformer", {}, "torchaudio", "convert --to torchaudio needs one of"),
+        ("unispeech", {}, "fairseq", "convert --to fairseq needs one of"),
+        ("wav2vec2", dict(add_adapter=True), "fairseq", "no add_adapter; choose --to transformers"),
+        ("wav2vec2", dict(add_adapter=True), "torchaudio", "no adapters; choose --to transformers"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused(family, changes, to, complaint, tmp_path):
+    first = save(make(family, **changes), tmp_path / "first")
+    with pytest.raises(speechssl.InputError, match=complaint):
+        convert(first, tmp_path / "out" / "x", to)
+    assert not list(tmp_path.glob("out/*"))

@@ -173,6 +173,10 @@ def test_info_says_what_is_known(tmp_path, capsys):
         "licence     mit",
     ):
         assert part in text, text
+    cli.main(["info", str(save(make("wav2vec2-bert", add_adapter=True), tmp_path / "b"))])
+    text = capsys.readouterr().out
+    assert "conformers, relative_key positions" in text and "log-mels" in text
+    assert "head        CTC behind an adapter, 25 Hz" in text
     cli.main(["info", "small"])
     text = capsys.readouterr().out
     assert "head        none" in text and "fsdd" in text and "CC BY-SA 4.0" in text and "vocabulary  none" in text

@@ -14,7 +14,7 @@ MAY_BE_ZERO = (
     "left_max_position_embeddings",
     "right_max_position_embeddings",
 )
-LOG_MEL = {"conv_dim": (160,), "conv_kernel": (400,), "conv_stride": (320,)}  # two neighbouring frames of 80 bands
+LOG_MEL = {"conv_dim": (160,), "conv_kernel": (400,), "conv_stride": (320,)}  # 2 x 80 bands
 LONGEST_HOP = 16_000  # samples; a frame a second is useless, and the hop decides how much memory a batch takes
 
 

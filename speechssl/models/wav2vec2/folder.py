@@ -250,10 +250,16 @@ def describe(checkpoint: Checkpoint) -> dict[str, str]:
     norms = (
         f"{config.feat_extract_norm} norm in the encoder, {'pre' if config.do_stable_layer_norm else 'post'}-LN layers"
     )
+    if config.conformer:
+        norms = f"conformers, {config.position_embeddings_type or 'no'} positions"
+    audio = "log-mels" if config.log_mel else "normalised" if config.do_normalize else "as they are"
+    head = head_of(checkpoint.state).removeprefix("For").replace("Model", "none")
+    if config.add_adapter:
+        head += f" behind an adapter, {SAMPLE_RATE / config.letters.hop:g} Hz"
     return {
         "format": f"{class_name(checkpoint)}, the format of transformers",
         "layers": f"{config.num_hidden_layers} of width {config.hidden_size}, {config.num_attention_heads} heads; {norms}",
         "frame rate": f"{SAMPLE_RATE / config.geometry.hop:g} Hz, each frame sees {config.geometry.receptive_field} samples "
-        f"at {SAMPLE_RATE} Hz, {'normalised' if config.do_normalize else 'as they are'}",
-        "head": head_of(checkpoint.state).removeprefix("For").replace("Model", "none"),
+        f"at {SAMPLE_RATE} Hz, {audio}",
+        "head": head,
     }
