@@ -118,7 +118,8 @@ def download(name: str, language: str, revision: str) -> Path:
         raise InputError(
             f"{name} does not exist here, and hub ids need the package huggingface-hub: pip install huggingface-hub"
         ) from None
-    adapter, pinned = f"adapter.{language}.safetensors", {"revision": revision} if revision else {}
+    adapter = f"adapter.{language}.safetensors"
+    pinned: dict[str, Any] = {"revision": revision} if revision else {}
 
     def fetch(*files: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(files), **pinned))

@@ -27,7 +27,7 @@ def check(file: Path, raw: dict[str, Any]) -> None:
         bits = next(
             (f", {n} bits" for key, n in (("load_in_4bit", 4), ("bits", named.get("bits"))) if named.get(key)), ""
         )
-        refuse(file, f"{named.get('quant_method') or 'a method that it does not name'}{bits}")
+        raise refusal(file, f"{named.get('quant_method') or 'a method that it does not name'}{bits}")
 
 
 def dequantised(state: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
@@ -41,22 +41,22 @@ def dequantised(state: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
         layout = state.pop(key.removesuffix("SCB") + "weight_format", None)
         weight_OI = state.get(name)
         if weight_OI is None or weight_OI.dtype != torch.int8 or scale_O.shape != weight_OI.shape[:1]:
-            refuse(source, f"bitsandbytes, 8 bits, but {name} does not go with {key}")
-        if layout is not None and int(layout.flatten()[0]) != 0:
-            refuse(source, f"bitsandbytes, 8 bits, in the layout {int(layout.flatten()[0])} of one kind of GPU")
+            raise refusal(source, f"bitsandbytes, 8 bits, but {name} does not go with {key}")
+        if layout is not None and layout.any():
+            raise refusal(source, f"bitsandbytes, 8 bits, in the layout {layout.tolist()} of one kind of GPU")
         state[name] = weight_OI.float() * scale_O.float()[:, None] / 127
     for key, value in state.items():
         for pattern, method in MARKS:
             if re.search(pattern, key):
-                refuse(source, f"{method}: it has {key}")
+                raise refusal(source, f"{method}: it has {key}")
         if not value.is_floating_point() and key.endswith((".weight", ".bias")):
-            refuse(source, f"{key} is {str(value.dtype).removeprefix('torch.')}")
+            raise refusal(source, f"{key} is {str(value.dtype).removeprefix('torch.')}")
     return state
 
 
-def refuse(source: Path, method: str) -> None:
-    """InputError for a quantised model."""
-    raise InputError(
+def refusal(source: Path, method: str) -> InputError:
+    """The error for a quantised model."""
+    return InputError(
         f"{source} is quantised ({method}), of which only 8-bit weights as bitsandbytes stores them can be opened; take the "
         "model before its quantisation, or save it dequantised"
     )

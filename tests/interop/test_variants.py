@@ -142,3 +142,50 @@ def test_extractors_agree_about_noise_and_speech(speech):
         assert found.shape == expected.shape
         torch.testing.assert_close(found[:-1], expected[:-1], rtol=0, atol=1e-4)
         assert reference(model, wave)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    "family, changes",
+    [
+        ("wav2vec2-conformer", {}),
+        ("wav2vec2-conformer", dict(position_embeddings_type="rotary", add_adapter=True)),
+        ("wav2vec2-bert", {}),
+        ("wav2vec2-bert", dict(position_embeddings_type="relative", add_adapter=True)),
+    ],
+    ids=str,
+)
+def test_gradients_are_those_of_transformers(family, changes, checkpointing, speech, tmp_path):
+    """Of CTC over an utterance, for every weight that has one; and of the two utterances of a batch, their sum."""
+    model, waves = make(family, **changes), [speech[:9000], speech[20_000:34_000]]
+    mine = speechssl.load(save(model, tmp_path / "m")).model
+    targets = torch.tensor([[5, 9, 7]])
+    lengths = torch.tensor([3])
+    for wave in waves:
+        log_probs_1TV = model(**inputs(model, wave)).logits.log_softmax(-1)
+        ctc = torch.nn.functional.ctc_loss(
+            log_probs_1TV.transpose(0, 1), targets, torch.tensor([log_probs_1TV.shape[1]]), lengths, reduction="sum"
+        )
+        ctc.backward()
+    batch = mine.packed(waves)
+    pieces = mine(batch, checkpointing=checkpointing).split(mine.letter_frames(batch))
+    for piece_TV in pieces:
+        frames = torch.tensor([len(piece_TV)])
+        loss = torch.nn.functional.ctc_loss(piece_TV[:, None], targets, frames, lengths, reduction="sum")
+        loss.backward(retain_graph=True)
+    expected = {key.split(".", 1)[1]: p.grad for key, p in model.named_parameters() if p.grad is not None}
+    found = {key.split(".", 1)[1]: p.grad for key, p in mine.named_parameters() if p.grad is not None}
+    assert set(found) == set(expected) and len(found) > 50
+    close = 1e-5 * max(float(gradient.abs().max()) for gradient in expected.values())
+    for key, gradient in expected.items():
+        torch.testing.assert_close(found[key], gradient, rtol=1e-3, atol=close, msg=key)
+
+
+@pytest.mark.parametrize("positions", ["relative", "rotary", None])
+@pytest.mark.parametrize("family", ["wav2vec2-conformer", "wav2vec2-bert"])
+def test_conformers_in_16_bits(family, positions, speech, tmp_path):
+    folder = save(make(family, position_embeddings_type=positions, add_adapter=True), tmp_path / "m")
+    exact, mine = speechssl.load(folder), speechssl.load(folder, precision="bf16")
+    for wave in (speech[:9000], speech[: 40 * 16_000]):
+        (expected_TV,), (found_TV,) = exact.log_probs([wave]), mine.log_probs([wave])
+        assert 0 < (found_TV - expected_TV).abs().mean() < 0.02
