@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from speechssl.core.errors import InputError
 from speechssl.interop import byols, fairseq, statedict
-from speechssl.interop.pickles import read_pickle
+from speechssl.interop.pickles import Stub, read_pickle
 from speechssl.models import families
 from speechssl.models.checkpoint import Checkpoint
 from speechssl.models.folder import BIN, CONFIG, WEIGHTS, read_tensors
@@ -80,6 +80,10 @@ def read_file(path: Path) -> Checkpoint:
         return fairseq.read(path, named)
     if layout is not None:
         return statedict.read(path, state, layout)
+    if isinstance(content, Stub):
+        raise InputError(
+            f"{path} holds a whole Python object, which is not executed; save its tensors, model.state_dict()"
+        )
     raise InputError(
         f"{path} holds neither a fairseq checkpoint (`model` beside `cfg` or `args`) nor a state dict of a known network, with "
         "the names of transformers, fairseq, torchaudio or BYOL-S's authors"

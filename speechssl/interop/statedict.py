@@ -16,7 +16,15 @@ from speechssl.models.checkpoint import Checkpoint
 from speechssl.models.folder import CONFIG, read_json
 from speechssl.models.wav2vec2.checkpoint import check_sizes, family_of, infer
 from speechssl.models.wav2vec2.config import LOG_MEL, Wav2Vec2Config
-from speechssl.models.wav2vec2.folder import OWN, TRANSFORMERS, architecture, our_names, read_config, read_vocabulary
+from speechssl.models.wav2vec2.folder import (
+    OWN,
+    TRANSFORMERS,
+    architecture,
+    family_prefix,
+    our_names,
+    read_config,
+    read_vocabulary,
+)
 from speechssl.models.wav2vec2.names import BODY
 
 PARTS = (
@@ -81,22 +89,15 @@ def read(path: Path, state: dict[str, Tensor], layout: Layout) -> Checkpoint:
 
 
 def read_transformers(path: Path, state: dict[str, Tensor], prefix: str) -> Checkpoint:
-    """Tensors with transformers' names. Heads lie beside the network: `model.lm_head` where it is `model.wav2vec2`."""
-    families = {own: family for family, (_, own) in TRANSFORMERS.items()}
-    inner = next((own for own in families if prefix.endswith(own)), "")
-    outer = prefix.removesuffix(inner) if inner else prefix
-    named = {}
-    for key, value in state.items():
-        name = BODY + key.removeprefix(prefix) if key.startswith(prefix) else key.removeprefix(outer)
-        named[name] = value
-    named = our_names(named)
+    """Tensors with transformers' names."""
+    named = our_names(state)
     beside = path.parent / CONFIG
     raw: dict[str, Any] = read_json(beside) if beside.is_file() else {}
     if raw.get("model_type") in TRANSFORMERS:
         config = read_config(path.parent, raw)
     else:
         raw = {"speechssl": {"origin": f"the state dict {path.name}"}}
-        config = guessed(named, family_of(named) or families.get(inner, "wav2vec2"), path)
+        config = guessed(named, family_of(named) or family_prefix(prefix)[0] or "wav2vec2", path)
     tokenizer = read_vocabulary(path.parent, named, weights=path.name)
     checkpoint = Checkpoint(config=config, state=named, tokenizer=tokenizer, raw=raw, source=str(path))
     check_sizes(checkpoint)

@@ -73,6 +73,21 @@ def test_lightning_without_a_config(family, speech, tmp_path, capsys):
     assert "no config.json beside it" in said and "12 attention heads" in said
 
 
+@pytest.mark.parametrize("wrapped", ["ForCTC", "Model"])
+def test_a_folder_whose_weights_have_a_prefix(wrapped, speech, tmp_path):
+    model = make("wavlm", "pre", wrapped)
+    folder = save(model, tmp_path / "m")
+    (folder / "model.safetensors").unlink()
+    torch.save({"model." + key: value for key, value in model.state_dict().items()}, folder / "pytorch_model.bin")
+    agree(model, speechssl.load(folder), speech[:9000])
+
+
+def test_whole_modules_are_not_executed(tmp_path):
+    torch.save(make("wav2vec2-bert", head="Model"), tmp_path / "x.pt")
+    with pytest.raises(speechssl.InputError, match=r"x\.pt holds a whole Python object, which is not executed"):
+        speechssl.load(tmp_path / "x.pt")
+
+
 def test_a_body_inside_another_network(speech, tmp_path):
     """The network is `encoder` of something else, whose own tensors are kept and do no harm."""
     model = make("hubert", "post", "Model", **PUBLISHED)

@@ -73,6 +73,15 @@ FIXED = {  # fields that a family's config.json lacks, since they cannot differ
     "data2vec-audio": {"feat_extract_norm": "layer", "do_stable_layer_norm": False},
     "wav2vec2-bert": {**LOG_MEL, "feat_extract_norm": "layer", "num_conv_pos_embedding_groups": 1},
 }
+PROJECTION = "feature_projection.projection.weight"
+BARE = (
+    "feature_extractor.conv",
+    "feature_projection.",
+    "encoder.",
+    "masked_spec_embed",
+    "adapter.",
+    "intermediate_ffn.",
+)
 EXTRACTORS = {"wav2vec2-bert": ("SeamlessM4TFeatureExtractor", "Wav2Vec2BertProcessor")}
 WAVE_EXTRACTOR = ("Wav2Vec2FeatureExtractor", "Wav2Vec2Processor")
 
@@ -190,21 +199,28 @@ def architecture(values: dict[str, Any], source: str) -> Wav2Vec2Config:
         raise InputError(f"{source} cannot be used: {error}") from None
 
 
+def family_prefix(prefix: str) -> tuple[str, str]:
+    """(family, its own part of a prefix), where transformers' classes with a head would put one: `model.hubert.` -> `hubert.`"""
+    found = ((family, own) for family, (_, own) in TRANSFORMERS.items() if f".{prefix}".endswith(f".{own}"))
+    return next(found, ("", ""))
+
+
 def our_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under torch's current names, the body's under `wav2vec2.` whatever its family."""
+    """Tensors under torch's current names, the body's under `wav2vec2.` whatever its family and whatever it was wrapped in. Heads
+    lie beside the body: `model.lm_head` where that is `model.wav2vec2`."""
     state = {current_name(key): value for key, value in state.items()}
-    for _, prefix in TRANSFORMERS.values():
-        if any(key.startswith(prefix + "encoder.") for key in state):
-            return {BODY + key.removeprefix(prefix) if key.startswith(prefix) else key: v for key, v in state.items()}
-    bare = (
-        "feature_extractor.conv",
-        "feature_projection.",
-        "encoder.",
-        "masked_spec_embed",
-        "adapter.",
-        "intermediate_ffn.",
-    )
-    return {BODY + key if key.startswith(bare) else key: value for key, value in state.items()}
+    prefixes = [key.removesuffix(PROJECTION) for key in state if key.endswith(PROJECTION)]
+    prefix = prefixes[0] if len(prefixes) == 1 else ""
+    own = family_prefix(prefix)[1]
+
+    def ours(key: str) -> str:
+        if own:
+            inside = key.startswith(prefix)
+            return BODY + key.removeprefix(prefix) if inside else key.removeprefix(prefix.removesuffix(own))
+        name = key.removeprefix(prefix)
+        return BODY + name if key.startswith(prefix) and name.startswith(BARE) else name
+
+    return {ours(key): value for key, value in state.items()}
 
 
 def read_adapter(folder: Path, language: str) -> dict[str, Tensor]:
