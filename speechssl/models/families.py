@@ -59,6 +59,9 @@ FAMILIES = {
 }
 
 
+PEFT = "adapter_config.json"
+
+
 def with_format(name: str) -> tuple[str, ...]:
     """The families that `convert` or `export` can write in a format."""
     return tuple(family for family, row in FAMILIES.items() if name in row.formats)
@@ -90,6 +93,11 @@ def build(checkpoint: Checkpoint) -> Encoder:
 
 def read(folder: Path, language: str = "") -> Checkpoint:
     """A model folder as a checkpoint; language: with the adapter that MMS has for it. InputError says what is wrong."""
+    if (folder / PEFT).exists() and not (folder / CONFIG).exists():
+        raise InputError(
+            f"{folder} holds the difference to a model that PEFT has trained (LoRA and the like), not a model; merge them with "
+            "model.merge_and_unload() and save the result"
+        )
     raw = read_json(folder / CONFIG)
     model_type = raw.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:

@@ -13,6 +13,7 @@ import torch
 
 import speechssl
 from speechssl.interop.pickles import Unpickler
+from speechssl.models.wav2vec2.config import Wav2Vec2Config
 from tests.interop.builders import fairseq_settings, fairseq_state, make, save
 
 
@@ -197,3 +198,28 @@ def test_conversion_overwrites_nothing_and_leaves_nothing_half_done(folder, tmp_
     with pytest.raises(speechssl.InputError, match="no model_type = 'data2vec-audio'"):
         convert(stacked, tmp_path / "out" / "x.pth", "torchaudio")
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_differences_of_peft_and_unknown_networks_are_named(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    refused(tmp_path, "merge_and_unload")
+    (tmp_path / "config.json").write_text('{"model_type": "sew"}')
+    refused(
+        tmp_path, "model_type = 'sew'; only wav2vec2, hubert, .*unispeech-sat, .*wav2vec2-bert, byol-s can be opened"
+    )
+
+
+@pytest.mark.parametrize(
+    "field, value", [("add_adapter", True), ("position_embeddings_type", "rotary"), ("hidden_act", "swish")]
+)
+def test_fields_of_other_families(field, value, folder):
+    """What a family has not is refused in a recipe, and in a file wherever it would change the numbers."""
+    with pytest.raises(speechssl.InputError, match=f"model.{field} = .* does not go with model.model_type = 'hubert'"):
+        Wav2Vec2Config(model_type="hubert", **{field: value})
+    folder = save(make("hubert"), folder.parent / "h")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {field: value}))
+    if field == "position_embeddings_type":  # transformers' HuBERT never looks at it
+        assert speechssl.load(folder).config.position_embeddings_type == ""
+    else:
+        refused(folder, field)

@@ -8,6 +8,14 @@ from typing import Literal
 from speechssl.core.errors import InputError
 from speechssl.core.packed import Geometry
 
+CONFORMERS = ("wav2vec2-conformer", "wav2vec2-bert")
+ADAPTERS = ("wav2vec2", "data2vec-audio", *CONFORMERS)  # families for which transformers has an adapter
+ONLY = {  # field: (the value that every family may have, the families that may have another)
+    "hidden_act": ("gelu", CONFORMERS),
+    "position_embeddings_type": ("", CONFORMERS),
+    "add_adapter": (False, ADAPTERS),
+    "use_intermediate_ffn_before_adapter": (False, ("wav2vec2-bert",)),
+}
 MAY_BE_ZERO = (
     "adapter_width",
     "output_hidden_size",
@@ -148,6 +156,12 @@ class Wav2Vec2Config:
                 'model.model_type = "data2vec-audio" needs feat_extract_norm = "layer" and do_stable_layer_norm = false: its '
                 "folders have no other form"
             )
+        for name, (usual, families) in ONLY.items():
+            if getattr(self, name) != usual and self.model_type not in families:
+                raise InputError(
+                    f"model.{name} = {getattr(self, name)!r} does not go with model.model_type = {self.model_type!r}, but with "
+                    f"{', '.join(families)}; leave it at {usual!r}"
+                )
         if self.log_mel and any(getattr(self, name) != value for name, value in LOG_MEL.items()):
             sizes = ", ".join(f"{name} = {list(value)}" for name, value in LOG_MEL.items())
             raise InputError(f'model.model_type = "wav2vec2-bert" needs {sizes}: its input is log-mels')
@@ -189,7 +203,7 @@ class Wav2Vec2Config:
     @property
     def conformer(self) -> bool:
         """Whether the layers are conformers."""
-        return self.model_type in ("wav2vec2-conformer", "wav2vec2-bert")
+        return self.model_type in CONFORMERS
 
     @property
     def log_mel(self) -> bool:

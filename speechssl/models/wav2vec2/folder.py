@@ -17,7 +17,7 @@ from speechssl.models.checkpoint import Checkpoint
 from speechssl.models.folder import CONFIG, WEIGHTS, read_tensors, read_weights, write_json, write_tensors
 from speechssl.models.quantised import SETTINGS as QUANTISED
 from speechssl.models.wav2vec2.checkpoint import check_sizes, head_of
-from speechssl.models.wav2vec2.config import LOG_MEL, Wav2Vec2Config
+from speechssl.models.wav2vec2.config import ADAPTERS, CONFORMERS, LOG_MEL, Wav2Vec2Config
 from speechssl.models.wav2vec2.context import ACTIVATIONS
 from speechssl.models.wav2vec2.names import BODY, current_name
 from speechssl.models.wav2vec2.processor import PREPROCESSOR, normalises
@@ -36,9 +36,7 @@ TRANSFORMERS = {  # model_type: (what the names of transformers' classes start w
     "wav2vec2-bert": ("Wav2Vec2Bert", "wav2vec2_bert."),
 }
 QUANTIZERS = ("wav2vec2", "wav2vec2-conformer")  # families whose ForPreTraining class of transformers has ours
-CONFORMERS = ("wav2vec2-conformer", "wav2vec2-bert")
 WAVES = tuple(family for family in TRANSFORMERS if family != "wav2vec2-bert")
-ADAPTERS = ("wav2vec2", "data2vec-audio", *CONFORMERS)
 OF_ADAPTER = ("num_adapter_layers", "adapter_kernel_size", "adapter_stride", "output_hidden_size")
 SPECIFIC = {  # fields that only some families' configs have; any other family's is left as transformers would have it
     "conv_dim": WAVES,
