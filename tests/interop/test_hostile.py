@@ -223,3 +223,32 @@ def test_fields_of_other_families(field, value, folder):
         assert speechssl.load(folder).config.position_embeddings_type == ""
     else:
         refused(folder, field)
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("hidden_size", 10**9),
+        ("num_hidden_layers", 10**9),
+        ("intermediate_size", 10**12),
+        ("conv_depthwise_kernel_size", 10**9 + 1),
+        ("conv_depthwise_kernel_size", 4),
+        ("left_max_position_embeddings", 10**12),
+        ("right_max_position_embeddings", -1),
+        ("num_adapter_layers", 10**9),
+        ("adapter_stride", 10**9),
+        ("adapter_kernel_size", 1),
+        ("output_hidden_size", 10**12),
+        ("num_attention_heads", 32),
+        ("position_embeddings_type", "rotary"),
+        ("position_embeddings_type", "nonsense"),
+        ("feature_projection_input_dim", 80),
+        ("model_type", "wav2vec2-conformer"),
+    ],
+    ids=str,
+)
+def test_configs_of_conformers_that_disagree_with_the_tensors(field, value, tmp_path):
+    folder = save(make("wav2vec2-bert", add_adapter=True), tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {field: value}))
+    refused(folder, f"{field}|distance_embedding|one frame of|feature_extractor_type")

@@ -98,7 +98,9 @@ def adapter_fields(shape: dict[str, tuple[int, ...]], numbered: Any) -> dict[str
     layers = numbered("adapter.layers.{}.conv.weight") or numbered("adapter.layers.{}.residual_conv.weight")
     fields: dict[str, Any] = {"add_adapter": bool(layers)}
     if layers:
+        hidden, width = shape["feature_projection.projection.weight"][0], shape[layers[0]][1]
         fields |= {"num_adapter_layers": len(layers), "adapter_kernel_size": shape[layers[0]][2]}
+        fields |= {"output_hidden_size": 0 if width == hidden else width}
     return fields
 
 

@@ -147,10 +147,27 @@ class Wav2Vec2Config:
             least = 0 if name in MAY_BE_ZERO else 1
             if not isinstance(value, (bool, str, float)) and min(sizes, default=0) < least:
                 raise InputError(f"model.{name} = {value} must be at least {least}")
-        if math.prod(self.conv_stride) > LONGEST_HOP:
-            raise InputError(
-                f"model.conv_stride makes one frame of {math.prod(self.conv_stride)} samples; 320 is usual"
-            )
+        hop = math.prod(self.conv_stride) * (
+            self.adapter_stride ** min(self.num_adapter_layers, 64) if self.add_adapter else 1
+        )
+        if hop > LONGEST_HOP:
+            raise InputError(f"model.conv_stride and adapter_stride make one frame of {hop} samples; 320 is usual")
+        for value, divisor in (
+            ("hidden_size", "num_attention_heads"),
+            ("hidden_size", "num_conv_pos_embedding_groups"),
+            ("codevector_dim", "num_codevector_groups"),
+        ):
+            if getattr(self, divisor) < 1 or getattr(self, value) % getattr(self, divisor):
+                raise InputError(
+                    f"model.{value} = {getattr(self, value)} is not a multiple of model.{divisor} = {getattr(self, divisor)}"
+                )
+        for name, value in vars(self).items():
+            if ("dropout" in name or name == "layerdrop") and not 0 <= value < 1:
+                raise InputError(f"model.{name} = {value} is outside [0, 1): it is a probability")
+        self.check_family()
+
+    def check_family(self) -> None:
+        """InputError for fields that do not go with the family or with each other."""
         if self.stacked_positions and (self.feat_extract_norm != "layer" or self.do_stable_layer_norm):
             raise InputError(
                 'model.model_type = "data2vec-audio" needs feat_extract_norm = "layer" and do_stable_layer_norm = false: its '
@@ -167,6 +184,11 @@ class Wav2Vec2Config:
             raise InputError(f'model.model_type = "wav2vec2-bert" needs {sizes}: its input is log-mels')
         if self.conformer and self.conv_depthwise_kernel_size % 2 == 0:
             raise InputError(f"model.conv_depthwise_kernel_size = {self.conv_depthwise_kernel_size} must be odd")
+        if self.position_embeddings_type in ("rotary", "relative") and self.hidden_size // self.num_attention_heads % 2:
+            raise InputError(
+                f"model.position_embeddings_type = {self.position_embeddings_type!r} needs heads of an even width, and "
+                f"{self.hidden_size} / {self.num_attention_heads} is odd"
+            )
         if self.add_adapter and self.adapter_kernel_size <= 2 * self.adapter_padding:
             raise InputError(
                 f"model.adapter_kernel_size = {self.adapter_kernel_size} must be above {2 * self.adapter_padding}, the zeros "
@@ -177,18 +199,6 @@ class Wav2Vec2Config:
                 f"model.num_buckets = {self.num_buckets} and model.max_bucket_distance = {self.max_bucket_distance} do not "
                 "go together; WavLM has 320 and 800"
             )
-        for value, divisor in (
-            ("hidden_size", "num_attention_heads"),
-            ("hidden_size", "num_conv_pos_embedding_groups"),
-            ("codevector_dim", "num_codevector_groups"),
-        ):
-            if getattr(self, divisor) < 1 or getattr(self, value) % getattr(self, divisor):
-                raise InputError(
-                    f"model.{value} = {getattr(self, value)} is not a multiple of model.{divisor} = {getattr(self, divisor)}"
-                )
-        for name, value in vars(self).items():
-            if ("dropout" in name or name == "layerdrop") and not 0 <= value < 1:
-                raise InputError(f"model.{name} = {value} is outside [0, 1): it is a probability")
 
     @property
     def gated_attention(self) -> bool:

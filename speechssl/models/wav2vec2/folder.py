@@ -179,6 +179,8 @@ def read_config(folder: Path, raw: dict[str, Any]) -> Wav2Vec2Config:
     left_out = () if raw.get("add_adapter") else OF_ADAPTER
     said = OWN.get(family, {}) | {k: v for k, v in raw.items() if family in SPECIFIC.get(k, TRANSFORMERS)}
     config = architecture({k: v for k, v in said.items() if k not in left_out} | renamed, str(file))
+    if config.output_hidden_size == config.hidden_size:
+        config = replace(config, output_hidden_size=0)
     by_architecture = config.feat_extract_norm == "layer"  # so trained by fairseq and all that follow it
     extractor = EXTRACTORS.get(family, WAVE_EXTRACTOR)[0]
     normalise = normalises(folder, extractor, None if config.log_mel else by_architecture)
