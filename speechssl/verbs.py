@@ -13,7 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-MODEL = "a run, a transformers folder, a fairseq, torchaudio or BYOL-S file, the name of a shipped model, or a hub id"
+MODEL = (
+    "a run, a transformers folder, a fairseq, torchaudio or BYOL-S file, a state dict, the name of a shipped model, or a hub id; "
+    "MODEL@fra: with an adapter of MMS, owner/name@REVISION: pinned, owner/name@REVISION:fra: both"
+)
 Model = Annotated[str, MODEL]
 Pattern = Annotated[
     str,

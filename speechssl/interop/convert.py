@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from speechssl.core.errors import InputError
 from speechssl.core.files import output_folder, writing
 from speechssl.interop import fairseq, torchaudio
-from speechssl.interop.source import locate, read
+from speechssl.interop.source import locate, parsed, read
 from speechssl.models import families
 from speechssl.models.checkpoint import Checkpoint
 
@@ -33,7 +33,7 @@ def convert(source: str | Path, target: Path, to: str) -> str:
     if to == "torchaudio" and torchaudio.sidecar(target).exists():
         raise InputError(f"{torchaudio.sidecar(target)} exists; choose another name, nothing is overwritten")
     checkpoint = read(source)
-    families.require(checkpoint.config.model_type, str(source), families.CONVERTIBLE, "convert")
+    families.require(checkpoint.config.model_type, str(source), families.with_format(to), f"convert --to {to}")
     output_folder(target.parent)
     draft = target.with_name(f".draft-{target.name}")
     try:
@@ -87,7 +87,7 @@ def vocabulary(checkpoint: Checkpoint) -> str:
 
 def model_card(source: str | Path) -> dict[str, Any]:
     """Licence and data sets from the YAML at the head of a folder's README.md, the model card of the hub."""
-    file = locate(str(source).partition("@")[0] if not Path(source).exists() else source) / "README.md"
+    file = locate(*parsed(source)) / "README.md"
     if not file.is_file():
         return {}
     head = re.match(r"---\n(.*?)\n---", file.read_text(encoding="utf-8", errors="replace")[:20_000], re.DOTALL)

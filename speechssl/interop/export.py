@@ -70,7 +70,11 @@ def export(model: Any, out: Path, to: str, *, int8: bool = False, encoder: bool 
 
     int8: matrix weights in 8 bits, quantised on the fly (onnx only). encoder: without the CTC head.
     """
-    families.require(model.config.model_type, model.source, families.CONVERTIBLE, "export")
+    families.require(model.config.model_type, model.source, families.with_format("export"), "export")
+    if model.config.add_adapter:
+        raise InputError(
+            f"{model.source} has an adapter after its last layer (add_adapter), which a graph cannot hold yet"
+        )
     if int8 and to != "onnx":
         raise InputError("--int8 needs --to onnx: onnxruntime has the 8-bit matrix products")
     if out.exists():

@@ -162,6 +162,8 @@ def vocabulary(path: Path, content: dict[str, Any], size: int) -> CharTokenizer 
 def write(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint for fairseq, its config as dictionaries, and dict.ltr.txt beside it."""
     config, state, having = checkpoint.config, dict(checkpoint.state), traits(checkpoint.config)
+    if config.add_adapter:
+        raise InputError(f"{path} cannot be written: fairseq's models have no add_adapter; choose --to transformers")
     fine_tuned = "lm_head.weight" in state
     projection = identity_projection(state)
     if all(torch.equal(state[key], value.to(state[key].dtype)) for key, value in projection.items()):

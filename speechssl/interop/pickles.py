@@ -19,6 +19,7 @@ from speechssl.core.errors import InputError
 
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch's files began before 1.6
 KNOWN = ("argparse", "omegaconf", "fairseq", "numpy", "enum", "typing", "pathlib", "hydra", "data2vec", "examples")
+KNOWN += ("pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "transformers", "s3prl")
 DEEPEST = 50  # nesting of a config
 
 
@@ -50,6 +51,7 @@ def rebuild(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> T
 
 SAFE: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "defaultdict"): lambda *_: {},
     ("torch._utils", "_rebuild_tensor_v2"): rebuild,
     ("torch._utils", "_rebuild_tensor"): rebuild,
     ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
@@ -73,7 +75,7 @@ class Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the one in 
             return SAFE[module, name]
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
-        if module.split(".")[0] in KNOWN:
+        if module.split(".")[0] in KNOWN or module.startswith("torch.nn.modules."):
             return Stub
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no checkpoint needs: do not trust it")
 

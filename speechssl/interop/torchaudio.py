@@ -93,7 +93,7 @@ def write(path: Path, checkpoint: Checkpoint) -> list[str]:
         ("model_type = 'data2vec-audio'", config.stacked_positions),
         ("conv_pos_batch_norm", config.conv_pos_batch_norm),
         ("feat_proj_layer_norm = false", not config.feat_proj_layer_norm),
-        ("adapters", bool(config.adapter_width)),
+        ("adapters", bool(config.adapter_width) or config.add_adapter),
     ):
         if wrong:
             raise InputError(f"{path} cannot be written: torchaudio's models have no {name}; choose --to transformers")

@@ -18,14 +18,14 @@ from speechssl.text.tokenizer import CharTokenizer
 
 class Family(NamedTuple):
     """config: the class of its architecture. build: checkpoint -> module. read, write: its model folder. describe: lines
-    for `speechssl info`. convertible: whether other libraries have a format for it."""
+    for `speechssl info`. formats: those of other libraries that `convert` and `export` can write it in."""
 
     config: type
     build: Callable[[Checkpoint], Encoder]
     read: Callable[[Path, dict[str, Any], str], Checkpoint]
     write: Callable[..., None]
     describe: Callable[[Checkpoint], dict[str, str]]
-    convertible: bool
+    formats: frozenset[str]
 
 
 WAV2VEC2 = Family(
@@ -34,7 +34,7 @@ WAV2VEC2 = Family(
     read=wav2vec2_folder.read,
     write=wav2vec2_folder.write,
     describe=wav2vec2_folder.describe,
-    convertible=True,
+    formats=frozenset({"transformers", "speechssl", "fairseq", "torchaudio", "export"}),
 )
 BYOLS = Family(
     config=ByolsConfig,
@@ -42,11 +42,34 @@ BYOLS = Family(
     read=byols_folder.read,
     write=byols_folder.write,
     describe=byols_folder.describe,
-    convertible=False,
+    formats=frozenset(),
 )
-FAMILIES = {"wav2vec2": WAV2VEC2, "hubert": WAV2VEC2, "wavlm": WAV2VEC2, "data2vec-audio": WAV2VEC2, "byol-s": BYOLS}
+NOT_IN_FAIRSEQ = WAV2VEC2._replace(formats=WAV2VEC2.formats - {"fairseq"})
+CONFORMER = WAV2VEC2._replace(formats=frozenset({"transformers", "speechssl"}))
+FAMILIES = {
+    "wav2vec2": WAV2VEC2,
+    "hubert": WAV2VEC2,
+    "wavlm": WAV2VEC2,
+    "data2vec-audio": WAV2VEC2,
+    "unispeech": NOT_IN_FAIRSEQ,
+    "unispeech-sat": NOT_IN_FAIRSEQ,
+    "wav2vec2-conformer": CONFORMER,
+    "wav2vec2-bert": CONFORMER,
+    "byol-s": BYOLS,
+}
 
-CONVERTIBLE = tuple(name for name, row in FAMILIES.items() if row.convertible)
+
+PEFT = "adapter_config.json"
+
+
+def with_format(name: str) -> tuple[str, ...]:
+    """The families that `convert` or `export` can write in a format."""
+    return tuple(family for family, row in FAMILIES.items() if name in row.formats)
+
+
+def of_network(config: type) -> tuple[str, ...]:
+    """The families whose network has a config of this class."""
+    return tuple(family for family, row in FAMILIES.items() if row.config is config)
 
 
 def family(checkpoint: Checkpoint) -> Family:
@@ -70,6 +93,11 @@ def build(checkpoint: Checkpoint) -> Encoder:
 
 def read(folder: Path, language: str = "") -> Checkpoint:
     """A model folder as a checkpoint; language: with the adapter that MMS has for it. InputError says what is wrong."""
+    if (folder / PEFT).exists() and not (folder / CONFIG).exists():
+        raise InputError(
+            f"{folder} holds the difference to a model that PEFT has trained (LoRA and the like), not a model; merge them with "
+            "model.merge_and_unload() and save the result"
+        )
     raw = read_json(folder / CONFIG)
     model_type = raw.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:

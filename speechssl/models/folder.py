@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from speechssl.core.errors import InputError
+from speechssl.models.quantised import check, dequantised
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 BIN, INDEX = "pytorch_model.bin", ".index.json"
@@ -73,6 +74,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
         raise InputError(f"{path} holds more than tensors; only a state dict can be opened")
     return state
+
+
+def read_weights(folder: Path, raw: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a model folder, whose config.json is `raw`, in floating point."""
+    check(folder / CONFIG, raw)
+    state: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        state |= read_tensors(file)
+    return dequantised(state, folder)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

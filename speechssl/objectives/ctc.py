@@ -106,9 +106,10 @@ class Recipe(recipes.Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class CTCBatch(Batch):
-    """mask_T, channel_mask_BD: what is masked in training. targets: characters of all utterances end to end; lengths: how
-    many each has. texts: the normalised transcripts."""
+    """mask_T, channel_mask_BD: what is masked in training. frames: how many log-posteriors each utterance has. targets:
+    characters of all utterances end to end; lengths: how many each has. texts: the normalised transcripts."""
 
+    frames: tuple[int, ...]
     mask_T: Tensor
     channel_mask_BD: Tensor
     targets: Tensor
@@ -126,11 +127,11 @@ class Shared(NamedTuple):
 
 def ctc_loss(log_probs_TV: Tensor, batch: CTCBatch, blank: int = 0) -> Tensor:
     """Sum over utterances of -log P(transcript); an utterance with no valid alignment contributes zero."""
-    pieces = list(log_probs_TV.split(batch.audio.frames))
+    pieces = list(log_probs_TV.split(batch.frames))
     return F.ctc_loss(
         nn.utils.rnn.pad_sequence(pieces),
         batch.targets,
-        torch.tensor(batch.audio.frames),
+        torch.tensor(batch.frames),
         torch.tensor(batch.lengths),
         blank=blank,
         reduction="sum",
@@ -142,7 +143,7 @@ def flat_loss(log_probs_TV: Tensor, batch: CTCBatch, silence: int, blank: int = 
     """Sum over utterances of the cross-entropy of characters that are equally long, with `silence` frames of blank at both ends;
     its scale is that of CTC, one frame for each character."""
     loss = log_probs_TV.new_zeros(())
-    for rows, ids_L in zip(segments(batch.audio.frames), batch.targets.split(batch.lengths), strict=True):
+    for rows, ids_L in zip(segments(batch.frames), batch.targets.split(batch.lengths), strict=True):
         x_TV = log_probs_TV[rows]
         times_T = torch.arange(len(x_TV), device=ids_L.device) - silence
         place_T = (times_T * len(ids_L) // max(len(x_TV) - 2 * silence, 1)).clamp(-1, len(ids_L))
@@ -230,7 +231,7 @@ class CTC(FrameObjective):
         rows = transcribed(rows, text, part)
         ids = spelled(rows, self.tokenizer, text, part)
         silence = self.recipe.objective.silence
-        return alignable(rows, ids, self.model.geometry, silence, part) if part == TRAINING else rows
+        return alignable(rows, ids, self.model.config.letters, silence, part) if part == TRAINING else rows
 
     def collate(self, items: Sequence[Item]) -> CTCBatch:
         """Pack the waves, draw the masks from (seed, epoch, utterance), encode the transcripts."""
@@ -245,6 +246,7 @@ class CTC(FrameObjective):
         targets = [self.tokenizer.encode(text) for text in texts]
         return CTCBatch(
             audio=audio,
+            frames=tuple(self.model.letter_frames(audio)),
             mask_T=torch.from_numpy(np.concatenate(masks)),
             channel_mask_BD=torch.from_numpy(np.stack(channels)),
             targets=torch.tensor([i for ids in targets for i in ids], dtype=torch.long),
@@ -273,7 +275,7 @@ class CTC(FrameObjective):
             checkpointing=self.recipe.train.gradient_checkpointing,
         )
         if shared.flat:
-            silence = round(self.recipe.objective.silence * SAMPLE_RATE / self.model.geometry.hop)
+            silence = round(self.recipe.objective.silence * SAMPLE_RATE / self.model.config.letters.hop)
             loss = flat_loss(log_probs_TV, batch, silence, self.tokenizer.blank)
         else:
             loss = ctc_loss(log_probs_TV, batch, self.tokenizer.blank)
@@ -283,7 +285,7 @@ class CTC(FrameObjective):
     def errors(self, log_probs_TV: Tensor, batch: CTCBatch) -> dict:
         """Word and character errors of the greedy transcripts."""
         best_T = log_probs_TV.argmax(dim=1).cpu()
-        texts = [best_path(best_T[rows], self.tokenizer) for rows in segments(batch.audio.frames)]
+        texts = [best_path(best_T[rows], self.tokenizer) for rows in segments(batch.frames)]
         pairs = [counted(reference, text) for reference, text in zip(batch.texts, texts, strict=True)]
         words = jiwer.process_words([pair.words[0] for pair in pairs], [pair.words[1] for pair in pairs])
         chars = jiwer.process_characters([pair.characters[0] for pair in pairs], [pair.characters[1] for pair in pairs])

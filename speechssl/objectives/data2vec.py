@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from speechssl.core.errors import InputError
 from speechssl.data.loader import Item
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
-from speechssl.models.wav2vec2.context import ContextNetwork
 from speechssl.models.wav2vec2.model import Wav2Vec2Encoder
 from speechssl.objectives import recipe as recipes
 from speechssl.objectives.contrastive import upcast
@@ -84,6 +83,11 @@ class Recipe(recipes.Recipe):
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(schedule="tri-stage", warmup=0.03, hold=0.9))
 
     def __post_init__(self) -> None:
+        if self.model.conformer:
+            raise InputError(
+                f"model.model_type = {self.model.model_type!r}, but data2vec's targets are made of a transformer's feed-forward "
+                "blocks; pretrain conformers with hubert or wav2vec2"
+            )
         wanted, layers = self.objective.top_layers, self.model.num_hidden_layers
         if wanted > layers:
             raise InputError(
@@ -91,7 +95,7 @@ class Recipe(recipes.Recipe):
             )
 
 
-def top_outputs(teacher: ContextNetwork, x_TD: Tensor, frames: Sequence[int], top: int) -> Tensor:
+def top_outputs(teacher: Any, x_TD: Tensor, frames: Sequence[int], top: int) -> Tensor:
     """What the feed-forward blocks of the last `top` layers add to their input: (K, T, D), the first of them first.
 
     Better targets than the layers' outputs, which hold the residual too (section 5.4, target feature type).

@@ -12,13 +12,15 @@ from speechssl.core.packed import Movable, Packed
 from speechssl.data.loader import Item
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.models.checkpoint import Checkpoint
+from speechssl.models.families import of_network
 from speechssl.models.protocol import Encoder
+from speechssl.models.wav2vec2.config import Wav2Vec2Config
 from speechssl.objectives import recipe as recipes
 from speechssl.sound.audio import SAMPLE_RATE
 from speechssl.text.tokenizer import CharTokenizer
 
 TRAINING, VALIDATION = "training data", "validation data"
-WAV2VEC2_FAMILIES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
+WAV2VEC2_FAMILIES = of_network(Wav2Vec2Config)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -158,9 +158,9 @@ class SpeechModel:
 
 
 def load(source: str | Path, *, device: str = "cpu", precision: str = "float32") -> SpeechModel:
-    """Open a run, a model folder of any family, a file of fairseq, torchaudio or the authors of BYOL-S, a shipped name or a
-    hub id; `MODEL@LANGUAGE` with an adapter of MMS. precision bf16: several times faster where the processor supports it,
-    equal but for rounding. InputError says what is wrong."""
+    """Open a run, a model folder of any family, a file of fairseq, torchaudio or the authors of BYOL-S, any state dict, a shipped
+    name or a hub id; `MODEL@LANGUAGE` with an adapter of MMS, `owner/name@REVISION` as it was at that revision. precision bf16:
+    several times faster where the processor supports it, equal but for rounding. InputError says what is wrong."""
     device = dist.usable(device)
     if precision not in PRECISIONS:
         raise InputError(f"precision = {precision!r} is not known; use one of {', '.join(PRECISIONS)}")

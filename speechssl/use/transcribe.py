@@ -29,7 +29,7 @@ def transcribe(model: Any, source: Any, **options: Any) -> Transcript:
     The frames of a long clip are computed window by window and decoded together, so no word is cut. Only the best character of
     each frame is kept, so memory does not grow with the vocabulary.
     """
-    geometry, silence = model.config.geometry, model.silence
+    geometry, silence = model.config.letters, model.silence
     pieces = windows(source, geometry, silence=silence, **options)
     best = [model.log_probs([wave_S])[0][rows].max(dim=1) for wave_S, rows in pieces]
     if not best:
@@ -41,7 +41,7 @@ def transcribe(model: Any, source: Any, **options: Any) -> Transcript:
 
 def transcribe_waves(model: Any, waves: Sequence[np.ndarray]) -> list[Transcript]:
     """Short clips in one packed batch; each transcript equals that of the clip on its own."""
-    spaced, geometry = [between_silence(wave_S, model.silence) for wave_S in waves], model.config.geometry
+    spaced, geometry = [between_silence(wave_S, model.silence) for wave_S in waves], model.config.letters
     return [greedy(log_probs_TV, model.tokenizer, geometry, model.silence) for log_probs_TV in model.log_probs(spaced)]
 
 

@@ -30,8 +30,16 @@ FAMILIES = {
     "hubert": ("Hubert", {}),
     "wavlm": ("WavLM", dict(num_buckets=32, max_bucket_distance=40)),
     "data2vec-audio": ("Data2VecAudio", dict(num_conv_pos_embeddings=3, conv_pos_kernel_size=7)),
+    "unispeech": ("UniSpeech", {}),
+    "unispeech-sat": ("UniSpeechSat", {}),
+    "wav2vec2-conformer": ("Wav2Vec2Conformer", dict(hidden_act="swish", conv_depthwise_kernel_size=5)),
+    "wav2vec2-bert": (
+        "Wav2Vec2Bert",
+        dict(conv_depthwise_kernel_size=5, left_max_position_embeddings=12, right_max_position_embeddings=4),
+    ),
 }
-KINDS = [(family, style) for family in FAMILIES for style in STYLES if (family, style) != ("data2vec-audio", "pre")]
+UNSTYLED = ("data2vec-audio", "wav2vec2-bert")  # families of a single norm style, whose configs have no fields for it
+KINDS = [(family, style) for family in FAMILIES for style in STYLES if not (family in UNSTYLED and style == "pre")]
 LETTERS = ("<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
 
 
@@ -39,27 +47,45 @@ def make(family: str = "wav2vec2", style: str = "post", head: str = "ForCTC", se
     """A random model in evaluation mode, all of whose weights, norms and biases included, differ from their defaults."""
     name, own = FAMILIES[family]
     fields = SIZES | STYLES[style] | own | changes
-    if family == "data2vec-audio":
+    if family in UNSTYLED:
         fields = {k: v for k, v in fields.items() if k not in ("feat_extract_norm", "do_stable_layer_norm")}
+    if family == "wav2vec2-bert":
+        fields = {k: v for k, v in fields.items() if "conv_" not in k or k in own}
     torch.manual_seed(seed)
     model = getattr(transformers, name + head)(getattr(transformers, name + "Config")(**fields)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1 * parameter.abs().mean().clamp_min(0.2))
+        for name, buffer in model.named_buffers():
+            if "running" in name:
+                buffer.add_(torch.rand_like(buffer))
     return model
 
 
-def save(model, folder: Path, *, normalise: bool | None = None, vocab: tuple[str, ...] = (), **tokenizer) -> Path:
+def save(model, folder: Path, *, normalise: bool | None = False, vocab: tuple[str, ...] = (), **tokenizer) -> Path:
     """A folder as `save_pretrained` writes it, with a preprocessor and a vocabulary if asked for."""
     model.save_pretrained(folder)
     if normalise is not None:
-        transformers.Wav2Vec2FeatureExtractor(do_normalize=normalise).save_pretrained(folder)
+        extractor(model, normalise).save_pretrained(folder)
     if vocab:
         import json
 
         (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocab)}))
         transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), **tokenizer).save_pretrained(folder)
     return folder
+
+
+def extractor(model, normalise: bool = False):
+    """transformers' feature extractor for a model."""
+    if model.config.model_type == "wav2vec2-bert":
+        return transformers.SeamlessM4TFeatureExtractor()
+    return transformers.Wav2Vec2FeatureExtractor(do_normalize=normalise)
+
+
+def inputs(model, wave: np.ndarray) -> dict[str, torch.Tensor]:
+    """What a model takes of one utterance; no mask where no frame is padded."""
+    found = extractor(model)(wave, sampling_rate=16_000, return_tensors="pt")
+    return {key: value for key, value in found.items() if key != "attention_mask" or not value.all()}
 
 
 def clips(speech: np.ndarray) -> list[np.ndarray]:
@@ -73,9 +99,9 @@ def reference(model, wave: np.ndarray):
 
     It leaves the final norm of pre-LN models out of its list of states; `last_hidden_state` has it, and so has ours.
     """
-    wave_BS = torch.from_numpy(wave)[None]
-    out = model(wave_BS, output_hidden_states=True)
-    last = model.base_model(wave_BS).last_hidden_state
+    taken = inputs(model, wave)
+    out = model(**taken, output_hidden_states=True)
+    last = model.base_model(**taken).last_hidden_state
     return torch.cat([*out.hidden_states[:-1], last]), getattr(out, "logits", None)
 
 

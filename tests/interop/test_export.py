@@ -59,3 +59,18 @@ def test_wishes_that_cannot_be_granted(tmp_path, monkeypatch):
         export(mine, tmp_path / "y.onnx", "onnx")
     with pytest.raises(speechssl.InputError, match="shorter than one frame"):
         Exported.log_probs(mine, [np.zeros(10, np.float32)])
+
+
+@pytest.mark.parametrize(
+    "family, changes, complaint",
+    [
+        ("wav2vec2-conformer", {}, "is a wav2vec2-conformer model, and export needs one of: wav2vec2, hubert"),
+        ("wav2vec2-bert", {}, "is a wav2vec2-bert model, and export needs one of"),
+        ("wav2vec2", dict(add_adapter=True), "an adapter after its last layer"),
+    ],
+)
+def test_what_no_graph_holds_is_refused(family, changes, complaint, tmp_path):
+    mine = speechssl.load(save(make(family, **changes), tmp_path / "m"))
+    with pytest.raises(speechssl.InputError, match=complaint):
+        export(mine, tmp_path / "m.pt2", "torch")
+    assert not (tmp_path / "m.pt2").exists()

@@ -41,9 +41,6 @@ def test_transformers_models_give_the_same_numbers(family, style, speech, tmp_pa
 )
 def test_variants_of_hubert(changes, speech, tmp_path):
     model = make("hubert", **changes)
-    for name, buffer in model.named_buffers():
-        if "running" in name:
-            buffer.add_(torch.rand_like(buffer))
     agree(model, speechssl.load(save(model, tmp_path / "m")), clips(speech))
 
 

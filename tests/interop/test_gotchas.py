@@ -321,5 +321,5 @@ def test_the_hub_is_asked_for_each_weight_once(kept, tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     ending = "bin" if kept == "pickles only" else "safetensors"
-    fetched = {file.name for file in locate("some/model", "fra").iterdir()} - {"config.json"}
+    fetched = {file.name for file in locate("some/model", "fra").iterdir() if file.suffix != ".json"}
     assert fetched == {"pytorch_model.bin" if ending == "bin" else "model.safetensors", f"adapter.fra.{ending}"}

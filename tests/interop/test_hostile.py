@@ -13,6 +13,7 @@ import torch
 
 import speechssl
 from speechssl.interop.pickles import Unpickler
+from speechssl.models.wav2vec2.config import Wav2Vec2Config
 from tests.interop.builders import fairseq_settings, fairseq_state, make, save
 
 
@@ -176,10 +177,10 @@ def test_tensors_without_data(checkpoint):
 
 def test_wrong_kinds_of_files(checkpoint, folder, tmp_path):
     torch.save({"epoch": 3}, checkpoint)
-    refused(checkpoint, "holds neither a fairseq checkpoint")
+    refused(checkpoint, "holds neither a fairseq checkpoint .* nor a state dict of a known network")
     torch.save({"model": {"weight": torch.zeros(2)}}, checkpoint)
     refused(checkpoint, "lacks feature_projection|not a model of the wav2vec 2.0 family")
-    refused(folder / "model.safetensors", "only a part of a model")
+    refused(folder / "config.json", "only a part of a model")
     (tmp_path / "x.pt").write_text("hello")
     refused(tmp_path / "x.pt", "not a file of torch.save")
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "s.pt"))
@@ -197,3 +198,57 @@ def test_conversion_overwrites_nothing_and_leaves_nothing_half_done(folder, tmp_
     with pytest.raises(speechssl.InputError, match="no model_type = 'data2vec-audio'"):
         convert(stacked, tmp_path / "out" / "x.pth", "torchaudio")
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_differences_of_peft_and_unknown_networks_are_named(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    refused(tmp_path, "merge_and_unload")
+    (tmp_path / "config.json").write_text('{"model_type": "sew"}')
+    refused(
+        tmp_path, "model_type = 'sew'; only wav2vec2, hubert, .*unispeech-sat, .*wav2vec2-bert, byol-s can be opened"
+    )
+
+
+@pytest.mark.parametrize(
+    "field, value", [("add_adapter", True), ("position_embeddings_type", "rotary"), ("hidden_act", "swish")]
+)
+def test_fields_of_other_families(field, value, folder):
+    """What a family has not is refused in a recipe, and in a file wherever it would change the numbers."""
+    with pytest.raises(speechssl.InputError, match=f"model.{field} = .* does not go with model.model_type = 'hubert'"):
+        Wav2Vec2Config(model_type="hubert", **{field: value})
+    folder = save(make("hubert"), folder.parent / "h")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {field: value}))
+    if field == "position_embeddings_type":  # transformers' HuBERT never looks at it
+        assert speechssl.load(folder).config.position_embeddings_type == ""
+    else:
+        refused(folder, field)
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("hidden_size", 10**9),
+        ("num_hidden_layers", 10**9),
+        ("intermediate_size", 10**12),
+        ("conv_depthwise_kernel_size", 10**9 + 1),
+        ("conv_depthwise_kernel_size", 4),
+        ("left_max_position_embeddings", 10**12),
+        ("right_max_position_embeddings", -1),
+        ("num_adapter_layers", 10**9),
+        ("adapter_stride", 10**9),
+        ("adapter_kernel_size", 1),
+        ("output_hidden_size", 10**12),
+        ("num_attention_heads", 32),
+        ("position_embeddings_type", "rotary"),
+        ("position_embeddings_type", "nonsense"),
+        ("feature_projection_input_dim", 80),
+        ("model_type", "wav2vec2-conformer"),
+    ],
+    ids=str,
+)
+def test_configs_of_conformers_that_disagree_with_the_tensors(field, value, tmp_path):
+    folder = save(make("wav2vec2-bert", add_adapter=True), tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {field: value}))
+    refused(folder, f"{field}|distance_embedding|one frame of|feature_extractor_type")

@@ -1,14 +1,17 @@
 """What a MODEL may be, and the verbs `info` and `convert`."""
 
+import json
+import re
 import shutil
 import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import speechssl
 from speechssl import cli
-from speechssl.interop.source import locate
+from speechssl.interop.source import locate, parsed
 from tests.interop.builders import LETTERS, make, save
 
 
@@ -40,6 +43,93 @@ def test_hub_ids_that_cannot_be_had(hub, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(speechssl.InputError, match="pip install huggingface-hub"):
         speechssl.load("someone/some-model")
+
+
+@pytest.mark.parametrize(
+    "source, name, language, revision",
+    [
+        ("owner/name", "owner/name", "", ""),
+        ("owner/name@fra", "owner/name", "fra", ""),
+        ("owner/name@azj-script_cyrillic", "owner/name", "azj-script_cyrillic", ""),
+        ("owner/name@main", "owner/name", "", "main"),
+        ("owner/name@v1", "owner/name", "", "v1"),
+        ("owner/name@dev-2", "owner/name", "", "dev-2"),
+        ("owner/name@refs/pr/4", "owner/name", "", "refs/pr/4"),
+        ("owner/name@0123abc", "owner/name", "", "0123abc"),
+        ("owner/name@dev:", "owner/name", "", "dev"),
+        ("owner/name@:fra", "owner/name", "fra", ""),
+        ("owner/name@v1:fra", "owner/name", "fra", "v1"),
+        ("small@whatever", "small", "whatever", ""),
+    ],
+)
+def test_what_follows_the_at_sign(source, name, language, revision):
+    assert parsed(source) == (name, language, revision)
+
+
+def test_a_path_with_an_at_sign_is_a_path(tmp_path):
+    folder = save(make(), tmp_path / "m@v1")
+    assert parsed(folder) == (str(folder), "", "")
+    assert speechssl.load(folder).config.model_type == "wav2vec2"
+
+
+@pytest.fixture
+def remote(tmp_path, monkeypatch):
+    """A stand-in for the hub with two revisions of a model of MMS; what was asked for is recorded."""
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    asked, changes = [], dict(adapter_attn_dim=6)
+    for seed, revision in enumerate(("main", "v1")):
+        folder = save(make("wav2vec2", "pre", seed=seed, **changes), tmp_path / revision)
+        other = make("wav2vec2", "pre", seed=seed + 5, **changes).state_dict()
+        weights = {k: v for k, v in other.items() if "adapter_layer" in k or k.startswith("lm_head")}
+        save_file(weights, folder / "adapter.fra.safetensors")
+        (folder / "vocab.json").write_text(json.dumps({"fra": {t: i for i, t in enumerate(LETTERS)}}))
+
+    def snapshot_download(name, allow_patterns, revision="main"):
+        asked.append((name, revision, tuple(allow_patterns)))
+        if not (tmp_path / revision).is_dir():
+            raise ValueError(f"404: no revision {revision}\nlong explanation")
+        return str(tmp_path / revision)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return asked
+
+
+def test_a_revision_is_pinned_and_a_language_added(remote, speech, tmp_path):
+    wave = speech[:9000]
+    for source, folder in (
+        ("owner/name", "main"),
+        ("owner/name@v1", "v1"),
+        ("owner/name@fra", "main@fra"),
+        ("owner/name@v1:fra", "v1@fra"),
+    ):
+        remote.clear()
+        mine, direct = speechssl.load(source), speechssl.load(f"{tmp_path}/{folder}")
+        assert torch.equal(mine.log_probs([wave])[0], direct.log_probs([wave])[0]), source
+        (asked,) = remote
+        assert asked[:2] == ("owner/name", "v1" if "v1" in source else "main")
+        assert ("adapter.fra.safetensors" in asked[2]) == ("fra" in source)
+        assert not any(pattern.endswith((".bin", ".msgpack", ".h5", ".onnx")) for pattern in asked[2])
+
+
+def test_a_revision_that_cannot_be(remote, tmp_path):
+    with pytest.raises(speechssl.InputError, match="owner/name at revision 'gone' does not exist here and cannot"):
+        speechssl.load("owner/name@gone")
+    folder = save(make(), tmp_path / "m")
+    with pytest.raises(speechssl.InputError, match="only models of the hub have revisions; leave 'v1' out"):
+        speechssl.load(f"{folder}@v1:")
+
+
+def test_info_of_a_revision_finds_its_model_card(remote, tmp_path, capsys):
+    (tmp_path / "v1" / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    cli.main(["info", "owner/name@v1:fra"])
+    assert "licence     cc-by-nc-4.0" in capsys.readouterr().out
+
+
+def test_help_says_what_may_follow_the_at_sign(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["transcribe", "--help"])
+    said = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    assert "owner/name@REVISION:fra" in said and "MODEL@fra" in said
 
 
 def test_a_misspelt_path_does_not_ask_the_hub(tmp_path, monkeypatch):
@@ -83,6 +173,10 @@ def test_info_says_what_is_known(tmp_path, capsys):
         "licence     mit",
     ):
         assert part in text, text
+    cli.main(["info", str(save(make("wav2vec2-bert", add_adapter=True), tmp_path / "b"))])
+    text = capsys.readouterr().out
+    assert "conformers, relative_key positions" in text and "log-mels" in text
+    assert "head        CTC behind an adapter, 25 Hz" in text
     cli.main(["info", "small"])
     text = capsys.readouterr().out
     assert "head        none" in text and "fsdd" in text and "CC BY-SA 4.0" in text and "vocabulary  none" in text

@@ -13,7 +13,7 @@ from speechssl.models.byols.model import ByolsConfig, ByolsModel
 from speechssl.models.checkpoint import checkpoint_of
 from speechssl.models.families import FAMILIES
 from speechssl.models.protocol import Encoder
-from speechssl.models.wav2vec2.config import Wav2Vec2Config
+from speechssl.models.wav2vec2.config import LOG_MEL, Wav2Vec2Config
 from speechssl.models.wav2vec2.model import Wav2Vec2Encoder
 
 NETWORKS = {Wav2Vec2Config: Wav2Vec2Encoder, ByolsConfig: ByolsModel}  # config -> network without a head
@@ -28,7 +28,17 @@ TINY = {  # of which each config takes the fields that it has
     "width": 16,
     "channels": 4,
 }
-OWN = {"data2vec-audio": {"feat_extract_norm": "layer"}}  # what a family needs besides
+OWN = {  # what a family needs besides
+    "data2vec-audio": {"feat_extract_norm": "layer"},
+    "wav2vec2-conformer": {"position_embeddings_type": "relative"},
+    "wav2vec2-bert": {
+        **LOG_MEL,
+        "feat_extract_norm": "layer",
+        "num_conv_pos_embedding_groups": 1,
+        "num_conv_pos_embeddings": 128,
+        "position_embeddings_type": "relative_key",
+    },
+}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

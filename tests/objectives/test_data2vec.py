@@ -183,3 +183,8 @@ def test_a_network_that_no_model_folder_can_hold_is_refused(changes):
     """transformers has one form of it; a run with another ended in a checkpoint that nothing could open."""
     with pytest.raises(InputError, match=r'"data2vec-audio" needs feat_extract_norm = "layer"'):
         tiny(**{"model_type": "data2vec-audio", "feat_extract_norm": "layer"} | changes)
+
+
+def test_conformers_have_no_blocks_to_average():
+    with pytest.raises(InputError, match="pretrain conformers with hubert or wav2vec2"):
+        Recipe(model=tiny(model_type="wav2vec2-conformer", position_embeddings_type="relative"))

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
-from torch import Tensor
 
 from speechssl.core.config import coerce
 from speechssl.core.errors import InputError
 from speechssl.models.byols.model import ByolsConfig, ByolsModel
 from speechssl.models.checkpoint import Checkpoint, as_float, check_fit
-from speechssl.models.folder import CONFIG, WEIGHTS, read_tensors, weight_files, write_json, write_tensors
+from speechssl.models.folder import CONFIG, WEIGHTS, read_weights, write_json, write_tensors
 from speechssl.sound.audio import SAMPLE_RATE
 
 
@@ -37,10 +36,7 @@ def read(folder: Path, raw: dict[str, Any], language: str = "") -> Checkpoint:
         config = ByolsConfig(**{name: coerce(raw[name], kinds[name], name, "it") for name in known})
     except (TypeError, InputError) as error:
         raise InputError(f"{folder / CONFIG} cannot be used: {error}") from None
-    state: dict[str, Tensor] = {}
-    for file in weight_files(folder):
-        state |= read_tensors(file)
-    return Checkpoint(config=config, state=state, raw=raw, source=str(folder / WEIGHTS))
+    return Checkpoint(config=config, state=read_weights(folder, raw), raw=raw, source=str(folder / WEIGHTS))
 
 
 def build(checkpoint: Checkpoint) -> ByolsModel:

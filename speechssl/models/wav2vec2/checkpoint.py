@@ -5,13 +5,14 @@ the meta device and then given the tensors of the file.
 """
 
 from itertools import count, takewhile
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor
 
 from speechssl.core.errors import InputError
 from speechssl.models.checkpoint import Checkpoint, as_float, check_fit
+from speechssl.models.wav2vec2.config import Wav2Vec2Config
 from speechssl.models.wav2vec2.model import (
     Wav2Vec2Encoder,
     Wav2Vec2ForCTC,
@@ -21,6 +22,8 @@ from speechssl.models.wav2vec2.model import (
 from speechssl.models.wav2vec2.names import BODY, WEIGHT_NORM_V
 
 MASK = BODY + "masked_spec_embed"
+CONFORMER = "encoder.layers.0.conv_module.depthwise_conv.weight"
+DEPTHWISE_NORM = "encoder.layers.0.conv_module.depthwise_layer_norm.weight"
 
 
 def head_of(state: dict[str, Tensor]) -> str:
@@ -28,7 +31,8 @@ def head_of(state: dict[str, Tensor]) -> str:
     if "lm_head.weight" in state:
         return "ForCTC"
     if {"quantizer.codevectors", "project_hid.weight", "project_q.weight"} <= set(state):
-        return "ForPreTraining"
+        unispeech = {"ctc_proj.weight", "label_embeddings_concat"} & set(state)  # their quantizers serve other losses
+        return "Model" if unispeech else "ForPreTraining"
     if {"projector.weight", "classifier.weight"} <= set(state) and "tdnn.0.kernel.weight" not in state:
         return "ForSequenceClassification"
     return "Model"
@@ -43,23 +47,61 @@ def infer(state: dict[str, Tensor], source: str) -> dict[str, Any]:
 
     convs = numbered("feature_extractor.conv_layers.{}.conv.weight")
     layers = numbered("encoder.layers.{}.final_layer_norm.weight")
+    conformer, log_mel = CONFORMER in shape, DEPTHWISE_NORM in shape
+    block = "ffn1" if conformer else "feed_forward"
     try:
         fields: dict[str, Any] = {
-            "conv_dim": tuple(shape[key][0] for key in convs),
-            "conv_kernel": tuple(shape[key][2] for key in convs),
-            "conv_bias": "feature_extractor.conv_layers.0.conv.bias" in shape,
-            "feat_extract_norm": "layer" if "feature_extractor.conv_layers.1.layer_norm.weight" in shape else "group",
             "feat_proj_layer_norm": "feature_projection.layer_norm.weight" in shape,
             "hidden_size": shape["feature_projection.projection.weight"][0],
             "num_hidden_layers": len(layers),
-            "intermediate_size": shape["encoder.layers.0.feed_forward.intermediate_dense.weight"][0],
+            "intermediate_size": shape[f"encoder.layers.0.{block}.intermediate_dense.weight"][0],
         }
-        return fields | position_fields(shape, numbered) | optional_fields(shape)
+        if not log_mel:
+            fields |= conv_fields(shape, convs) | position_fields(shape, numbered)
+        fields |= conformer_fields(shape) if conformer else {}
+        return fields | adapter_fields(shape, numbered) | optional_fields(shape)
     except (KeyError, IndexError) as error:
         raise InputError(
             f"{source} lacks {error.args[0]}, or it has another shape there: not a model of the wav2vec 2.0 family "
-            "(wav2vec2, hubert, wavlm, data2vec-audio), or not all of it"
+            f"({', '.join(get_args(get_type_hints(Wav2Vec2Config)['model_type']))}), or not all of it"
         ) from None
+
+
+def conv_fields(shape: dict[str, tuple[int, ...]], convs: list[str]) -> dict[str, Any]:
+    """Those of the convolutional encoder."""
+    return {
+        "conv_dim": tuple(shape[key][0] for key in convs),
+        "conv_kernel": tuple(shape[key][2] for key in convs),
+        "conv_bias": "feature_extractor.conv_layers.0.conv.bias" in shape,
+        "feat_extract_norm": "layer" if "feature_extractor.conv_layers.1.layer_norm.weight" in shape else "group",
+    }
+
+
+def conformer_fields(shape: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Those of conformer layers."""
+    attention = "encoder.layers.0.self_attn."
+    fields: dict[str, Any] = {"conv_depthwise_kernel_size": shape[CONFORMER][2]}
+    if attention + "pos_bias_u" in shape:
+        return fields | {
+            "position_embeddings_type": "relative",
+            "num_attention_heads": shape[attention + "pos_bias_u"][0],
+        }
+    if attention + "distance_embedding.weight" in shape:
+        width = shape[attention + "distance_embedding.weight"][1]
+        heads = shape[attention + "linear_q.weight"][0] // max(1, width)
+        return fields | {"position_embeddings_type": "relative_key", "num_attention_heads": heads}
+    return fields
+
+
+def adapter_fields(shape: dict[str, tuple[int, ...]], numbered: Any) -> dict[str, Any]:
+    """Those of the convolutions after the last layer, where there are any."""
+    layers = numbered("adapter.layers.{}.conv.weight") or numbered("adapter.layers.{}.residual_conv.weight")
+    fields: dict[str, Any] = {"add_adapter": bool(layers)}
+    if layers:
+        hidden, width = shape["feature_projection.projection.weight"][0], shape[layers[0]][1]
+        fields |= {"num_adapter_layers": len(layers), "adapter_kernel_size": shape[layers[0]][2]}
+        fields |= {"output_hidden_size": 0 if width == hidden else width}
+    return fields
 
 
 def position_fields(shape: dict[str, tuple[int, ...]], numbered: Any) -> dict[str, Any]:
@@ -99,6 +141,8 @@ def family_of(state: dict[str, Tensor]) -> str | None:
     """The family, where the tensors alone tell it: HuBERT's are named as wav2vec 2.0's."""
     if f"{BODY}encoder.layers.0.attention.gru_rel_pos_const" in state:
         return "wavlm"
+    if BODY + CONFORMER in state:
+        return "wav2vec2-bert" if BODY + DEPTHWISE_NORM in state else "wav2vec2-conformer"
     return "data2vec-audio" if f"{BODY}encoder.pos_conv_embed.layers.0.conv.weight" in state else None
 
 

@@ -8,6 +8,21 @@ from typing import Literal
 from speechssl.core.errors import InputError
 from speechssl.core.packed import Geometry
 
+CONFORMERS = ("wav2vec2-conformer", "wav2vec2-bert")
+ADAPTERS = ("wav2vec2", "data2vec-audio", *CONFORMERS)  # families for which transformers has an adapter
+ONLY = {  # field: (the value that every family may have, the families that may have another)
+    "hidden_act": ("gelu", CONFORMERS),
+    "position_embeddings_type": ("", CONFORMERS),
+    "add_adapter": (False, ADAPTERS),
+    "use_intermediate_ffn_before_adapter": (False, ("wav2vec2-bert",)),
+}
+MAY_BE_ZERO = (
+    "adapter_width",
+    "output_hidden_size",
+    "left_max_position_embeddings",
+    "right_max_position_embeddings",
+)
+LOG_MEL = {"conv_dim": (160,), "conv_kernel": (400,), "conv_stride": (320,)}  # 2 x 80 bands
 LONGEST_HOP = 16_000  # samples; a frame a second is useless, and the hop decides how much memory a batch takes
 
 
@@ -15,11 +30,21 @@ LONGEST_HOP = 16_000  # samples; a frame a second is useless, and the hop decide
 class Wav2Vec2Config:
     """wav2vec 2.0 architecture and regularisation (Baevski et al. 2020, section 4.2); the defaults are BASE, 95 M weights.
 
-    HuBERT, WavLM and data2vec (audio) share its skeleton and differ by `model_type` and a few fields.
+    The other families share its skeleton and differ by `model_type` and a few fields.
     """
 
-    model_type: Literal["wav2vec2", "hubert", "wavlm", "data2vec-audio"] = "wav2vec2"
-    """wavlm: gated relative position bias in the attention. data2vec-audio: a stack of positional convolutions."""
+    model_type: Literal[
+        "wav2vec2",
+        "hubert",
+        "wavlm",
+        "data2vec-audio",
+        "unispeech",
+        "unispeech-sat",
+        "wav2vec2-conformer",
+        "wav2vec2-bert",
+    ] = "wav2vec2"
+    """wavlm: gated relative position bias in the attention. data2vec-audio: a stack of positional convolutions.
+    wav2vec2-conformer: conformer layers. wav2vec2-bert: those on log-mels, causal. The others: as wav2vec2."""
     conv_dim: tuple[int, ...] = (512, 512, 512, 512, 512, 512, 512)
     """Channels of each convolution of the feature encoder."""
     conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
@@ -58,6 +83,34 @@ class Wav2Vec2Config:
     """wavlm: entries of the relative position bias."""
     max_bucket_distance: int = 800
     """wavlm: frames beyond which all distances share an entry."""
+    hidden_act: Literal["gelu", "swish", "silu", "relu"] = "gelu"
+    """Conformers: activation of feed-forward blocks and convolutions; all others have gelu."""
+    position_embeddings_type: Literal["", "relative", "rotary", "relative_key"] = ""
+    """Conformers: how the attention knows positions; all others have positional convolutions."""
+    rotary_embedding_base: int = 10_000
+    """rotary: base of the angles."""
+    left_max_position_embeddings: int = 64
+    """relative_key: frames to the left beyond which all distances share an entry."""
+    right_max_position_embeddings: int = 8
+    """relative_key: the same to the right."""
+    conv_depthwise_kernel_size: int = 31
+    """Conformers: kernel width of the convolutions, in frames."""
+    conformer_conv_dropout: float = 0.1
+    """Conformers: dropout after the convolutions."""
+    add_adapter: bool = False
+    """Strided convolutions between the last layer and the CTC or classification layer, which then has longer frames."""
+    num_adapter_layers: int = 3
+    """add_adapter: how many."""
+    adapter_kernel_size: int = 3
+    """add_adapter: kernel width of each, in frames."""
+    adapter_stride: int = 2
+    """add_adapter: stride of each."""
+    output_hidden_size: int = 0
+    """add_adapter: width of the adapter (0: hidden_size)."""
+    adapter_act: Literal["gelu", "swish", "silu", "relu"] = "relu"
+    """add_adapter of wav2vec2-bert: activation of its feed-forward blocks."""
+    use_intermediate_ffn_before_adapter: bool = False
+    """add_adapter of wav2vec2-bert: a feed-forward block before it."""
     adapter_width: int = 0
     """Width of the adapter after each pre-LN layer, one set of weights per language (MMS: 16; 0: none)."""
     num_codevector_groups: int = 2
@@ -91,23 +144,14 @@ class Wav2Vec2Config:
             )
         for name, value in vars(self).items():
             sizes = value if isinstance(value, tuple) else (value,)
-            least = 0 if name == "adapter_width" else 1
+            least = 0 if name in MAY_BE_ZERO else 1
             if not isinstance(value, (bool, str, float)) and min(sizes, default=0) < least:
                 raise InputError(f"model.{name} = {value} must be at least {least}")
-        if math.prod(self.conv_stride) > LONGEST_HOP:
-            raise InputError(
-                f"model.conv_stride makes one frame of {math.prod(self.conv_stride)} samples; 320 is usual"
-            )
-        if self.stacked_positions and (self.feat_extract_norm != "layer" or self.do_stable_layer_norm):
-            raise InputError(
-                'model.model_type = "data2vec-audio" needs feat_extract_norm = "layer" and do_stable_layer_norm = false: its '
-                "folders have no other form"
-            )
-        if self.gated_attention and not 4 <= self.num_buckets < 4 * self.max_bucket_distance:
-            raise InputError(
-                f"model.num_buckets = {self.num_buckets} and model.max_bucket_distance = {self.max_bucket_distance} do not "
-                "go together; WavLM has 320 and 800"
-            )
+        hop = math.prod(self.conv_stride) * (
+            self.adapter_stride ** min(self.num_adapter_layers, 64) if self.add_adapter else 1
+        )
+        if hop > LONGEST_HOP:
+            raise InputError(f"model.conv_stride and adapter_stride make one frame of {hop} samples; 320 is usual")
         for value, divisor in (
             ("hidden_size", "num_attention_heads"),
             ("hidden_size", "num_conv_pos_embedding_groups"),
@@ -120,6 +164,41 @@ class Wav2Vec2Config:
         for name, value in vars(self).items():
             if ("dropout" in name or name == "layerdrop") and not 0 <= value < 1:
                 raise InputError(f"model.{name} = {value} is outside [0, 1): it is a probability")
+        self.check_family()
+
+    def check_family(self) -> None:
+        """InputError for fields that do not go with the family or with each other."""
+        if self.stacked_positions and (self.feat_extract_norm != "layer" or self.do_stable_layer_norm):
+            raise InputError(
+                'model.model_type = "data2vec-audio" needs feat_extract_norm = "layer" and do_stable_layer_norm = false: its '
+                "folders have no other form"
+            )
+        for name, (usual, families) in ONLY.items():
+            if getattr(self, name) != usual and self.model_type not in families:
+                raise InputError(
+                    f"model.{name} = {getattr(self, name)!r} does not go with model.model_type = {self.model_type!r}, but with "
+                    f"{', '.join(families)}; leave it at {usual!r}"
+                )
+        if self.log_mel and any(getattr(self, name) != value for name, value in LOG_MEL.items()):
+            sizes = ", ".join(f"{name} = {list(value)}" for name, value in LOG_MEL.items())
+            raise InputError(f'model.model_type = "wav2vec2-bert" needs {sizes}: its input is log-mels')
+        if self.conformer and self.conv_depthwise_kernel_size % 2 == 0:
+            raise InputError(f"model.conv_depthwise_kernel_size = {self.conv_depthwise_kernel_size} must be odd")
+        if self.position_embeddings_type in ("rotary", "relative") and self.hidden_size // self.num_attention_heads % 2:
+            raise InputError(
+                f"model.position_embeddings_type = {self.position_embeddings_type!r} needs heads of an even width, and "
+                f"{self.hidden_size} / {self.num_attention_heads} is odd"
+            )
+        if self.add_adapter and self.adapter_kernel_size <= 2 * self.adapter_padding:
+            raise InputError(
+                f"model.adapter_kernel_size = {self.adapter_kernel_size} must be above {2 * self.adapter_padding}, the zeros "
+                "around an utterance; 3 is usual"
+            )
+        if self.gated_attention and not 4 <= self.num_buckets < 4 * self.max_bucket_distance:
+            raise InputError(
+                f"model.num_buckets = {self.num_buckets} and model.max_bucket_distance = {self.max_bucket_distance} do not "
+                "go together; WavLM has 320 and 800"
+            )
 
     @property
     def gated_attention(self) -> bool:
@@ -131,7 +210,38 @@ class Wav2Vec2Config:
         """Whether positions are embedded by data2vec's stack of convolutions instead of a single one."""
         return self.model_type == "data2vec-audio"
 
+    @property
+    def conformer(self) -> bool:
+        """Whether the layers are conformers."""
+        return self.model_type in CONFORMERS
+
+    @property
+    def log_mel(self) -> bool:
+        """Whether the input is log-mels instead of convolutions of samples, and the conformers are causal."""
+        return self.model_type == "wav2vec2-bert"
+
+    @property
+    def adapter_padding(self) -> int:
+        """Zeros on either side of an utterance in the adapter's convolutions."""
+        return self.adapter_stride // 2 if self.log_mel else 1
+
+    @property
+    def output_width(self) -> int:
+        """Width of what the CTC or classification layer takes."""
+        return self.output_hidden_size or self.hidden_size if self.add_adapter else self.hidden_size
+
     @cached_property
     def geometry(self) -> Geometry:
         """Strides and kernels of the encoder as length arithmetic."""
         return Geometry(kernels=self.conv_kernel, strides=self.conv_stride)
+
+    @cached_property
+    def letters(self) -> Geometry:
+        """The same for the frames of the CTC layer, which are longer with an adapter. A convolution of K frames whose input has
+        P zeros at both ends counts as one of K - 2 P without."""
+        layers = self.num_adapter_layers if self.add_adapter else 0
+        kernel = self.adapter_kernel_size - 2 * self.adapter_padding
+        return Geometry(
+            kernels=(*self.conv_kernel, *[kernel] * layers),
+            strides=(*self.conv_stride, *[self.adapter_stride] * layers),
+        )

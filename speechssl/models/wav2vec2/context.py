@@ -215,18 +215,24 @@ class GatedAttention(Attention):
         return [(piece * distance_HTT[:, :n, :n])[None] for piece, n in zip(pieces, frames, strict=True)]
 
 
-class FeedForward(nn.Module):
-    """Two linear maps with GELU between."""
+ACTIVATIONS = {"gelu": F.gelu, "swish": F.silu, "silu": F.silu, "relu": F.relu}
 
-    def __init__(self, config: Wav2Vec2Config) -> None:
+
+class FeedForward(nn.Module):
+    """Two linear maps with an activation between."""
+
+    def __init__(self, config: Wav2Vec2Config, width: int = 0, activation: str = "") -> None:
+        """width, activation: those of the config unless given."""
         super().__init__()
-        self.intermediate_dense = Linear(config.hidden_size, config.intermediate_size)
-        self.output_dense = Linear(config.intermediate_size, config.hidden_size)
+        width = width or config.hidden_size
+        self.activation = ACTIVATIONS[activation or config.hidden_act]
+        self.intermediate_dense = Linear(width, config.intermediate_size)
+        self.output_dense = Linear(config.intermediate_size, width)
         self.activation_dropout = Dropout(config.activation_dropout)
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """(T, D) -> (T, D)."""
-        return self.output_dense(self.activation_dropout(F.gelu(self.intermediate_dense(x_TD))))
+        return self.output_dense(self.activation_dropout(self.activation(self.intermediate_dense(x_TD))))
 
 
 class PostNormLayer(nn.Module):
@@ -283,6 +289,15 @@ class AdaptedLayer(PreNormLayer):
         return x_TD + self.adapter_layer(x_TD)
 
 
+def start_small(layers: nn.Module) -> None:
+    """The linear maps of new layers as in BERT."""
+    for module in layers.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
 class ContextNetwork(nn.Module):
     """Positional convolution and transformer layers."""
 
@@ -295,19 +310,21 @@ class ContextNetwork(nn.Module):
         self.dropout = Dropout(config.hidden_dropout)
         layer = (AdaptedLayer if config.adapter_width else PreNormLayer) if self.pre_norm else PostNormLayer
         self.layers = nn.ModuleList(layer(config, i) for i in range(config.num_hidden_layers))
-        for module in self.layers.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        start_small(self.layers)
 
     def forward(
-        self, x_TD: Tensor, frames: Sequence[int], skip: frozenset[int] = frozenset(), checkpointing: bool = False
+        self,
+        x_TD: Tensor,
+        frames: Sequence[int],
+        skip: frozenset[int] = frozenset(),
+        checkpointing: bool = False,
+        whole: Sequence[int] | None = None,
     ) -> list[Tensor]:
         """(T, D) -> L + 1 states (T, D): the first layer's input and every layer's output.
 
         skip: layers whose output is their input (layer drop). checkpointing: keep only each layer's input for the backward
-        pass and compute the rest again. As in transformers, the final norm is applied to the last state of a pre-LN model
-        and to no other.
+        pass and compute the rest again. whole: as in ConformerNetwork; here every frame is. As in transformers, the final norm
+        is applied to the last state of a pre-LN model and to no other.
         """
         x_TD = x_TD + self.pos_conv_embed(x_TD, frames)
         x_TD = self.dropout(x_TD if self.pre_norm else self.layer_norm(x_TD))

@@ -125,3 +125,7 @@ class ConvEncoder(nn.Module):
             valid = [slice(a // stride, a // stride + n) for a, n in zip(starts(spans), counts, strict=True)]
             x_NC = layer(x_NC, valid)
         return x_NC.index_select(0, batch.valid_T)
+
+    def whole(self, batch: Packed) -> tuple[int, ...]:
+        """How many frames of each utterance are computed from audio alone: all."""
+        return batch.frames

@@ -16,9 +16,12 @@ from speechssl.core.packed import Packed, on_device, pack, segments
 from speechssl.models.kernels.dropout import Dropout
 from speechssl.models.kernels.products import Linear
 from speechssl.models.protocol import Encoder
+from speechssl.models.wav2vec2.adapter import OutputAdapter
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
-from speechssl.models.wav2vec2.context import ContextNetwork
+from speechssl.models.wav2vec2.conformer import ConformerNetwork, Places
+from speechssl.models.wav2vec2.context import ContextNetwork, FeedForward
 from speechssl.models.wav2vec2.encoder import ConvEncoder
+from speechssl.models.wav2vec2.logmel import LogMelFrames
 from speechssl.models.wav2vec2.quantizer import GumbelQuantizer
 
 
@@ -54,10 +57,13 @@ class Wav2Vec2Model(nn.Module):
     def __init__(self, config: Wav2Vec2Config) -> None:
         super().__init__()
         self.config = config
-        self.feature_extractor = ConvEncoder(config)
+        self.feature_extractor = LogMelFrames() if config.log_mel else ConvEncoder(config)
         self.feature_projection = FeatureProjection(config)
         self.masked_spec_embed = nn.Parameter(torch.rand(config.hidden_size))
-        self.encoder = ContextNetwork(config)
+        self.encoder = ConformerNetwork(config) if config.conformer else ContextNetwork(config)
+        self.adapter = OutputAdapter(config) if config.add_adapter else None
+        wider = config.add_adapter and config.use_intermediate_ffn_before_adapter
+        self.intermediate_ffn = FeedForward(config, activation="relu") if wider else None
 
     def forward(
         self,
@@ -82,7 +88,16 @@ class Wav2Vec2Model(nn.Module):
             x_TD = torch.where(mask_T[:, None], self.masked_spec_embed.to(x_TD.dtype), x_TD)
         if channel_mask_BD is not None:
             x_TD = x_TD.masked_fill(expand(channel_mask_BD, batch.frames), 0.0)
-        return Encoded(features_TC, normed_TC, self.encoder(x_TD, batch.frames, skip, checkpointing))
+        whole = self.feature_extractor.whole(batch)
+        return Encoded(features_TC, normed_TC, self.encoder(x_TD, batch.frames, skip, checkpointing, whole))
+
+    def output(self, x_TD: Tensor, batch: Packed) -> tuple[Tensor, Places]:
+        """What a head takes of the last state (T, D), and its frames: the state itself, or with an adapter (T', D'), fewer and
+        longer frames, as many for each utterance as `config.letters` says."""
+        places = Places(list(batch.frames), list(self.feature_extractor.whole(batch)), None)
+        if self.intermediate_ffn is not None:
+            x_TD = x_TD + 0.5 * self.intermediate_ffn(x_TD)
+        return (x_TD, places) if self.adapter is None else self.adapter(x_TD, places)
 
 
 def expand(values_BD: Tensor, frames: Sequence[int]) -> Tensor:
@@ -168,21 +183,26 @@ class Wav2Vec2ForCTC(Wav2Vec2Encoder):
     def __init__(self, config: Wav2Vec2Config, vocab_size: int) -> None:
         super().__init__(config)
         self.dropout = Dropout(config.final_dropout)
-        self.lm_head = Linear(config.hidden_size, vocab_size)
+        self.lm_head = Linear(config.output_width, vocab_size)
 
     def forward(self, batch: Packed, *, frozen: bool = False, **options: Any) -> Tensor:
-        """Log-posteriors (T, V) of every frame, float32. frozen: no gradient reaches the pretrained part. options: as in
-        Wav2Vec2Model.forward."""
+        """Log-posteriors (T, V) of every frame of `config.letters`, float32. frozen: no gradient reaches the pretrained part.
+        options: as in Wav2Vec2Model.forward."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             states = self.wav2vec2(batch, **options).states
-        x_TD = self.dropout(states[-1])
+            x_TD, _ = self.wav2vec2.output(states[-1], batch)
+        x_TD = self.dropout(x_TD)
         return torch.log_softmax(self.lm_head(x_TD).float(), dim=-1)
 
     def log_probs(self, waves: Sequence[np.ndarray]) -> list[Tensor]:
         """CTC log-posteriors of each wave (S,): (T, V), float32."""
         batch = self.packed(waves)
         log_probs_TV = self(batch)
-        return [log_probs_TV[rows] for rows in segments(batch.frames)]
+        return [log_probs_TV[rows] for rows in segments(self.letter_frames(batch))]
+
+    def letter_frames(self, batch: Packed) -> list[int]:
+        """Frames of each utterance among the log-posteriors."""
+        return [self.config.letters.frames(samples) for samples in batch.samples]
 
 
 class Wav2Vec2ForSequenceClassification(Wav2Vec2Encoder):
@@ -194,16 +214,17 @@ class Wav2Vec2ForSequenceClassification(Wav2Vec2Encoder):
         super().__init__(config)
         count = config.num_hidden_layers + 1
         self.layer_weights = nn.Parameter(torch.ones(count) / count) if weighted else None
-        self.projector = Linear(config.hidden_size, width)
+        self.projector = Linear(config.output_width, width)
         self.classifier = Linear(width, classes)
 
     def forward(self, batch: Packed) -> Tensor:
         """Logits (B, classes), float32."""
         states = self.wav2vec2(batch).states
-        x_TD = states[-1]
+        x_TD, places = self.wav2vec2.output(states[-1], batch)
         if self.layer_weights is not None:
             x_TD = torch.einsum("l,ltd->td", self.layer_weights.softmax(dim=0), torch.stack(states))
-        pooled = [piece_TD.mean(dim=0) for piece_TD in self.projector(x_TD).split(batch.frames)]
+        pieces = zip(self.projector(x_TD).split(places.frames), places.whole, strict=True)
+        pooled = [piece_TD[:whole].mean(dim=0) for piece_TD, whole in pieces]
         return self.classifier(torch.stack(pooled)).float()
 
     def class_logits(self, waves: Sequence[np.ndarray]) -> Tensor:
