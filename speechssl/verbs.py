@@ -33,19 +33,46 @@ FromScratch = Annotated[bool, "take only the sizes of --init, with random weight
 def prepare(
     src: Annotated[Path, "a folder of audio, a corpus, or a manifest (TSV, JSONL, Kaldi)"],
     *,
-    out: Annotated[Path, "the manifest to write, x.tsv"],
+    out: Annotated[Path | None, "the manifest to write, x.tsv"] = None,
+    dry_run: Annotated[bool, "only show what would be read as what; nothing is decoded or written"] = False,
     corpus: Annotated[str, "what SRC is (auto: recognise it)", "speechssl.data.corpora:CORPORA"] = "auto",
     pattern: Pattern = "",
+    tier: Annotated[
+        str, "tier of TextGrid and ELAN files that holds the text (default: the one whose name says so)"
+    ] = "",
     where: Where = "",
     min_seconds: Annotated[float, "leave out shorter clips"] = 0.1,
     max_seconds: Annotated[float, "cut longer clips into equal rows (0: never)"] = 0.0,
     jobs: Annotated[int, "number of processes (0: one per core)"] = 0,
 ) -> None:
     """List the usable audio of a folder in a manifest."""
-    from speechssl.data.prepare import prepare
+    from speechssl.core.errors import InputError
+    from speechssl.data.prepare import prepare, preview
 
+    if dry_run:
+        print(preview(src, out, corpus=corpus, pattern=pattern, tier=tier, where=where))
+        return
+    if out is None:
+        raise InputError("the following arguments are required: --out (or --dry-run); see `speechssl prepare --help`")
     limits = {"min_seconds": min_seconds, "max_seconds": max_seconds}
-    print(prepare(src, out, corpus=corpus, pattern=pattern, where=where, jobs=jobs, **limits))
+    print(prepare(src, out, corpus=corpus, pattern=pattern, tier=tier, where=where, jobs=jobs, **limits))
+
+
+def split(
+    manifests: Annotated[Sequence[Path], "manifest(s) to divide, TSV with any columns"],
+    *,
+    out: Annotated[Path, "the manifest to write: all rows, with train, dev or test in the column split"],
+    by: Annotated[str, "column whose values stay together: speaker, or id to divide row by row"] = "speaker",
+    dev: Annotated[str, "share of the seconds for choosing a checkpoint"] = "10%",
+    test: Annotated[str, "share of the seconds for the final score"] = "10%",
+    stratify: Annotated[str, "column whose values are spread evenly over the parts, such as label"] = "",
+    seed: Annotated[int, "another seed is another division"] = 1,
+    again: Annotated[bool, "divide rows anew that have a split already (else they are refused)"] = False,
+) -> None:
+    """Divide a manifest into train, dev and test, with no speaker on two sides."""
+    from speechssl.data.split import split
+
+    print(split(manifests, out, by=by, dev=dev, test=test, stratify=stratify, seed=seed, again=again))
 
 
 def pretrain(
@@ -316,6 +343,7 @@ VERBS: dict[str, Callable[..., None]] = {
     verb.__name__: verb
     for verb in (
         prepare,
+        split,
         cluster,
         pretrain,
         finetune,

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,14 +29,16 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file; bytes that are not UTF-8 become U+FFFD."""
-    return path.read_text(encoding="utf-8-sig", errors="replace")
-
-
-def text_beside(audio: Path) -> str:
-    """The transcript in the .txt file of the same name beside an audio file; "" if there is none."""
-    text = audio.with_suffix(".txt")
-    return read_text(text).strip() if text.is_file() else ""
+    """Read a text file: UTF-8, or UTF-16 if it begins with that mark. InputError with the byte at which it is not."""
+    data = path.read_bytes()
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return re.sub(r"\r\n?", "\n", data.decode(encoding))
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not {error.encoding.upper()} text ({error.reason} at byte {error.start}); convert it: "
+            f"iconv -f latin1 -t utf-8 {path.name}, with the name of its encoding"
+        ) from None
 
 
 def output_folder(path: Path) -> Path:

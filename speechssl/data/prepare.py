@@ -17,14 +17,15 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 import soundfile
 
 from speechssl.core.errors import InputError
-from speechssl.core.files import files_below, output_file, writing
+from speechssl.core.files import output_file, writing
 from speechssl.core.progress import Progress
-from speechssl.data.corpora import find_rows
+from speechssl.data.corpora import find
 from speechssl.data.cremad import is_pointer
 from speechssl.data.manifest import Utterance, fits_a_line, rejected_path, write_manifest, write_rejected
 from speechssl.sound import audio
@@ -35,7 +36,7 @@ SILENCE = 1e-4  # a peak below -80 dB of full scale
 
 @dataclass(kw_only=True)
 class Summary:
-    """The counts that prepare prints. reused: files whose findings were cached; reasons: reason -> rejected files and rows."""
+    """The lines of prepare. reused: files whose findings were cached; notes: what was read as what; reasons: why files are left out."""
 
     out: Path
     kept: int = 0
@@ -44,6 +45,7 @@ class Summary:
     ignored: int = 0
     speakers: int = 0
     corpus: str = ""
+    notes: list[str] = field(default_factory=list)
     reasons: Counter = field(default_factory=Counter)
 
     @property
@@ -54,10 +56,11 @@ class Summary:
     def __str__(self) -> str:
         hours = f"{self.seconds / 3600:.2f} h"
         lines = [f"{self.out}: {self.kept} utterances, {hours}, {self.speakers} speakers ({self.corpus})"]
+        lines += [f"  {note}" for note in self.notes]
         if self.reused:
             lines.append(f"  {self.reused} files unchanged since the last run and not decoded again")
         if self.ignored:
-            lines.append(f"  {self.ignored} files without an audio ending ignored")
+            lines.append(f"  {self.ignored} other files ignored")
         for reason, count in self.reasons.most_common():
             lines.append(f"  {count} rejected: {reason}")
         if self.rejected:
@@ -71,6 +74,7 @@ def prepare(
     *,
     corpus: str = "auto",
     pattern: str = "",
+    tier: str = "",
     where: str = "",
     min_seconds: float = 0.1,
     max_seconds: float = 0.0,
@@ -78,21 +82,18 @@ def prepare(
 ) -> Summary:
     """List the usable utterances of `src` in the manifest `out`, and beside it those that are left out, with the reason.
 
-    The arguments are those of the verb (verbs.py); corpus, pattern: see find_rows. InputError if no audio is usable, or if
+    The arguments are those of the verb (verbs.py); corpus, pattern, tier: see find. InputError if no audio is usable, or if
     `out` cannot be written.
     """
     src, out = Path(src), output_file(Path(out), "all.tsv")
-    rows, name = find_rows(src, corpus, pattern)
-    rows = list(rows.where(where))
+    source = find(src, corpus, pattern, tier=tier, skip=out)
+    rows = list(source.rows.where(where))
     if where and src.is_file() and out.exists() and out.samefile(src):
         raise InputError(f"--where would leave only some rows of {out} in it; choose another --out")
-    summary = Summary(out=out, corpus=name)
-    if name != "manifest":
-        summary.ignored = sum(
-            path.suffix.lower() not in (*audio.EXTENSIONS, *audio.FOREIGN) for path in files_below(src)
-        )
+    summary = Summary(out=out, corpus=source.corpus, notes=source.told(), ignored=source.ignored)
     findings = inspect_all(sorted({row.path for row in rows}), out, jobs, summary)
     kept, rejected = sort_out(rows, findings, min_seconds, max_seconds)
+    rejected = [*source.left_out, *rejected]
     write_rejected(rejected, out)
     summary.reasons = Counter(reason.split(" (")[0] for _, reason in rejected)
     if not kept:
@@ -102,6 +103,33 @@ def prepare(
     summary.kept, summary.seconds = len(kept), sum(row.duration for row in kept)
     summary.speakers = len({row.speaker for row in kept} - {""})
     return summary
+
+
+def preview(
+    src: Path, out: Path | None, *, corpus: str = "auto", pattern: str = "", tier: str = "", where: str = ""
+) -> str:
+    """What `prepare` would read as what: each part with its evidence and its first rows. Nothing is decoded or written."""
+    source = find(Path(src), corpus, pattern, tier=tier, skip=out)
+    lines = [f"{src}: {len(source.rows)} rows as {source.corpus}; nothing is decoded or written"]
+    for part in source.parts:
+        lines.append(f"  {part.told()}")
+        rows = source.rows.select(range(part.first, part.first + part.count)).where(where if part.count else "")
+        for row in rows.select(range(min(3, len(rows)))):
+            cells = (
+                ("speaker", row.speaker),
+                ("label", row.label),
+                ("split", row.split),
+                ("text", shorten(row.text, 60)),
+            )
+            times = f" {row.start:g}+{row.duration:g} s" if not math.isnan(row.duration) else ""
+            path = os.path.relpath(row.path, src if src.is_dir() else src.parent)
+            lines.append(f"    {path}{times}: " + ", ".join(f"{name} {cell}" for name, cell in cells if cell))
+    lines += [f"  {note}" for note in source.notes]
+    if source.left_out:
+        lines.append(f"  {len(source.left_out)} left out, such as {': '.join(source.left_out[0])}")
+    if source.ignored:
+        lines.append(f"  {source.ignored} other files ignored")
+    return "\n".join(lines)
 
 
 def listed(sources: Sequence[Path], run: Path, name: str, resume: bool) -> list[Path]:
