@@ -133,7 +133,7 @@ class Parser(argparse.ArgumentParser):
             options["required"] = True
         elif parameter.default not in (parameter.empty, None, False, "", ()):
             values = parameter.default if isinstance(parameter.default, tuple) else (parameter.default,)
-            note += f" (default: {' '.join(map(str, values))})"
+            note += f" (default: {' '.join(map(str, values))})".replace("%", "%%")
         self.add_argument(name, help=note, **options)
 
     def check_flags(self, argv: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ class Named(NamedTuple):
     sure: regular expression of `folder/name` with what only this corpus has: its speakers, sentences, numbers. Somebody
     else's names may match it too, so it must hold for all files of the form `name`, of at least `speakers` speakers
     with `labels` labels. proof: a test of the names of all files, or of a table of the corpus, that must hold as well; told:
-    this evidence in words.
+    this evidence in words. says_text: whether the name says the text, which a transcript beside the recording contradicts.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Named(NamedTuple):
     speakers: int = 3
     labels: int = 3
     proof: Callable[[Sequence[Path]], bool] = bool
+    says_text: bool = False
 
 
 def is_consistent(paths: Sequence[Path]) -> bool:
@@ -82,6 +83,7 @@ NAMED = {
         lambda m, _: {"label": m[1], "speaker": m[2], "text": DIGITS[int(m[1])]},
         sure=r".*/\d_(george|jackson|lucas|nicolas|theo|yweweler)_(\d|[1-4]\d)",
         told="file names digit_speaker_take of its six speakers",
+        says_text=True,
     ),
     # DC_sa03, or sa03 in the folder DC: speaker, emotion, number
     "savee": Named(
@@ -171,12 +173,17 @@ def members(corpus: str, files: Sequence[Path]) -> list[Path]:
     return found if len(found) > 0.8 * len(files) else []
 
 
+def stranger(corpus: str, files: Sequence[Path]) -> str:
+    """The name of a file of the form of a corpus that it cannot have; "" if there is none."""
+    names = (f"{path.parent.name}/{path.stem}" for path in files)
+    return next((name.partition("/")[2] for name in names if not re.fullmatch(NAMED[corpus].sure, name)), "")
+
+
 def doubts(corpus: str, files: Sequence[Path]) -> str:
     """Why files of the form of a corpus need not be it, in words; "" if the evidence is sufficient."""
     known = NAMED[corpus]
-    others = [path for path in files if not re.fullmatch(known.sure, f"{path.parent.name}/{path.stem}")]
-    if others:
-        return f"{others[0].name} is none of it"
+    if other := stranger(corpus, files):
+        return f"{other} is none of its names"
     rows = [known.columns(match, path) for path in files if (match := re.fullmatch(known.name, path.stem))]
     for column, least in (("speaker", known.speakers), ("label", known.labels)):
         if (count := len({row[column] for row in rows})) < least:

@@ -36,7 +36,7 @@ SILENCE = 1e-4  # a peak below -80 dB of full scale
 
 @dataclass(kw_only=True)
 class Summary:
-    """The lines of prepare. reused: files whose findings were cached; notes: what was read as what; reasons: why files are left out."""
+    """The lines of prepare. reused: files whose findings were cached; notes: what was read as what; reasons: of rejections."""
 
     out: Path
     kept: int = 0

@@ -104,8 +104,8 @@ Reader = Callable[[Sequence[Path], Path], Iterator[Utterance]]
 CORPORA: dict[str, Reader] = {
     "librispeech": read_librispeech,
     "common-voice": read_common_voice,
-    "vctk": read_vctk,
     "crema-d": read_crema_d,
     **{corpus: partial(read_named, corpus) for corpus in NAMED},
+    "vctk": read_vctk,
     "folder": read_folder,
 }

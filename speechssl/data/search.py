@@ -12,7 +12,7 @@ from speechssl.core.files import read_text
 from speechssl.data.cremad import CREMA_D_NAME, CREMA_D_SURE
 from speechssl.data.listed import found, read_listed, tables_of
 from speechssl.data.manifest import Utterance, read_rows
-from speechssl.data.named import NAMED, doubts, members
+from speechssl.data.named import NAMED, doubts, members, stranger
 from speechssl.data.readers import COMMON_VOICE, CORPORA, NOT_VALIDATED, common_voice_rows
 from speechssl.data.sidecars import ending_of
 from speechssl.data.tree import Tree
@@ -182,13 +182,17 @@ class Search:
             if not path.name.startswith("."):
                 folders[path.parent].append(path)
         for corpus in corpora:
-            own = {folder: members(corpus, files) for folder, files in folders.items()}
-            files = [path for found in own.values() for path in found if path in self.free]
-            if len(files) < 3 or self.transcribed(files):
+            alike = {folder: members(corpus, files) for folder, files in folders.items()}
+            alike = {folder: files for folder, files in alike.items() if files}
+            if NAMED[corpus].says_text:
+                alike = {folder: files for folder, files in alike.items() if not self.transcribed(files)}
+            sure = [folder for folder, files in alike.items() if not stranger(corpus, files)]
+            files = [path for folder in sure or alike for path in alike[folder] if path in self.free]
+            if len(files) < 3:
                 continue
-            doubt = doubts(corpus, files)
+            doubt = "transcripts lie beside them" if self.transcribed(files) else doubts(corpus, files)
             if not doubt:
-                whole = [path for path in self.free if own.get(path.parent)]
+                whole = [path for path in self.free if path.parent in sure]
                 self.used.update(path for path in self.tree.others if corpus == "nemo" and path.name == "data.tsv")
                 yield self.part(corpus, whole, NAMED[corpus].told)
             else:

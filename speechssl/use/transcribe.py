@@ -14,8 +14,9 @@ import torch
 from speechssl.core import dist, progress
 from speechssl.core.errors import InputError
 from speechssl.core.files import output_file, output_folder, replacing
-from speechssl.data.corpora import audio_files, identity
+from speechssl.data.corpora import audio_files
 from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.tree import identity
 from speechssl.sound.audio import between_silence
 from speechssl.sound.windows import windows
 from speechssl.text.decode import Transcript, greedy, spell

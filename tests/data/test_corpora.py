@@ -138,11 +138,26 @@ def test_a_few_strangers_do_not_hide_a_corpus(tmp_path):
 OWN = {  # names that match a corpus, in folders that are somebody's own
     "savee": ["a01", "a02", "d03", "f04", "n15"],
     "savee with initials": ["AB_a01", "AB_sa02", "CD_h03"],
+    "savee with its own initials": ["DC_a01", "JK_a02", "KL_h03", "DC_n01"],  # conditions a, h, n
+    "savee with initials as folders": ["DC/a01", "JK/a02", "JK/d01", "KL/h03"],
     "fsdd": ["1_anna_01", "2_anna_01", "3_ben_1"],
+    "fsdd with its own names": ["1_theo_01", "2_lucas_02", "3_george_03"],  # numbers with zeros
+    "fsdd of one name": ["1_theo_1", "2_theo_1", "3_theo_1"],
+    "fsdd with one more": ["1_theo_1", "2_lucas_1", "3_george_1", "4_nicolas_1", "5_jackson_1", "6_mary_1"],
     "emodb": ["01a01Na", "01a02Na", "02b03Fa"],  # subject, list and item, condition, version
+    "emodb with its own numbers": ["10a01Na", "11a02Fa", "12a03Wa", "13b01Na", "14b02Fa", "15b03Ta"],  # no sentence a03
     "shemo": ["F01A01", "F01A02", "M02S01"],
+    "shemo in its folders": ["female/F01A01", "female/F02B01", "male/M02A01", "male/M01C01", "male/M03D01"],  # lists
     "ravdess": ["24-01-05-12-30-15-01", "24-01-06-09-10-00-01", "24-02-01-23-59-59-02"],  # a date and a time
+    "ravdess of a design": ["03-01-01-02-01-01-01", "03-01-02-01-01-01-02", "03-01-03-01-02-01-03"],
+    "ravdess of sessions": ["01-01-02-01-01-01-01", "01-01-03-01-01-02-02", "02-01-04-01-02-01-03"],
+    "tess": ["OAF_home_sad", "YAF_dog_happy", "OAF_cat_angry", "YAF_car_fear"],  # older, younger adult female
+    "tess of adults": ["OA_home_sad", "YA_dog_happy", "OA_cat_angry"],
+    "nemo": ["AB0_anger_1", "AB0_fear_2", "CD1_sadness_3"],
+    "emovo": ["neu-f1-01", "tri-f2-02", "dis-m1-03"],
+    "crema-d": ["2024_ABC_SAD_AB", "2024_DEF_HAP_CD", "2025_ABC_NEU_XX"],
     "librispeech": ["x.trans", "y.trans", "z.trans"],
+    "dates": ["2024-05-0001", "2024-05-0002", "2024-05-0003"],
 }
 
 
@@ -150,12 +165,14 @@ OWN = {  # names that match a corpus, in folders that are somebody's own
 @pytest.mark.parametrize("texts", [False, True])
 def test_names_like_those_of_a_corpus_do_not_make_one(name, texts, tmp_path):
     for stem in OWN[name]:
+        (tmp_path / stem).parent.mkdir(exist_ok=True)
         shutil.copy(CLIP, tmp_path / f"{stem.removesuffix('.trans')}.wav")
         if texts or name == "librispeech":
             (tmp_path / f"{stem}.txt").write_text(f"text of {stem}")
     rows, corpus = find_rows(tmp_path)
     assert corpus == "folder"
-    assert {row.label for row in rows} == {row.speaker for row in rows} == {""}
+    assert {row.label for row in rows} == {""}
+    assert {row.speaker for row in rows} == {stem.rpartition("/")[0] for stem in OWN[name]}
     if name != "librispeech":
         assert {row.text for row in rows} == ({f"text of {stem}" for stem in OWN[name]} if texts else {""})
 
