@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 from speechssl.core.errors import InputError
 from speechssl.core.files import files_below, read_text, text_beside
+from speechssl.data.columns import Reading
 from speechssl.data.cremad import CREMA_D_NAME, read_crema_d
-from speechssl.data.manifest import Manifest, Utterance, read_manifest
+from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.tables import is_table, read_manifest
 from speechssl.sound.audio import EXTENSIONS, FOREIGN
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -236,11 +238,13 @@ def detect(folder: Path) -> str:
     return "folder"
 
 
-def find_rows(source: Path, corpus: str = "auto", pattern: str = "") -> tuple[Manifest, str]:
+def find_rows(
+    source: Path, corpus: str = "auto", pattern: str = "", reading: Reading | None = None
+) -> tuple[Manifest, str]:
     """The rows of a manifest or a folder, and what it is: "manifest", "pattern" or the name of a corpus.
 
-    corpus: "auto" or a key of CORPORA. pattern: see read_pattern. InputError for a source without audio, an unknown corpus,
-    or a pattern where there are no file names to read.
+    corpus: "auto" or a key of CORPORA. pattern: see read_pattern. reading: how tables are read. InputError for a source without
+    audio, an unknown corpus, or a pattern where there are no file names to read.
     """
     if not source.exists():
         raise InputError(f"{source} does not exist; give a folder of audio or a manifest")
@@ -254,8 +258,12 @@ def find_rows(source: Path, corpus: str = "auto", pattern: str = "") -> tuple[Ma
         raise InputError(
             "--pattern says what the names in a folder mean; leave it out, or the name of a corpus that is given beside it"
         )
-    if source.is_file() or (source / "wav.scp").exists():
-        return read_manifest(source), "manifest"
+    if source.is_file() or is_table(source):
+        return read_manifest(source, reading=reading), "manifest"
+    if reading and (reading.columns or reading.encoding):
+        raise InputError(
+            f"--columns and --encoding say how a table is read, and {source} is a folder of audio; name the table in it"
+        )
     if pattern:
         rows, name = Manifest.of(read_pattern(pattern, source)), "pattern"
     else:

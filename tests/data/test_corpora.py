@@ -7,8 +7,8 @@ import pytest
 
 from speechssl.core.errors import InputError
 from speechssl.data.corpora import CORPORA, NAMED, audio_files, detect, find_rows
-from speechssl.data.manifest import read_manifest
 from speechssl.data.prepare import prepare
+from speechssl.data.tables import read_manifest
 from tests.conftest import CLIP
 
 TREES = {
