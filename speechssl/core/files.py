@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,19 +25,6 @@ def files_below(folder: Path) -> Iterator[Path]:
             continue
         entered.add(os.path.realpath(place))
         yield from (Path(place, name) for name in names)
-
-
-def read_text(path: Path) -> str:
-    """Read a text file: UTF-8, or UTF-16 if it begins with that mark. InputError with the byte at which it is not."""
-    data = path.read_bytes()
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        return re.sub(r"\r\n?", "\n", data.decode(encoding))
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not {error.encoding.upper()} text ({error.reason} at byte {error.start}); convert it: "
-            f"iconv -f latin1 -t utf-8 {path.name}, with the name of its encoding"
-        ) from None
 
 
 def output_folder(path: Path) -> Path:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from speechssl.core.errors import InputError
 from speechssl.core.files import files_below
+from speechssl.data.columns import Reading
 from speechssl.data.listed import found
-from speechssl.data.manifest import Manifest, Utterance, read_manifest
+from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.named import read_pattern
 from speechssl.data.readers import CORPORA
 from speechssl.data.search import Part, Search
 from speechssl.data.sidecars import Transcripts, ending_of, unread
+from speechssl.data.tables import is_table, read_manifest
 from speechssl.data.tree import Tree
 from speechssl.sound.audio import EXTENSIONS, FOREIGN
 
@@ -73,16 +75,27 @@ class Found:
         return [*lines[:most], *([f"and {len(lines) - most} lines more"] if len(lines) > most else [])]
 
 
-def find_rows(source: Path, corpus: str = "auto", pattern: str = "") -> tuple[Manifest, str]:
+def find_rows(
+    source: Path, corpus: str = "auto", pattern: str = "", reading: Reading | None = None
+) -> tuple[Manifest, str]:
     """The rows of a source and what it is; see find."""
-    result = find(source, corpus, pattern)
+    result = find(source, corpus, pattern, reading)
     return result.rows, result.corpus
 
 
-def find(source: Path, corpus: str = "auto", pattern: str = "", *, tier: str = "", skip: Path | None = None) -> Found:
+def find(
+    source: Path,
+    corpus: str = "auto",
+    pattern: str = "",
+    reading: Reading | None = None,
+    *,
+    tier: str = "",
+    skip: Path | None = None,
+) -> Found:
     """The rows of a manifest or a folder, and what it is.
 
-    corpus: "auto", or a key of CORPORA for the whole folder. pattern: see read_pattern. tier: of TextGrid and ELAN files. skip:
+    corpus: "auto", or a key of CORPORA for the whole folder. pattern: see read_pattern. reading: how tables
+    and transcripts are read. tier: of TextGrid and ELAN files. skip:
     a file that is no table of the folder, because it will be written. InputError for a source without audio, an unknown
     corpus, or a pattern where there are no file names to read.
     """
@@ -98,24 +111,26 @@ def find(source: Path, corpus: str = "auto", pattern: str = "", *, tier: str = "
         raise InputError(
             "--pattern says what the names in a folder mean; leave it out, or the name of a corpus that is given beside it"
         )
-    if source.is_file() or (source / "wav.scp").exists():
-        rows = read_manifest(source)
+    reading = reading or Reading()
+    if source.is_file() or is_table(source):
+        rows = read_manifest(source, reading=reading)
         part = Part(corpus="manifest", folder=source, rows=(), count=len(rows), listed=True)
         return Found(rows=located(rows, source), parts=[part])
     audio = audio_files(source)
     others = set(files_below(source)) - {*audio, *([skip] if skip else ())}
     tree = Tree(source, audio, others)
-    search = Search(tree=tree, free=dict.fromkeys(audio))
+    search = Search(tree=tree, reading=reading, free=dict.fromkeys(audio))
     if pattern:
         parts = [Part(corpus="pattern", folder=source, rows=read_pattern(pattern, audio, source), why="--pattern")]
     elif corpus != "auto":
         parts = [Part(corpus=corpus, folder=source, rows=CORPORA[corpus](audio, source), why="--corpus")]
     else:
         parts = list(search.parts())
-    texts = Transcripts(tree=tree, tier=tier)
+    texts = Transcripts(tree=tree, tier=tier, encoding=reading.encoding)
     rows = Manifest.of(all_rows(parts, texts, keep=pattern if "(?P<text>" in pattern else ""))
-    if not audio:
-        raise InputError(f"{source} holds no audio; looked for files ending in {' '.join(EXTENSIONS)}")
+    if not audio and not len(rows):
+        told = f"; {search.notes[0]}" if search.notes else ""
+        raise InputError(f"{source} holds no audio; looked for files ending in {' '.join(EXTENSIONS)}{told}")
     return Found(
         rows=rows, parts=parts, notes=notes_of(search, texts), left_out=texts.left_out, ignored=ignored(search, texts)
     )

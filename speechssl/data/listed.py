@@ -1,5 +1,6 @@
 """Tables that lie in a folder of audio: rows with a path, or lines that begin with the name of a recording."""
 
+import csv
 import os
 import re
 from collections.abc import Iterator
@@ -8,11 +9,15 @@ from itertools import islice
 from pathlib import Path
 
 from speechssl.core.errors import InputError
-from speechssl.core.files import read_text
-from speechssl.data.manifest import COLUMNS, Utterance, read_rows
+from speechssl.data.columns import Reading
+from speechssl.data.lines import first_text, read_lines
+from speechssl.data.manifest import COLUMNS, Utterance
+from speechssl.data.separated import DELIMITERS, header_of
+from speechssl.data.tables import read_rows
 from speechssl.data.tree import Tree, is_ending
 
-TABLES = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
+TABLES = (".tsv", ".csv", ".jsonl", ".parquet", ".json", ".arrow", ".feather", ".gz")
+NAMELESS = "columns have no names"
 LINES = ("", ".txt", ".tsv", ".csv", ".list", ".lst", ".trans", ".transcript", ".transcription", ".data", ".text")
 TEXTS = re.compile(
     r"(?i)(^|[^a-z])(trans|transcripts?|transcriptions?|text|texts|prompts?|metadata|line_index|sentences?)([^a-z]|$)"
@@ -38,20 +43,19 @@ def tables_of(tree: Tree) -> list[Path]:
     return sorted(found, key=lambda path: (path.stem.lower() != "metadata", not split_of(path.stem), str(path)))
 
 
-def read_listed(table: Path, tree: Tree) -> tuple[list[Utterance], str]:
+def read_listed(table: Path, tree: Tree, reading: Reading) -> tuple[list[Utterance], str]:
     """The rows of a table of recordings of the tree, and why there are none in words ("" if it is no table at all)."""
     rows, problem = [], ""
-    if table.suffix.lower() in TABLES:
-        try:
-            rows = [found(row, table, tree) for row in read_rows(table)]
-        except InputError as error:
-            problem = str(error).removeprefix(str(table)).strip()
-    if not rows and table.suffix.lower() in LINES:
-        rows, refused = read_lines_of(table, tree)
-        problem = refused or problem
-    there = [row for row in rows if row.path in tree.paths]
+    try:
+        if table.suffix.lower() in LINES:
+            rows = read_lines_of(table, tree, reading)
+        if not rows and table.suffix.lower() in TABLES:
+            rows = [found(row, table, tree) for row in read_rows(table, naming(table, tree, reading))]
+    except InputError as error:
+        problem = str(error).removeprefix(str(table)).lstrip(": ")
     if not rows:
-        return [], problem if table.suffix.lower() in TABLES[:3] or "columns" in problem else ""
+        return [], problem if table.suffix.lower() in TABLES[:4] or NAMELESS in problem else ""
+    there = [row for row in rows if row.path in tree.paths or os.path.isfile(row.path)]
     if 2 * len(there) < len(rows):
         return [], f"{len(rows) - len(there)} of its {len(rows)} rows name no audio of the folder"
     if not any(row.text or row.label or row.split for row in rows):
@@ -59,19 +63,27 @@ def read_listed(table: Path, tree: Tree) -> tuple[list[Utterance], str]:
     return rows, ""
 
 
+def naming(table: Path, tree: Tree, reading: Reading) -> Reading:
+    """How a table is read whose column of paths has a name of its own: it is the only one that names recordings."""
+    text = first_text(table, reading.encoding) if table.suffix.lower() in (".tsv", ".csv") else ""
+    if not text or "path" in reading.columns or header_of(text, reading):
+        return reading
+    delimiter = max(DELIMITERS, key=text.partition("\n")[0].count)
+    head, *rows = [row for row in csv.reader(text.split("\n")[:21], delimiter=delimiter) if row]
+    hits = [[tree.recording(cell, table.parent) is not None for cell in column] for column in zip(*rows)]
+    names = [name for name, hit in zip(head, hits) if hit and sum(hit) >= 0.8 * len(hit)]
+    return replace(reading, columns={**reading.columns, "path": names[0]}) if len(names) == 1 else reading
+
+
 def found(row: Utterance, table: Path, tree: Tree) -> Utterance:
     """A row with the path at which its recording lies. An id that only repeats the path starts from the top folder."""
+    split = row.split or split_of(table.stem) or split_of(table.parent.name if table.parent != tree.folder else "")
     given = os.path.relpath(row.path, table.parent) if row.path.startswith(str(table.parent)) else row.path
-    path = tree.recording(given, table.parent)
+    path = None if os.path.isfile(row.path) and row.path not in tree.paths else tree.recording(given, table.parent)
     if path is None:
-        return row
+        return replace(row, split=split)
     start = f"@{row.start:g}" if row.start else ""
     name = path.relative_to(tree.folder).as_posix() + start if row.id in (given, given + start) else row.id
-    split = (
-        row.split
-        or split_of(table.stem)
-        or (SPLITS.get(table.parent.name.lower(), "") if table.parent != tree.folder else "")
-    )
     return replace(row, path=str(path), id=name, split=split)
 
 
@@ -85,38 +97,28 @@ ARCTIC = re.compile(r'\(\s*(\S+)\s+"(.*)"\s*\)')
 SPHINX = re.compile(r"(?:<s>)?\s*(.*?)\s*(?:</s>)?\s*\(([^()\s]+)\)")
 
 
-def read_lines_of(table: Path, tree: Tree) -> tuple[list[Utterance], str]:
-    """The rows of a file whose lines hold the name of a recording and its text, and why there are none.
+def read_lines_of(table: Path, tree: Tree, reading: Reading) -> list[Utterance]:
+    """The rows of a file without column names whose lines hold the name of a recording and its text; [] if it is none.
 
-    Between both may be a tab, a bar or a space; the forms of festival, ( a_1 "text" ), and Sphinx, text (a_1), are read too.
+    Between both may be a tab, a bar, a comma or a space; the forms of festival, ( a_1 "text" ), and Sphinx, text (a_1), are
+    read too. InputError if there are more columns and nothing says what they are.
     """
-    try:
-        with open(table, "rb") as file:
-            if b"\0" in file.read(4096):
-                return [], ""
-        lines = [line for line in read_text(table).split("\n") if line.strip()]
-    except InputError as error:
-        return [], str(error).removeprefix(str(table)).strip()
-    for cut in (cut_fleurs, cut_tabs, cut_bars, cut_form, cut_spaces):
+    with open(table, "rb") as file:
+        if b"\0" in file.read(4096) and not reading.encoding:
+            return []
+    lines = [line for line in read_lines(table, reading.encoding) if line.strip()]
+    for cut in (cut_fleurs, cut_tabs, cut_bars, cut_form, cut_commas, cut_spaces):
         pairs = [cut(line) for line in islice(lines, 50)]
-        hits = [key for key, _ in pairs if tree.recording(key, table.parent)]
-        if not hits or len(hits) < 0.8 * len(pairs):
+        hits = [tree.recording(key, table.parent) is not None for key, _ in pairs]
+        if not any(hits[:1]) or sum(hits) < 0.8 * len(hits):
             continue
         pairs = [cut(line) for line in lines]
-        columns = [rest for _, rest in pairs]
-        texts, speakers = text_of(columns)
-        if texts is None:
-            return (
-                [],
-                f"its {max(map(len, columns)) + 1} columns have no names: add a first line such as path<TAB>speaker<TAB>text",
-            )
-        if not TEXTS.search(table.name) and all(len(text.split()) < 2 for text in texts):
-            return (
-                [],
-                "its columns have no names, and the second may be no text: add a first line such as path<TAB>text",
-            )
-        return list(rows_of([key for key, _ in pairs], texts, speakers, table, tree)), ""
-    return [], ""
+        fields = fields_of([rest for _, rest in pairs])
+        texts = fields.get("text")
+        if texts is None or (not TEXTS.search(table.name) and all(len(text.split()) < 2 for text in texts)):
+            raise InputError(f"{table}: its {NAMELESS}; add a first line such as path<TAB>speaker<TAB>text")
+        return list(rows_of([key for key, _ in pairs], fields, table, tree))
+    return []
 
 
 def cut_fleurs(line: str) -> tuple[str, list[str]]:
@@ -138,6 +140,12 @@ def cut_bars(line: str) -> tuple[str, list[str]]:
     return (key.strip(), rest) if rest else ("", [])
 
 
+def cut_commas(line: str) -> tuple[str, list[str]]:
+    """key,fields as in CSV."""
+    key, *rest = next(csv.reader([line], skipinitialspace=True), [""])
+    return (key.strip(), rest) if rest else ("", [])
+
+
 def cut_form(line: str) -> tuple[str, list[str]]:
     """( key "text" ), or text (key)."""
     if match := ARCTIC.fullmatch(line.strip()):
@@ -152,8 +160,8 @@ def cut_spaces(line: str) -> tuple[str, list[str]]:
     return (key, [rest.strip()]) if rest else ("", [])
 
 
-def text_of(columns: list[list[str]]) -> tuple[list[str] | None, list[str]]:
-    """The texts in the fields after the key, and the speakers if there is such a field; None if it is not clear which is which.
+def fields_of(columns: list[list[str]]) -> dict[str, list[str]]:
+    """Name -> the cells of the fields after the key; {} if it is not clear which is which.
 
     One field is the text. Of two, one of single words beside one of sentences is the speaker (VITS); else they are the text
     and its normalised form, which is preferred (LJSpeech).
@@ -161,21 +169,21 @@ def text_of(columns: list[list[str]]) -> tuple[list[str] | None, list[str]]:
     width = max(map(len, columns))
     rows = [[cell.strip() for cell in row] + [""] * (width - len(row)) for row in columns]
     if width == 1:
-        return [row[0] for row in rows], []
+        return {"text": [row[0] for row in rows]}
+    if width > 2:
+        return {}
     single = [all(len(row[place].split()) < 2 for row in rows) for place in range(width)]
-    if width == 2 and single[0] != single[1]:
+    if single[0] != single[1]:
         text = single.index(False)
-        return [row[text] for row in rows], [row[1 - text] for row in rows]
-    if width == 2:
-        return [row[1] or row[0] for row in rows], []
-    return None, []
+        return {"text": [row[text] for row in rows], "speaker": [row[1 - text] for row in rows]}
+    return {"text": [row[1] or row[0] for row in rows], "other_text": [row[0] for row in rows]}
 
 
-def rows_of(keys: list[str], texts: list[str], speakers: list[str], table: Path, tree: Tree) -> Iterator[Utterance]:
+def rows_of(keys: list[str], fields: dict[str, list[str]], table: Path, tree: Tree) -> Iterator[Utterance]:
     """The rows of a file of lines; the split is the name of the file or of its folder."""
-    for place, (key, text) in enumerate(zip(keys, texts)):
-        path = key if is_ending(Path(key).suffix) else key + ".wav"
-        row = Utterance(id=key, path=str(table.parent / path), text=" ".join(text.split()))
-        row = replace(row, speaker=speakers[place] if speakers else "")
+    for key, *cells in zip(keys, *fields.values()):
+        row = {name: " ".join(cell.split()) for name, cell in zip(fields, cells)}
+        extra = {"other_text": row.pop("other_text")} if "other_text" in row else {}
         known = tree.recording(key, table.parent)
-        yield found(replace(row, path=str(known)) if known else row, table, tree)
+        path = str(known or table.parent / (key if is_ending(Path(key).suffix) else key + ".wav"))
+        yield found(Utterance(id=key, path=path, extra=extra, **row), table, tree)

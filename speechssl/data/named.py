@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from speechssl.core.errors import InputError
-from speechssl.core.files import read_text
+from speechssl.data.lines import read_lines
 from speechssl.data.manifest import Utterance
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -57,7 +57,7 @@ def has_two_letter_codes(paths: Sequence[Path]) -> bool:
 def nemo_table(paths: Sequence[Path]) -> Path | None:
     """nEMO's data.tsv above the samples."""
     tables = (folder / "data.tsv" for folder in list(paths[0].parents)[:2])
-    heads = {table: read_text(table).partition("\n")[0].split("\t") for table in tables if table.is_file()}
+    heads = {table: next(read_lines(table), "").split("\t") for table in tables if table.is_file()}
     return next((table for table, head in heads.items() if {"file_id", "emotion", "speaker_id"} <= set(head)), None)
 
 
@@ -134,7 +134,7 @@ def read_named(corpus: str, files: Sequence[Path], folder: Path) -> Iterator[Utt
     known, texts = NAMED[corpus], {}
     table = nemo_table(files) if corpus == "nemo" and files else None
     if table:
-        head, *lines = (line.split("\t") for line in read_text(table).split("\n"))
+        head, *lines = (line.split("\t") for line in read_lines(table))
         rows = (dict(zip(head, cells)) for cells in lines)
         texts = {row["file_id"].removesuffix(".wav"): row.get("raw_text", "") for row in rows if row.get("file_id")}
     for path in files:

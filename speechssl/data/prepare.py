@@ -25,11 +25,21 @@ import soundfile
 from speechssl.core.errors import InputError
 from speechssl.core.files import output_file, writing
 from speechssl.core.progress import Progress
+from speechssl.data.columns import AudioInside, Reading, parse_columns
 from speechssl.data.corpora import find
 from speechssl.data.cremad import is_pointer
-from speechssl.data.manifest import Utterance, fits_a_line, rejected_path, write_manifest, write_rejected
+from speechssl.data.manifest import (
+    Utterance,
+    fits_a_line,
+    read_rejected,
+    rejected_path,
+    write_manifest,
+    write_rejected,
+)
+from speechssl.data.tables import is_table, read_rows
 from speechssl.sound import audio
 
+NEEDS = "is a folder, or a table without durations"
 BLOCK = 2**20  # samples of all channels together that are decoded at once
 SILENCE = 1e-4  # a peak below -80 dB of full scale
 
@@ -75,7 +85,9 @@ def prepare(
     corpus: str = "auto",
     pattern: str = "",
     tier: str = "",
-    where: str = "",
+    where: str | Sequence[str] = "",
+    columns: Sequence[str] = (),
+    encoding: str = "",
     min_seconds: float = 0.1,
     max_seconds: float = 0.0,
     jobs: int = 0,
@@ -86,15 +98,16 @@ def prepare(
     `out` cannot be written.
     """
     src, out = Path(src), output_file(Path(out), "all.tsv")
-    source = find(src, corpus, pattern, tier=tier, skip=out)
-    rows = list(source.rows.where(where))
-    if where and src.is_file() and out.exists() and out.samefile(src):
+    reading = Reading(columns=parse_columns(columns), encoding=encoding, unpack=out.with_suffix(".audio"))
+    source = find(src, corpus, pattern, reading, tier=tier, skip=out)
+    rows, again = list(source.rows.where(where)), src.is_file() and out.exists() and out.samefile(src)
+    if where and again:
         raise InputError(f"--where would leave only some rows of {out} in it; choose another --out")
     summary = Summary(out=out, corpus=source.corpus, notes=source.told(), ignored=source.ignored)
     findings = inspect_all(sorted({row.path for row in rows}), out, jobs, summary)
     kept, rejected = sort_out(rows, findings, min_seconds, max_seconds)
     rejected = [*source.left_out, *rejected]
-    write_rejected(rejected, out)
+    write_rejected([*(read_rejected(out) if again else ()), *rejected], out)
     summary.reasons = Counter(reason.split(" (")[0] for _, reason in rejected)
     if not kept:
         counts = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.most_common(3))
@@ -106,10 +119,19 @@ def prepare(
 
 
 def preview(
-    src: Path, out: Path | None, *, corpus: str = "auto", pattern: str = "", tier: str = "", where: str = ""
+    src: Path,
+    out: Path | None,
+    *,
+    corpus: str = "auto",
+    pattern: str = "",
+    tier: str = "",
+    where: str | Sequence[str] = "",
+    columns: Sequence[str] = (),
+    encoding: str = "",
 ) -> str:
     """What `prepare` would read as what: each part with its evidence and its first rows. Nothing is decoded or written."""
-    source = find(Path(src), corpus, pattern, tier=tier, skip=out)
+    reading = Reading(columns=parse_columns(columns), encoding=encoding)
+    source = find(Path(src), corpus, pattern, reading, tier=tier, skip=out)
     lines = [f"{src}: {len(source.rows)} rows as {source.corpus}; nothing is decoded or written"]
     for part in source.parts:
         lines.append(f"  {part.told()}")
@@ -133,28 +155,39 @@ def preview(
 
 
 def listed(sources: Sequence[Path], run: Path, name: str, resume: bool) -> list[Path]:
-    """The manifests to train on: `sources`, with a folder of audio replaced by the manifest RUN.name.tsv, which is made here.
+    """The manifests to train on: `sources`, with a folder of audio, or a table without durations, replaced by the manifest
+    RUN.name.tsv, which is made here.
 
-    Long recordings are cut into rows of at most 30 s. A run that is resumed uses the manifest that it made. InputError for
-    several folders, and for a folder under torchrun, where every process would prepare it.
+    Long recordings are cut into rows of at most 30 s. A run that is resumed uses the manifest that it made. InputError if that
+    is needed for one of several sources, or under torchrun, where every process would do it.
     """
     run, found = Path(os.path.abspath(run)), []
     for source in map(Path, sources):
-        if source.is_dir() and not (source / "wav.scp").exists():
+        if unfinished(source):
             out = run.with_name(f"{run.name}.{name}.tsv")
             if len(sources) > 1:
                 raise InputError(
-                    f"{source} is a folder beside other sources; prepare it first: {by_hand(source, source.name + '.tsv', name)}"
+                    f"{source} {NEEDS} beside other sources; prepare it first: {by_hand(source, source.stem + '.tsv', name)}"
                 )
             if not (resume and out.exists()):
                 if int(os.environ.get("WORLD_SIZE", "1")) > 1:
                     raise InputError(
-                        f"{source} is a folder; prepare it once for all processes: {by_hand(source, out, name)}"
+                        f"{source} {NEEDS}; prepare it once for all processes: {by_hand(source, out, name)}"
                     )
                 print(prepare(source, out, max_seconds=30.0), file=sys.stderr)
             source = out
         found.append(source)
     return found
+
+
+def unfinished(source: Path) -> bool:
+    """Whether a source is a folder of audio, or a table that holds the audio itself or no duration in its first row."""
+    if source.is_dir() and not is_table(source):
+        return True
+    try:
+        return math.isnan(next(read_rows(source)).duration)
+    except AudioInside:
+        return True
 
 
 def by_hand(source: Path, out: str | Path, name: str) -> str:

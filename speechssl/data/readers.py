@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from speechssl.core.errors import InputError
-from speechssl.core.files import read_text
 from speechssl.data.cremad import read_crema_d
+from speechssl.data.lines import read_lines
 from speechssl.data.listed import SPLITS
 from speechssl.data.manifest import Utterance
 from speechssl.data.named import NAMED, read_named
@@ -19,7 +19,7 @@ def read_librispeech(files: Sequence[Path], folder: Path) -> Iterator[Utterance]
     texts: dict[str, str] = {}
     for chapter in sorted({path.parent for path in files}):
         for table in sorted(chapter.glob("*.trans.txt")):
-            pairs = (line.partition(" ") for line in read_text(table).split("\n"))
+            pairs = (line.partition(" ") for line in read_lines(table))
             texts |= {name: text.strip() for name, _, text in pairs}
     for path in files:
         speaker, split = path.stem.split("-")[0], path.parents[2].name
@@ -32,7 +32,7 @@ def read_vctk(files: Sequence[Path], folder: Path) -> Iterator[Utterance]:
     """VCTK: wav48*/speaker/speaker_number[_mic1].flac and txt/speaker/speaker_number.txt."""
     for path in files:
         place = path.parents[2] / "txt" / path.parent.name / (re.sub(r"_mic[12]$", "", path.stem) + ".txt")
-        text = " ".join(read_text(place).split()) if place.is_file() else ""
+        text = " ".join(" ".join(read_lines(place)).split()) if place.is_file() else ""
         yield Utterance(id=identity(path, folder), path=str(path), speaker=path.parent.name, text=text)
 
 
@@ -68,7 +68,7 @@ def read_common_voice(files: Sequence[Path], folder: Path) -> Iterator[Utterance
 
 def common_voice_rows(table: Path) -> Iterator[dict[str, str]]:
     """The rows of a table of Common Voice that name a clip."""
-    head, *lines = (line.split("\t") for line in read_text(table).split("\n"))
+    head, *lines = (line.split("\t") for line in read_lines(table))
     rows = (dict(zip(head, cells)) for cells in lines)
     return (row for row in rows if row.get("path"))
 

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from speechssl.core.errors import InputError
-from speechssl.core.files import read_text
+from speechssl.data.columns import Reading
 from speechssl.data.cremad import CREMA_D_NAME, CREMA_D_SURE
+from speechssl.data.lines import read_lines
 from speechssl.data.listed import found, read_listed, tables_of
-from speechssl.data.manifest import Utterance, read_rows
+from speechssl.data.manifest import Utterance
 from speechssl.data.named import NAMED, doubts, members, stranger
 from speechssl.data.readers import COMMON_VOICE, CORPORA, NOT_VALIDATED, common_voice_rows
 from speechssl.data.sidecars import ending_of
+from speechssl.data.tables import read_rows
 from speechssl.data.tree import Tree
 
 
@@ -53,6 +55,7 @@ class Search:
     """
 
     tree: Tree
+    reading: Reading
     free: dict[Path, None]
     used: set[Path] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
@@ -96,7 +99,7 @@ class Search:
         for scp in [path for path in self.tree.others if path.name == "wav.scp"]:
             self.used.update(path for path in self.tree.others if path.parent == scp.parent)
             try:
-                rows = [found(row, scp, self.tree) for row in read_rows(scp.parent)]
+                rows = [found(row, scp, self.tree) for row in read_rows(scp.parent, self.reading)]
             except InputError as error:
                 self.notes.append(f"not read: {error}")
                 continue
@@ -107,7 +110,7 @@ class Search:
         for folder in sorted({path.parent.parent for path in self.free if path.parent.name == "clips"}):
             tables = [folder / f"{split}.tsv" for split in (*COMMON_VOICE, *NOT_VALIDATED)]
             tables = [table for table in tables if table.is_file()]
-            heads = {table: set(read_text(table).partition("\n")[0].split("\t")) for table in tables}
+            heads = {table: set(next(read_lines(table), "").split("\t")) for table in tables}
             tables = [table for table in tables if heads[table] >= {"client_id", "path", "sentence"}]
             if not any(table.stem in COMMON_VOICE for table in tables):
                 continue
@@ -156,7 +159,7 @@ class Search:
             stem = table.name[: len(table.name) - len(ending_of(table))]
             if table in self.used or (ending_of(table) and stem in self.tree.by_name):
                 continue  # it lies beside a recording
-            rows, problem = read_listed(table, self.tree)
+            rows, problem = read_listed(table, self.tree, self.reading)
             if rows:
                 self.used.add(table)
                 yield self.listed_part(table, rows)

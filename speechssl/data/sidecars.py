@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from speechssl.core.errors import InputError
-from speechssl.core.files import read_text
 from speechssl.data.aligned import (
     SMALL,
     Segment,
@@ -20,6 +19,7 @@ from speechssl.data.aligned import (
     read_plain,
     read_textgrid,
 )
+from speechssl.data.lines import read_lines
 from speechssl.data.manifest import Utterance
 from speechssl.data.tree import Tree
 
@@ -39,12 +39,14 @@ def ending_of(path: Path) -> str:
 class Transcripts:
     """Reads what lies beside recordings, and counts it.
 
-    tier: the name of the tier to read ("": chosen by its name). used: the files that were read. read: what was read ->
+    tier: the name of the tier to read ("": chosen by its name). encoding: of files without a mark of theirs. used: the files
+    that were read. read: what was read ->
     how often. left_out: (path, reason) of recordings whose transcript cannot be read.
     """
 
     tree: Tree
     tier: str = ""
+    encoding: str = ""
     used: set[Path] = field(default_factory=set)
     read: Counter[str] = field(default_factory=Counter)
     left_out: list[tuple[str, str]] = field(default_factory=list)
@@ -56,7 +58,7 @@ class Transcripts:
         )
         self.used.update(files)
         try:
-            found = [(path, SIDECARS[ending_of(path)](read_text(path), str(path))) for path in files]
+            found = [(path, SIDECARS[ending_of(path)](self.text(path), str(path))) for path in files]
             path, tiers = self.best(found)
         except InputError as error:
             self.left_out.append((row.path, f"transcript cannot be read ({error})"))
@@ -75,6 +77,10 @@ class Transcripts:
             again = f"+{starts[start]}" if starts[start] else ""  # two speak at once
             starts[start] += 1
             yield part(row, segment, f"{row.id}@{start}{again}")
+
+    def text(self, path: Path) -> str:
+        """The text of a file."""
+        return "\n".join(read_lines(path, self.encoding))
 
     def best(self, found: list[tuple[Path, list[Tier]]]) -> tuple[Path | None, list[Tier]]:
         """The file to read and its tiers: the first with text; one of words or phones only comes after a plain text."""

@@ -9,7 +9,8 @@ import numpy as np
 
 from speechssl.core.errors import InputError
 from speechssl.core.files import output_file
-from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
+from speechssl.data.manifest import Manifest, Utterance, write_manifest
+from speechssl.data.tables import read_manifest
 
 PARTS = ("train", "dev", "test")
 

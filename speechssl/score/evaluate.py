@@ -1,23 +1,38 @@
 """WER and CER of a model on a manifest of transcribed audio."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from speechssl.core import dist
 from speechssl.core.errors import InputError
 from speechssl.core.files import output_folder, replacing
-from speechssl.data.manifest import Manifest, read_manifest
+from speechssl.data.manifest import Manifest
+from speechssl.data.marked import TRAIN, counted, parts_of
+from speechssl.data.sources import rows_of
 from speechssl.score.wer import ErrorRates, error_rates
 from speechssl.use.stream import TooShort
 from speechssl.use.transcribe import transcribe_rows
 
 
 def evaluate(
-    model: Any, manifest: Path, *, where: str = "", normaliser: str = "basic", out: Path | None = None
+    model: Any,
+    manifest: Path,
+    *,
+    where: str | Sequence[str] = "",
+    normaliser: str = "basic",
+    out: Path | None = None,
 ) -> ErrorRates:
-    """Score `model` on the transcribed rows of `manifest`; `out` gets scores.json and hypotheses.tsv."""
-    rows = read_manifest(manifest).where(where)
+    """Score `model` on the transcribed rows of a table or folder, whatever they are marked as; `out` gets scores.json and
+    hypotheses.tsv."""
+    rows = rows_of([manifest], where)
+    parts_R = parts_of(rows)
+    if TRAIN in parts_R and len(set(parts_R)) > 1:
+        dist.report(
+            f"evaluate: all {len(rows)} rows, by their column split {counted(parts_R)}; --where split=test takes some"
+        )
     model.require_tokenizer()
     if out is not None:
         output_folder(out)

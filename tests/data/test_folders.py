@@ -4,12 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from speechssl import cli
+from speechssl.data.columns import Reading
 from speechssl.data.corpora import find, find_rows
-from speechssl.data.manifest import read_manifest
 from speechssl.data.prepare import prepare
+from speechssl.data.tables import read_manifest
 from tests.conftest import CLIP, DATA, refused
 
 WANT, SPITE = "YOU DIDN'T WANT TO COME", "WHAT A SPITEFUL THING I AM"
@@ -70,14 +73,51 @@ def test_lines_of_names_and_texts_are_a_table(name, folder, tmp_path):
     assert {row.speaker for row in rows} == ({"7"} if name == "filelist.txt" else {""})
 
 
-@pytest.mark.parametrize(
-    "path", ["wav/a.wav", "./wav/a.wav", "a.wav", "a", "a.mp3", "/home/ada/corpus/wav/a.wav", r"C:\corpus\wav\a.wav"]
-)
+@pytest.mark.parametrize("path", ["wav/a.wav", "./wav/a.wav", "a.wav", "a", "a.mp3", "/home/ada/corpus/wav/a.wav"])
 def test_a_table_finds_its_recordings_wherever_it_was_written(path, tmp_path):
     clips(tmp_path, "wav/a.wav", "wav/b.wav")
     put(tmp_path / "meta/all.tsv", "path\ttext\tgender", f"{path}\tone\tf")
     assert texts(tmp_path) == {"wav/a.wav": "one", "wav/b.wav": ""}
     assert find_rows(tmp_path)[0][0].extra == {"gender": "f"}
+
+
+@pytest.mark.parametrize(
+    "name, lines",
+    [
+        ("metadata.csv", ["file_name,transcription,speaker_id", '"wav/a.wav","one, two",anna', "wav/b.wav,three,ben"]),
+        ("metadata.jsonl", ['{"file_name": "wav/a.wav", "transcription": "one, two", "speaker": "anna"}'] * 1),
+        ("data.csv", ["utt_key;Sentence;spk", "a;one, two;anna", "b;three;ben"]),
+        ("Akan.csv", ["Audio Key,Transcript,Speaker", '"a","one, two","anna"', "b,three,ben"]),
+        ("corpus.tsv", ["wav_name\tduration\ttext\tspk", "a\t1.5\tone, two\tanna", "b\t2\tthree\tben"]),
+    ],
+)
+def test_tables_with_names_of_their_own(name, lines, tmp_path):
+    clips(tmp_path, "wav/a.wav", "wav/b.wav")
+    put(tmp_path / name, *lines)
+    row = next(row for row in find(tmp_path).rows if row.path.endswith("a.wav"))
+    assert (row.text, row.speaker) == ("one, two", "anna")
+
+
+def test_parquet_with_the_audio_inside_is_unpacked(tmp_path):
+    cells = [{"bytes": CLIP.read_bytes(), "path": f"{name}.flac"} for name in "ab"]
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"audio": cells, "transcription": ["one", "two"]}), tmp_path / "in/train-00000.parquet")
+    summary = prepare(tmp_path / "in", tmp_path / "x.tsv", jobs=1)
+    assert (summary.corpus, summary.kept) == ("table", 2)
+    assert [(row.text, row.split) for row in read_manifest(tmp_path / "x.tsv")] == [("one", "train"), ("two", "train")]
+
+
+def test_the_encoding_is_that_of_tables_and_transcripts(tmp_path):
+    clips(tmp_path, "a.wav", "b.wav", "c.wav")
+    (tmp_path / "list.tsv").write_bytes("path\ttext\na.wav\tcafé\n".encode("latin-1"))
+    (tmp_path / "b.txt").write_bytes("thé".encode("latin-1"))
+    reading = Reading(encoding="latin-1")
+    assert sorted(row.text for row in find(tmp_path, reading=reading).rows) == ["", "café", "thé"]
+    notes, left = " ".join(find(tmp_path).notes), find(tmp_path).left_out
+    assert "list.tsv is not read (is not UTF-8 text (" in notes and "at byte 19, line 2" in notes
+    assert (
+        left[0][0].endswith("b.wav") and "b.txt is not UTF-8 text" in left[0][1] and "--encoding latin-1" in left[0][1]
+    )
 
 
 def test_of_several_recordings_of_a_name_the_nearest_is_meant(tmp_path):
@@ -216,7 +256,7 @@ def test_a_table_that_cannot_be_read_is_named_with_the_reason_and_the_command(su
     put(tmp_path / f"who{suffix}", "a\tf\tyoung\tx", "b\tm\told\ty")
     put(tmp_path / f"gone{suffix}", "path\ttext", "c.wav\tone")
     notes = " ".join(find(tmp_path).notes)
-    assert f"who{suffix} is not read (its 4 columns have no names" in notes
+    assert f"who{suffix} is not read (its columns have no names" in notes
     assert f"`speechssl prepare {tmp_path / f'who{suffix}'} --out x.tsv` reads it" in notes
     assert f"gone{suffix} is not read (1 of its 1 rows name no audio of the folder)" in notes
     assert find(tmp_path).ignored == 0

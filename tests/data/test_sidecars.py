@@ -13,8 +13,8 @@ from pympi.Elan import Eaf
 from speechssl.core.errors import InputError
 from speechssl.data.aligned import read_captions, read_elan, read_plain, read_textgrid
 from speechssl.data.corpora import find, find_rows
-from speechssl.data.manifest import read_manifest
 from speechssl.data.prepare import prepare
+from speechssl.data.tables import read_manifest
 from speechssl.sound import audio
 from speechssl.text.decode import Transcript, Word
 from speechssl.text.formats import write

@@ -8,8 +8,8 @@ import pytest
 
 from speechssl import cli
 from speechssl.core.errors import InputError
-from speechssl.data.manifest import read_manifest
 from speechssl.data.split import split
+from speechssl.data.tables import read_manifest
 from tests.conftest import DATA, refused, write_table
 
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from speechssl import cli
 from speechssl.core.errors import InputError
-from speechssl.data.manifest import read_manifest
 from speechssl.data.prepare import listed
+from speechssl.data.tables import read_manifest
 from speechssl.sound import audio
 from speechssl.train.recipe import parse_recipe
 from speechssl.train.run import Paths, train

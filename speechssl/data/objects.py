@@ -1,0 +1,201 @@
+"""Tables of objects: JSON, JSON Lines, Parquet and Arrow, those of NeMo, SpeechBrain, pandas and Hugging Face among them."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from speechssl.core.errors import InputError
+from speechssl.core.files import output_folder, replacing
+from speechssl.data.columns import AudioInside, Header, Reading, names_a_path
+from speechssl.data.lines import read_lines
+from speechssl.data.manifest import Utterance
+from speechssl.data.places import Places
+
+PARQUET, FEATHER, STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
+MANY = 64  # rows that are read at once; each may hold minutes of audio
+CLIP = {"start": "", "end": "", "duration": ""}  # times beside audio that lies in the table tell where it was cut from
+ENDING = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg"}  # by how a file begins
+
+
+def read_objects(path: Path, objects: Iterable[tuple[str, dict[str, Any]]], reading: Reading) -> Iterator[Utterance]:
+    """The rows that some objects are, each with its place in the file; objects may have different keys."""
+    headers: dict[tuple[str, ...], Header] = {}
+    places, unpack = Places.of(path), Unpack(path, reading.unpack)
+    for where, values in objects:
+        inside = next((name for name, value in values.items() if isinstance(value, dict) and "bytes" in value), "")
+        if inside:
+            values = {**values, inside: unpack(values[inside], where)}
+        names = (inside, *values)
+        if names not in headers:
+            how = replace(reading, columns=CLIP | {"path": inside} | reading.columns) if inside else reading
+            headers[names] = Header(names[1:], how, path, where)
+        yield headers[names].row(map(cell, values.values()), places, where)
+
+
+def cell(value: Any) -> str:
+    """A value as a string: none and NaN are empty, lists and objects are JSON."""
+    if value is None or value != value:
+        return ""
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (list, dict)) else str(value)
+
+
+class Unpack:
+    """Writes the audio inside a table, as Hugging Face's {"bytes", "path"}, into files of the folder `into`."""
+
+    def __init__(self, table: Path, into: Path | None) -> None:
+        self.table, self.into = table, into
+        self.names: set[str] = set()
+
+    def __call__(self, value: dict[str, Any], where: str) -> str:
+        """The file of a row. InputError without a folder to write into."""
+        data, name = value["bytes"], PurePosixPath(value.get("path") or "").name
+        if data is None:
+            return value.get("path") or ""
+        if self.into is None:
+            remedy = f"`speechssl prepare {self.table} --out all.tsv`"
+            raise AudioInside(f"{where} holds the audio itself; write it into files first: {remedy}")
+        if not name or name in self.names:
+            number = f"{len(self.names):08d}"
+            name = f"{number}_{name}" if name else number + ENDING.get(bytes(data[:4]), ".mp3")
+        self.names.add(name)
+        file = Path(os.path.abspath(output_folder(self.into) / name))
+        if not (file.exists() and file.stat().st_size == len(data)):
+            with replacing(file) as draft:
+                draft.write_bytes(data)
+        return str(file)
+
+
+def is_json(head: str) -> bool:
+    """Whether a text begins like JSON."""
+    return head.lstrip()[:1] in ("{", "[")
+
+
+def read_json(path: Path, head: str, reading: Reading) -> Iterator[Utterance]:
+    """JSON Lines such as NeMo's, a list of objects, an object of objects such as SpeechBrain's, or what pandas writes."""
+    lines = json_lines if has_lines(head) else json_entries
+    yield from read_objects(path, lines(path, reading), reading)
+
+
+def has_lines(head: str) -> bool:
+    """Whether the first line is an object on its own, which holds more than further objects and lists."""
+    try:
+        first = json.loads(head.lstrip().partition("\n")[0])
+    except ValueError:
+        return "\n" not in head.strip() and len(head) >= 2**16  # a first line that is very long
+    return isinstance(first, dict) and not all(isinstance(value, (dict, list)) for value in first.values())
+
+
+def json_lines(path: Path, reading: Reading) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of JSON Lines."""
+    for number, line in enumerate(read_lines(path, reading.encoding), 1):
+        if line.strip():
+            try:
+                values = json.loads(line)
+            except ValueError:
+                values = None
+            if not isinstance(values, dict):
+                raise InputError(f"{path} line {number} is not a JSON object; correct the line")
+            yield f"{path} line {number}", values
+
+
+def json_entries(path: Path, reading: Reading) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects in one JSON document. InputError if there are none, or one name stands for two of them."""
+    try:
+        data = json.loads("\n".join(read_lines(path, reading.encoding)), object_pairs_hook=once)
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); write it again") from None
+    named = (
+        {str(number): item for number, item in enumerate(data, 1)} if isinstance(data, list) else rows_in(data, reading)
+    )
+    if not all(isinstance(values, dict) for values in named.values()):
+        raise InputError(f"{path} holds no objects with a path each; write it as a list of objects, one for each clip")
+    for name, values in named.items():  # the names of an object's own values are ids
+        yield f"{path}: {name}", {"id": name, **values} if named is data else values
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. ValueError if a name stands in it twice, of which the first value would be lost."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        name = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"the name {name!r} stands twice in one object")
+    return values
+
+
+def rows_in(data: dict[str, Any], reading: Reading) -> dict[str, Any]:
+    """The objects in an object: its values, the one list of objects in it, or rows that pandas writes column by column."""
+    if isinstance(data.get("columns"), list) and isinstance(data.get("data"), list):
+        return {str(n): dict(zip(data["columns"], row, strict=False)) for n, row in enumerate(data["data"], 1)}
+    if names_a_path(data, reading):
+        columns = {
+            k: v if isinstance(v, dict) else dict(enumerate(v, 1))
+            for k, v in data.items()
+            if isinstance(v, (dict, list))
+        }
+        rows = dict.fromkeys(key for column in columns.values() for key in column)
+        return {str(key): {name: column.get(key) for name, column in columns.items()} for key in rows}
+    lists = [value for value in data.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    return {str(n): item for n, item in enumerate(lists[0], 1)} if len(lists) == 1 else data
+
+
+def read_arrow(path: Path, _head: str, reading: Reading) -> Iterator[Utterance]:
+    """Parquet, Feather, or an Arrow stream as Hugging Face caches it; InputError if it is damaged."""
+    yield from read_objects(path, arrow_rows(path, [path]), reading)
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether datasets' save_to_disk wrote a folder."""
+    return (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+
+
+def read_saved_dataset(folder: Path, _head: str, reading: Reading) -> Iterator[Utterance]:
+    """A folder of datasets' save_to_disk."""
+    names = json.loads((folder / "state.json").read_text(encoding="utf-8")).get("_data_files", [])
+    yield from read_objects(folder, arrow_rows(folder, [folder / file["filename"] for file in names]), reading)
+
+
+def arrow_rows(source: Path, files: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of Arrow or Parquet files, of which only a few exist at a time; class numbers become their names."""
+    import pyarrow as pa
+
+    number = 0
+    try:
+        for file in files:
+            for batch in batches(file):
+                classes = class_names(batch.schema)
+                for values in batch.to_pylist():
+                    number += 1
+                    for name in classes.keys() & values.keys():
+                        if isinstance(values[name], int) and 0 <= values[name] < len(classes[name]):
+                            values[name] = classes[name][values[name]]
+                    yield f"{source} row {number}", values
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"{source} cannot be read ({' '.join(str(error).split())}); it is damaged, copy it again"
+        ) from None
+
+
+def batches(file: Path) -> Iterator[Any]:
+    """The record batches of a file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with file.open("rb") as opened:
+        head = opened.read(6)
+    if head.startswith(PARQUET):
+        yield from pq.ParquetFile(file).iter_batches(batch_size=MANY)
+    elif head.startswith(FEATHER):
+        reader = pa.ipc.open_file(file)
+        yield from (reader.get_batch(i) for i in range(reader.num_record_batches))
+    else:
+        yield from pa.ipc.open_stream(file)
+
+
+def class_names(schema: Any) -> dict[str, list[str]]:
+    """The names of the classes in the columns that datasets stores as numbers."""
+    known = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    return {name: kind["names"] for name, kind in known.items() if isinstance(kind, dict) and kind.get("names")}
