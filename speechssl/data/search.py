@@ -15,7 +15,7 @@ from speechssl.data.listed import found, read_listed, tables_of
 from speechssl.data.manifest import Utterance
 from speechssl.data.named import NAMED, doubts, members, stranger
 from speechssl.data.readers import COMMON_VOICE, CORPORA, NOT_VALIDATED, common_voice_rows
-from speechssl.data.sidecars import ending_of
+from speechssl.data.sidecars import ending_of, sidecars, stem_of
 from speechssl.data.tables import read_rows
 from speechssl.data.tree import Tree
 
@@ -90,7 +90,8 @@ class Search:
         for path in paths:
             self.free.pop(path, None)
         if known:
-            self.notes.append(f"{len(known)} recordings of {table} are in another part already, which counts")
+            alone = f"`speechssl prepare {table} --out x.tsv` reads it alone"
+            self.notes.append(f"{len(known)} recordings of {table} are in another part already, which counts; {alone}")
             rows = [row for row in rows if row.path not in known]
         return Part(corpus="table", folder=table, rows=rows, why=why, listed=True)
 
@@ -156,13 +157,14 @@ class Search:
     def tables(self) -> Iterator[Part]:
         """Every table that names recordings and brings texts, labels or a split. The others are named in the notes."""
         for table in tables_of(self.tree):
-            stem = table.name[: len(table.name) - len(ending_of(table))]
-            if table in self.used or (ending_of(table) and stem in self.tree.by_name):
+            if table in self.used or (ending_of(table) and stem_of(table) in self.tree.by_name):
                 continue  # it lies beside a recording
             rows, problem = read_listed(table, self.tree, self.reading)
             if rows:
                 self.used.add(table)
-                yield self.listed_part(table, rows)
+                part = self.listed_part(table, rows)
+                if part.rows:
+                    yield part
             elif problem:
                 self.used.add(table)
                 remedy = f"if it lists recordings, mend that, then `speechssl prepare {table} --out x.tsv` reads it"
@@ -204,4 +206,4 @@ class Search:
 
     def transcribed(self, files: list[Path]) -> bool:
         """Whether a transcript lies beside half of the recordings or more, as beside those of no corpus of this kind."""
-        return 2 * sum(any(map(ending_of, self.tree.beside(path))) for path in files) >= len(files)
+        return 2 * sum(bool(sidecars(self.tree, path)) for path in files) >= len(files)

@@ -21,7 +21,7 @@ from speechssl.data.aligned import (
 )
 from speechssl.data.lines import read_lines
 from speechssl.data.manifest import Utterance
-from speechssl.data.tree import Tree
+from speechssl.data.tree import Tree, composed
 
 Reader = Callable[[str, str], list[Tier]]
 SIDECARS: dict[str, Reader] = {  # the best first
@@ -33,6 +33,18 @@ SIDECARS: dict[str, Reader] = {  # the best first
 def ending_of(path: Path) -> str:
     """The key of SIDECARS with which a file name ends, the longest one; "" if there is none."""
     return max((ending for ending in SIDECARS if path.name.lower().endswith(ending)), key=len, default="")
+
+
+def sidecars(tree: Tree, audio: Path) -> list[Path]:
+    """The transcripts of a recording: its name, with or without its ending, then an ending of SIDECARS; the best first."""
+    names = (composed(audio.stem), composed(audio.name))
+    found = [path for path in tree.beside(audio) if stem_of(path) in names and ending_of(path)]
+    return sorted(found, key=lambda path: list(SIDECARS).index(ending_of(path)))
+
+
+def stem_of(path: Path) -> str:
+    """The name of a transcript without its ending."""
+    return composed(path.name[: len(path.name) - len(ending_of(path))])
 
 
 @dataclass(kw_only=True)
@@ -53,9 +65,7 @@ class Transcripts:
 
     def rows(self, row: Utterance) -> Iterator[Utterance]:
         """A row for a whole recording with the text beside it, or one row for each segment of that; no row if it is damaged."""
-        files = sorted(
-            filter(ending_of, self.tree.beside(Path(row.path))), key=lambda path: list(SIDECARS).index(ending_of(path))
-        )
+        files = sidecars(self.tree, Path(row.path))
         self.used.update(files)
         try:
             found = [(path, SIDECARS[ending_of(path)](self.text(path), str(path))) for path in files]

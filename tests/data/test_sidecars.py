@@ -232,6 +232,20 @@ def test_composed_and_decomposed_names_meet(composed, tmp_path):
     assert (row.text, os.path.exists(row.path)) == ("from the table", True)
 
 
+def test_a_full_stop_in_a_name_is_not_an_ending(tmp_path):
+    for name in ("1.wav", "1.1.wav", "1.2.wav"):
+        recording(tmp_path, name)
+    (tmp_path / "1.1.txt").write_text("of one point one")
+    (tmp_path / "1.TextGrid").write_bytes(
+        grid(tmp_path / "x.TextGrid", "long_textgrid", ("text", SAID[:1])).read_bytes()
+    )
+    assert [(row[0], row[3]) for row in rows_of(tmp_path)] == [
+        ("1.1.wav", "of one point one"),
+        ("1.2.wav", ""),
+        ("1.wav", 'she said "hi"'),
+    ]
+
+
 def test_transcripts_may_lie_in_a_folder_that_mirrors_the_audio(tmp_path):
     for speaker in ("anna", "ben"):
         recording(tmp_path, f"wav/{speaker}/1.wav")
