@@ -63,14 +63,14 @@ def prepare(
     from speechssl.core.errors import InputError
     from speechssl.data.prepare import prepare, preview
 
-    how = {"corpus": corpus, "pattern": pattern, "tier": tier, "columns": columns, "encoding": encoding}
+    how: dict[str, Any] = {"corpus": corpus, "pattern": pattern, "tier": tier, "columns": columns, "encoding": encoding}
     if dry_run:
         print(preview(src, out, **how, where=where))
         return
     if out is None:
         raise InputError("the following arguments are required: --out (or --dry-run); see `speechssl prepare --help`")
-    limits = {"min_seconds": min_seconds, "max_seconds": max_seconds}
-    print(prepare(src, out, **how, where=where, jobs=jobs, **limits))
+    limits: dict[str, Any] = {"min_seconds": min_seconds, "max_seconds": max_seconds}
+    print(prepare(src, out, where=where, jobs=jobs, **how, **limits))
 
 
 def split(

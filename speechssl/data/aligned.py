@@ -219,6 +219,6 @@ def read_plain(text: str, where: str) -> list[Tier]:
         rows = [match.groups() for match in found if match]
         seconds = [[float(time.replace(",", ".")) * unit for time in row[:2]] for row in rows]
         if rows and len(rows) == len(lines) and all(start <= end and end >= 1e-3 for start, end in seconds):
-            segments = [Segment(*times, " ".join(row[2].split())) for times, row in zip(seconds, rows)]
+            segments = [Segment(start, end, " ".join(row[2].split())) for (start, end), row in zip(seconds, rows)]
             return [Tier("labels", segments)]
     return [Tier("", [Segment(0.0, math.nan, " ".join(text.split()))])]

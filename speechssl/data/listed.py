@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from xml.etree import ElementTree
 
 from speechssl.core.errors import InputError
 from speechssl.data.columns import Reading
 from speechssl.data.lines import first_text, read_lines
 from speechssl.data.manifest import COLUMNS, Utterance
+from speechssl.data.marked import NAMES
 from speechssl.data.separated import DELIMITERS, header_of
 from speechssl.data.tables import read_rows
 from speechssl.data.tree import Tree, is_ending
@@ -22,11 +24,7 @@ LINES = ("", ".txt", ".tsv", ".csv", ".list", ".lst", ".trans", ".transcript", "
 TEXTS = re.compile(
     r"(?i)(^|[^a-z])(trans|transcripts?|transcriptions?|text|texts|prompts?|metadata|line_index|sentences?)([^a-z]|$)"
 )
-SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("dev", "devel", "valid", "validation", "val"), "dev"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
+SPLITS = {word: part for word, part in NAMES.items() if len(word) > 2}  # tr may be Turkish
 
 
 def split_of(name: str) -> str:
@@ -37,7 +35,7 @@ def split_of(name: str) -> str:
 
 def tables_of(tree: Tree) -> list[Path]:
     """The files that may be tables, the likeliest first: metadata.*, those of splits, then by name."""
-    found = [path for path in tree.others if path.suffix.lower() in {*TABLES, *LINES} and path.is_file()]
+    found = [path for path in tree.others if path.suffix.lower() in {*TABLES, *LINES, ".xml"} and path.is_file()]
     skip = (".rejected.tsv", ".cache.jsonl")  # what `prepare` writes
     found = [path for path in found if not path.name.endswith(skip)]
     return sorted(found, key=lambda path: (path.stem.lower() != "metadata", not split_of(path.stem), str(path)))
@@ -47,6 +45,8 @@ def read_listed(table: Path, tree: Tree, reading: Reading) -> tuple[list[Utteran
     """The rows of a table of recordings of the tree, and why there are none in words ("" if it is no table at all)."""
     rows, problem = [], ""
     try:
+        if table.suffix.lower() == ".xml":
+            rows = [found(row, table, tree) for row in read_recordings(table)]
         if table.suffix.lower() in LINES:
             rows = read_lines_of(table, tree, reading)
         if not rows and table.suffix.lower() in TABLES:
@@ -61,6 +61,26 @@ def read_listed(table: Path, tree: Tree, reading: Reading) -> tuple[list[Utteran
     if not any(row.text or row.label or row.split for row in rows):
         return [], "" if is_ours(table) else "it has neither text nor labels"
     return rows, ""
+
+
+def read_recordings(table: Path) -> list[Utterance]:
+    """The recordings of NCHLT's corpora of South African languages: nchlt_zul.trn.xml and .tst.xml. [] for any other XML."""
+    text = "\n".join(read_lines(table))
+    if "<recording " not in text or "<!ENTITY" in text:
+        return []
+    try:
+        root = ElementTree.fromstring(re.sub(r"^\s*<\?xml.*?\?>", "", text, flags=re.DOTALL))
+    except ElementTree.ParseError as error:
+        raise InputError(f"{table} is not whole ({error}); copy it again") from None
+    rows, split = [], {".trn": "train", ".tst": "test"}.get(Path(table.stem).suffix, "")
+    for speaker in root.iter("speaker"):
+        extra = {name: speaker.get(name, "") for name in ("age", "gender") if speaker.get(name)}
+        for one in speaker.iter("recording"):
+            path, said = one.get("audio", ""), " ".join((one.findtext("orth") or "").split())
+            place = str(table.parent / path)
+            row = Utterance(id=path, path=place, speaker=speaker.get("id", ""), text=said, split=split, extra=extra)
+            rows.append(row)
+    return rows
 
 
 def naming(table: Path, tree: Tree, reading: Reading) -> Reading:
@@ -180,10 +200,18 @@ def fields_of(columns: list[list[str]]) -> dict[str, list[str]]:
 
 
 def rows_of(keys: list[str], fields: dict[str, list[str]], table: Path, tree: Tree) -> Iterator[Utterance]:
-    """The rows of a file of lines; the split is the name of the file or of its folder."""
+    """The rows of a file of lines; the split is the name of the file or of its folder, the speaker may stand in utt2spk."""
+    beside = table.with_name("utt2spk")
+    pairs = (line.split() for line in read_lines(beside)) if beside.is_file() else ()
+    speakers = {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
     for key, *cells in zip(keys, *fields.values()):
-        row = {name: " ".join(cell.split()) for name, cell in zip(fields, cells)}
-        extra = {"other_text": row.pop("other_text")} if "other_text" in row else {}
+        values = {name: " ".join(cell.split()) for name, cell in zip(fields, cells)}
         known = tree.recording(key, table.parent)
-        path = str(known or table.parent / (key if is_ending(Path(key).suffix) else key + ".wav"))
-        yield found(Utterance(id=key, path=path, extra=extra, **row), table, tree)
+        row = Utterance(
+            id=key,
+            path=str(known or table.parent / (key if is_ending(Path(key).suffix) else key + ".wav")),
+            text=values.pop("text"),
+            speaker=values.pop("speaker", speakers.get(key, "")),
+            extra=values,
+        )
+        yield found(row, table, tree)

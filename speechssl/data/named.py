@@ -164,7 +164,8 @@ def read_pattern(pattern: str, files: Sequence[Path], folder: Path) -> Iterator[
     for path in files:
         name = path.relative_to(folder).with_suffix("").as_posix()
         match = known.search(name)
-        yield Utterance(id=name + path.suffix, path=str(path), **(match.groupdict("") if match else {}))
+        columns: dict[str, Any] = match.groupdict("") if match else {}
+        yield Utterance(id=name + path.suffix, path=str(path), **columns)
 
 
 def members(corpus: str, files: Sequence[Path]) -> list[Path]:

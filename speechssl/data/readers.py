@@ -36,18 +36,16 @@ def read_vctk(files: Sequence[Path], folder: Path) -> Iterator[Utterance]:
         yield Utterance(id=identity(path, folder), path=str(path), speaker=path.parent.name, text=text)
 
 
-COMMON_VOICE = ("train", "dev", "test", "validated")
-NOT_VALIDATED = ("other", "invalidated")
+COMMON_VOICE = ("train", "dev", "test", "validated", "other", "invalidated")
 
 
 def read_common_voice(files: Sequence[Path], folder: Path) -> Iterator[Utterance]:
-    """Common Voice: clips/ beside train.tsv, dev.tsv, test.tsv and validated.tsv, whose name is the split.
+    """Common Voice: clips/ beside train.tsv, dev.tsv and test.tsv, whose name is the split, else validated.tsv.
 
-    A clip in several is of the first; the clips of other.tsv and invalidated.tsv, which nobody or not everybody approved,
-    are left out.
+    The clips of other tables are left out: those of validated.tsv that are in no split may be of speakers of the test, and
+    those of other.tsv and invalidated.tsv were not approved.
     """
-    tables = [folder / f"{split}.tsv" for split in COMMON_VOICE]
-    tables = [table for table in tables if table.is_file()]
+    tables = common_voice_tables(folder)
     if not tables:
         raise InputError(f"{folder} has neither train.tsv nor validated.tsv beside clips/; try --corpus folder")
     seen: set[str] = set()
@@ -64,6 +62,12 @@ def read_common_voice(files: Sequence[Path], folder: Path) -> Iterator[Utterance
                 text=row.get("sentence", ""),
                 split=table.stem,
             )
+
+
+def common_voice_tables(folder: Path) -> list[Path]:
+    """The tables of a release that are read."""
+    found = [table for split in COMMON_VOICE[:4] if (table := folder / f"{split}.tsv").is_file()]
+    return [table for table in found if table.stem != "validated"] or found
 
 
 def common_voice_rows(table: Path) -> Iterator[dict[str, str]]:

@@ -14,10 +14,12 @@ from speechssl.data.lines import read_lines
 from speechssl.data.listed import found, read_listed, tables_of
 from speechssl.data.manifest import Utterance
 from speechssl.data.named import NAMED, doubts, members, stranger
-from speechssl.data.readers import COMMON_VOICE, CORPORA, NOT_VALIDATED, common_voice_rows
+from speechssl.data.readers import COMMON_VOICE, CORPORA, common_voice_rows, common_voice_tables
 from speechssl.data.sidecars import ending_of, sidecars, stem_of
 from speechssl.data.tables import read_rows
 from speechssl.data.tree import Tree
+
+KALDI = ("utt2spk", "spk2utt", "spk2gender")  # beside a file `text`, which sorts before them
 
 
 @dataclass(kw_only=True)
@@ -109,23 +111,24 @@ class Search:
     def common_voice(self) -> Iterator[Part]:
         """Folders with clips/ and a table with the columns client_id, path and sentence."""
         for folder in sorted({path.parent.parent for path in self.free if path.parent.name == "clips"}):
-            tables = [folder / f"{split}.tsv" for split in (*COMMON_VOICE, *NOT_VALIDATED)]
-            tables = [table for table in tables if table.is_file()]
+            tables = [table for split in COMMON_VOICE if (table := folder / f"{split}.tsv").is_file()]
             heads = {table: set(next(read_lines(table), "").split("\t")) for table in tables}
             tables = [table for table in tables if heads[table] >= {"client_id", "path", "sentence"}]
-            if not any(table.stem in COMMON_VOICE for table in tables):
+            read = [table for table in common_voice_tables(folder) if table in tables]
+            if not read:
                 continue
             self.used.update(tables)
-            clips = {table: [row["path"] for row in common_voice_rows(table)] for table in tables}
-            names = {name for table in tables for name in clips[table]}
+            clips = {table: {row["path"] for row in common_voice_rows(table)} for table in tables}
+            names = set().union(*clips.values())
             files = [path for path in self.free if path.parent == folder / "clips" and {path.name, path.stem} & names]
-            read = ", ".join(table.name for table in tables if table.stem in COMMON_VOICE)
-            yield self.part("common-voice", files, f"clips/ beside {read} with client_id, path and sentence", folder)
+            told = ", ".join(table.name for table in read)
+            yield self.part("common-voice", files, f"clips/ beside {told} with client_id, path and sentence", folder)
+            rest = set().union(*(clips[table] for table in read))
             for table in tables:
-                if table.stem in NOT_VALIDATED:
+                if more := clips[table] - rest:
                     command = f"`speechssl prepare {table} --out {table.stem}.tsv`"
                     self.notes.append(
-                        f"{table} ({len(clips[table])} clips that were not approved) is not read; {command} does"
+                        f"{table} is not read: {len(more)} clips that are in no split; {command} reads it"
                     )
 
     def chapters(self) -> Iterator[Part]:
@@ -157,6 +160,8 @@ class Search:
     def tables(self) -> Iterator[Part]:
         """Every table that names recordings and brings texts, labels or a split. The others are named in the notes."""
         for table in tables_of(self.tree):
+            if table.name in KALDI and table.with_name("text") in self.used:
+                self.used.add(table)  # read with it, or said by it
             if table in self.used or (ending_of(table) and stem_of(table) in self.tree.by_name):
                 continue  # it lies beside a recording
             rows, problem = read_listed(table, self.tree, self.reading)

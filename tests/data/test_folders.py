@@ -163,16 +163,17 @@ def common_voice(folder: Path) -> Path:
 def test_common_voice_has_its_splits_and_its_unapproved_clips_are_named(tmp_path):
     folder = common_voice(tmp_path / "cv")
     result = find(folder)
-    assert [(row.id, row.split, row.text) for row in result.rows][:4] == [
+    assert [(row.id, row.split, row.text) for row in result.rows][:3] == [
         ("cv_1", "train", 'Sagt "ja" 1.'),
         ("cv_2", "dev", 'Sagt "ja" 2.'),
         ("cv_3", "test", 'Sagt "ja" 3.'),
-        ("cv_4", "validated", 'Sagt "ja" 4.'),
     ]
-    assert [row.id for row in result.rows][4:] == ["clips/cv_7.mp3"]  # in no table
+    assert [row.id for row in result.rows][3:] == ["clips/cv_7.mp3"]  # in no table
     assert result.corpus == "common-voice + folder"
-    notes = " ".join(result.notes)
-    assert "other.tsv (1 clips that were not approved) is not read" in notes
+    for name, count in (("validated", 1), ("other", 1), ("invalidated", 1)):
+        assert f"{name}.tsv is not read: {count} clips that are in no split; `speechssl prepare" in " ".join(
+            result.notes
+        )
     summary = prepare(folder / "other.tsv", tmp_path / "other.tsv", jobs=1)  # the command that the note gives
     assert (summary.kept, read_manifest(tmp_path / "other.tsv")[0].text) == (1, 'Sagt "ja" 5.')
 
@@ -285,11 +286,11 @@ def test_a_dry_run_shows_the_parts_and_writes_nothing(tmp_path, capsys, monkeypa
     cli.main(["prepare", str(folder), "--dry-run"])
     shown = capsys.readouterr().out
     for part in (
-        "6 rows as common-voice + folder; nothing is decoded or written",
-        f"common-voice: 4 rows of {folder} (clips/ beside train.tsv, dev.tsv, test.tsv, validated.tsv",
+        "5 rows as common-voice + folder; nothing is decoded or written",
+        f"common-voice: 3 rows of {folder} (clips/ beside train.tsv, dev.tsv, test.tsv with client_id",
         'clips/cv_1.mp3: speaker abc1, split train, text Sagt "ja" 1.',
         "mine/a.wav: speaker mine, text my own words",
-        "other.tsv (1 clips that were not approved) is not read",
+        "other.tsv is not read: 1 clips",
     ):
         assert part in shown
     assert sorted(tmp_path.rglob("*")) == before
