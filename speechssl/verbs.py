@@ -57,8 +57,8 @@ def prepare(
     from speechssl.data.prepare import prepare
 
     limits = {"min_seconds": min_seconds, "max_seconds": max_seconds}
-    how = {"corpus": corpus, "pattern": pattern, "columns": columns, "encoding": encoding}
-    print(prepare(src, out, **how, where=where, jobs=jobs, **limits))
+    table: dict[str, Any] = {"columns": columns, "encoding": encoding}
+    print(prepare(src, out, corpus=corpus, pattern=pattern, where=where, jobs=jobs, **table, **limits))
 
 
 def pretrain(

@@ -116,8 +116,7 @@ class Header:
         if {"id", "duration", "wav", "stop"} <= set(map(squeezed, names)):  # SpeechBrain, which counts in samples
             self.units |= {"start": SAMPLES, "end": SAMPLES}
         ours = {source: role for role, source in reversed(self.sources.items())}
-        taken = {*self.sources, ""}
-        self.names = [ours.get(name, f"other_{name}" if name in taken and name else name) for name in names]
+        self.names = [ours.get(name, f"other_{name}" if name in ROLES else name) for name in names]
         self.copies = {role: ours[source] for role, source in self.sources.items() if ours[source] != role}
         self.plain = "end" not in self.sources and set(self.units.values()) == {1.0} and not self.copies
 
@@ -230,7 +229,7 @@ def make_row(values: dict[str, str], places: Places, where: str) -> Utterance:
 def seconds(values: dict[str, str], name: str, default: float, where: str) -> float:
     """A time in seconds; `default` where the field is empty or NaN. InputError for anything that is not a time."""
     try:
-        value = float(values.get(name) or "nan")
+        value = float(values.get(name, "").strip() or "nan")
     except ValueError:
         value = -1.0
     if value < 0 or math.isinf(value):

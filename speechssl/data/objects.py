@@ -11,7 +11,7 @@ from typing import Any
 from speechssl.core.errors import InputError
 from speechssl.core.files import output_folder, replacing
 from speechssl.data.columns import AudioInside, Header, Reading, names_a_path
-from speechssl.data.lines import read_lines
+from speechssl.data.lines import first_text, read_lines
 from speechssl.data.manifest import Utterance
 from speechssl.data.places import Places
 
@@ -76,8 +76,13 @@ def is_json(head: str) -> bool:
 
 def read_json(path: Path, head: str, reading: Reading) -> Iterator[Utterance]:
     """JSON Lines such as NeMo's, a list of objects, an object of objects such as SpeechBrain's, or what pandas writes."""
-    lines = json_lines if has_lines(head) else json_entries
-    yield from read_objects(path, lines(path, reading), reading)
+    yield from read_objects(path, json_objects(path, head, reading), reading)
+
+
+def json_objects(path: Path, head: str, reading: Reading) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects in a file, each with its place there. head: how it begins, if that is known."""
+    head = head or first_text(path, reading.encoding)
+    yield from json_lines(path, reading) if has_lines(head) else json_entries(path, reading)
 
 
 def has_lines(head: str) -> bool:

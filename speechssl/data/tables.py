@@ -104,8 +104,8 @@ def refuse_equal_ids(paths: Iterable[str | Path], reading: Reading) -> None:
             place = f"row {number} of {path}"
             if row.id in seen:
                 raise InputError(
-                    f"{seen[row.id]} and {place} have the same id {row.id!r}; ids must differ; `speechssl prepare {path} "
-                    "--columns id=` makes them of the paths"
+                    f"{seen[row.id]} and {place} have the same id {row.id!r}; ids must differ: remove one of them, or let the "
+                    f"paths be the ids: `speechssl prepare {path} --columns id= --out all.tsv`"
                 )
             seen[row.id] = place
 
