@@ -13,33 +13,14 @@ from speechssl.data.places import Places
 from speechssl.sound import audio
 
 ALIASES = {  # compared without case, blanks, hyphens and underscores
-    "path": (
-        *("file", "file_name", "file_path", "path_to_file", "wav", "wav_file", "wav_path", "wav_filename", "recording"),
-        *(
-            "audio",
-            "audio_file",
-            "audio_filename",
-            "audio_filepath",
-            "audio_path",
-            "path_to_audio",
-            "clip",
-            "clip_path",
-        ),
-    ),
-    "text": (
-        "transcription",
-        "transcript",
-        "sentence",
-        "wrd",
-        "words",
-        "utterance",
-        "normalized_text",
-        "normalised_text",
-    ),
-    "speaker": ("speaker_id", "speaker_name", "spk", "spk_id", "client_id", "actor", "actor_id"),
-    "label": ("emotion", "class", "class_name", "category"),
-    "split": ("subset", "partition"),
-    "id": ("utt", "utt_id", "utterance_id", "uttid", "segment_id"),
+    "path": "file file_name file_path path_to_file wav wav_file wav_path wav_filename audio audio_file audio_filename "
+    "audio_filepath audio_path audio_paths path_to_audio clip clip_path",
+    "text": "transcription transcript sentence wrd words utterance normalized_text normalised_text",
+    "speaker": "speaker_id speaker_name spk spk_id client_id user_id user_ids actor actor_id",
+    "label": "emotion class class_name category",
+    "split": "subset partition",
+    "id": "utt utt_id utterance_id segment_id",
+    "channel": "",
 }
 ROLES = (*COLUMNS, "end", "channel")
 TIMES = {"start": "start", "begin": "start", "onset": "start", "offset": "start"}
@@ -83,9 +64,7 @@ def squeezed(name: str) -> str:
     return re.sub(r"[\s_-]+", "", name).lower()
 
 
-MEANING = {squeezed(name): role for role, others in ALIASES.items() for name in (role, *others)} | {
-    "channel": "channel"
-}
+MEANING = {squeezed(name): role for role, others in ALIASES.items() for name in (role, *others.split())}
 
 
 def names_a_path(names: Iterable[str], reading: Reading) -> bool:

@@ -6,19 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.core.errors import InputError
-from speechssl.data.columns import Reading
+from speechssl.data.columns import Reading, names_a_path
 from speechssl.data.manifest import Utterance
-from speechssl.data.objects import has_lines, json_objects, read_objects
+from speechssl.data.objects import json_objects, read_objects
 
-LHOTSE = re.compile(r'[\[\s]*\{\s*"id":.*?"(sources|recording_id|supervisions|tracks)"\s*:', re.DOTALL)
 PARTNERS = {"recordings": "supervisions", "supervisions": "recordings"}
 FIELDS = ("text", "speaker", "gender", "language")  # of a supervision
 SAVE = "save its audio first: cuts.save_audios(folder) in lhotse"
 
 
 def is_lhotse(head: str) -> bool:
-    """Whether a text begins with a recording, a supervision or a cut."""
-    return bool(LHOTSE.match(head.partition("\n")[0] if has_lines(head) else head))
+    """Whether a text begins with a recording, a supervision or a cut, none of which has a path of its own."""
+    keys = re.findall(r'"(\w+)"\s*:', head.partition("}")[0])
+    known = "id" in keys and bool({"sources", "recording_id", "supervisions", "tracks"} & set(keys))
+    return known and not names_a_path(keys, Reading())
 
 
 def read_lhotse(path: Path, head: str, reading: Reading) -> Iterator[Utterance]:

@@ -62,6 +62,8 @@ def begin(path: Path, reading: Reading) -> Begin:
     """How a table begins."""
     if path.is_dir():
         return Begin(path, b"", "", reading)
+    if not path.is_file():
+        raise InputError(f"{path} is no plain file, and tables are read more than once; save it as one")
     return Begin(path, first_bytes(path, 8), first_text(path, reading.encoding), reading)
 
 

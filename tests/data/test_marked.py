@@ -42,7 +42,7 @@ CASES = {  # marks of --train, of --valid -> how many rows train and validate, a
         {},
         3,
         2,
-        "3 are trained on, 2 marked dev validate, 1 are left out",
+        "2 marked dev validate, 1 are left out",
     ),
     "--valid is given": ({"train": 3, "dev": 2, "test": 1}, {"dev": 4}, 3, 4, "3 are trained on, 3 are left out"),
     "no mark is as good as train": (

@@ -1,6 +1,7 @@
 """The same two rows as every program writes them are read alike, recognised by their content."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from unicodedata import normalize
@@ -142,6 +143,10 @@ BY_HAND = {  # after the documentation of the program that owns the format; (id,
     "speechbrain.json": (
         '{"u1": {"wav": "{data_root}/a.flac", "length": 0.4285, "words": "SEVEN"},\n "u2": {"wav": "b.flac", "words": "X"}}',
         [("u1", 0.0, 0.4285, "SEVEN"), ("u2", 0.0, None, "X")],
+    ),
+    "parts.json": (
+        '{"u1": {"wav": {"file": "a.flac", "start": 800, "stop": 2400}, "duration": 0.2, "words": "SEVEN"}}',
+        [("u1", 0.1, 0.2, "SEVEN")],
     ),
     "nemo.json": (
         '{"audio_filepath": "a.flac", "duration": 0.3, "text": "seven", "offset": 0.1}\n{"audio_filepath": "b.flac"}\n',
@@ -291,12 +296,19 @@ def test_equal_ids_in_two_tables_are_named_with_both_places(folder):
         read_manifest("x.csv", "y.json")
 
 
+def test_a_pipe_is_not_read_half(folder):
+    os.mkfifo("x.tsv")
+    with pytest.raises(InputError, match=r"x\.tsv is no plain file, and tables are read more than once"):
+        read_manifest("x.tsv")
+
+
 @pytest.mark.parametrize(
     "name, data, complaint",
     [
         ("x.json", b'{"a": {"path": "a"}, "a": {"path": "b"}}', r"x\.json is not JSON \(the name 'a' stands twice"),
         ("x.json", b'{"a": 1,\n "b": 2}', r"x\.json holds no objects with a path each"),
         ("x.json", b'[{"path": "a"}, 3]', r"x\.json holds no objects with a path each"),
+        ("x.json", b'[{"audio": {"array": [0.1], "path": "a"}}]', r"x\.json: 1 holds samples instead of a file"),
         ("x.json", b'[{"path": "a"', r"x\.json is not JSON"),
         ("x.parquet", b"PAR1 and no more", r"x\.parquet cannot be read .*; it is damaged, copy it again"),
         ("x.xlsx", b"PK\x03\x04\0\0", r"x\.xlsx is a workbook or an archive; save the table as CSV"),
