@@ -74,10 +74,15 @@ def prepare(
 
 
 def split(
-    manifests: Annotated[Sequence[Path], "manifest(s) to divide, TSV with any columns"],
+    manifests: Annotated[Sequence[Path], "manifest(s) or other tables to divide"],
     *,
-    out: Annotated[Path, "the manifest to write: all rows, with train, dev or test in the column split"],
-    by: Annotated[str, "column whose values stay together: speaker, or id to divide row by row"] = "speaker",
+    out: Annotated[
+        Path,
+        "the manifest to write: all rows, with train, dev or test in the column split, which finetune and --where read",
+    ],
+    by: Annotated[
+        str, "column whose values stay together: speaker; path keeps recordings whole; id divides row by row"
+    ] = "speaker",
     dev: Annotated[str, "share of the seconds for choosing a checkpoint"] = "10%",
     test: Annotated[str, "share of the seconds for the final score"] = "10%",
     stratify: Annotated[str, "column whose values are spread evenly over the parts, such as label"] = "",

@@ -13,33 +13,14 @@ from speechssl.data.places import Places
 from speechssl.sound import audio
 
 ALIASES = {  # compared without case, blanks, hyphens and underscores
-    "path": (
-        *("file", "file_name", "file_path", "path_to_file", "wav", "wav_file", "wav_path", "wav_filename", "recording"),
-        *(
-            "audio",
-            "audio_file",
-            "audio_filename",
-            "audio_filepath",
-            "audio_path",
-            "path_to_audio",
-            "clip",
-            "clip_path",
-        ),
-    ),
-    "text": (
-        "transcription",
-        "transcript",
-        "sentence",
-        "wrd",
-        "words",
-        "utterance",
-        "normalized_text",
-        "normalised_text",
-    ),
-    "speaker": ("speaker_id", "speaker_name", "spk", "spk_id", "client_id", "actor", "actor_id"),
-    "label": ("emotion", "class", "class_name", "category"),
-    "split": ("subset", "partition"),
-    "id": ("utt", "utt_id", "utterance_id", "uttid", "segment_id"),
+    "path": "file file_name file_path path_to_file wav wav_file wav_path wav_filename audio audio_file audio_filename "
+    "audio_filepath audio_path audio_paths path_to_audio clip clip_path",
+    "text": "transcription transcript sentence wrd words utterance normalized_text normalised_text",
+    "speaker": "speaker_id speaker_name spk spk_id client_id user_id user_ids actor actor_id",
+    "label": "emotion class class_name category",
+    "split": "subset partition",
+    "id": "utt utt_id utterance_id segment_id",
+    "channel": "",
 }
 ROLES = (*COLUMNS, "end", "channel")
 TIMES = {"start": "start", "begin": "start", "onset": "start", "offset": "start"}
@@ -83,9 +64,7 @@ def squeezed(name: str) -> str:
     return re.sub(r"[\s_-]+", "", name).lower()
 
 
-MEANING = {squeezed(name): role for role, others in ALIASES.items() for name in (role, *others)} | {
-    "channel": "channel"
-}
+MEANING = {squeezed(name): role for role, others in ALIASES.items() for name in (role, *others.split())}
 
 
 def names_a_path(names: Iterable[str], reading: Reading) -> bool:
@@ -116,8 +95,7 @@ class Header:
         if {"id", "duration", "wav", "stop"} <= set(map(squeezed, names)):  # SpeechBrain, which counts in samples
             self.units |= {"start": SAMPLES, "end": SAMPLES}
         ours = {source: role for role, source in reversed(self.sources.items())}
-        taken = {*self.sources, ""}
-        self.names = [ours.get(name, f"other_{name}" if name in taken and name else name) for name in names]
+        self.names = [ours.get(name, f"other_{name}" if name in ROLES else name) for name in names]
         self.copies = {role: ours[source] for role, source in self.sources.items() if ours[source] != role}
         self.plain = "end" not in self.sources and set(self.units.values()) == {1.0} and not self.copies
 
@@ -230,7 +208,7 @@ def make_row(values: dict[str, str], places: Places, where: str) -> Utterance:
 def seconds(values: dict[str, str], name: str, default: float, where: str) -> float:
     """A time in seconds; `default` where the field is empty or NaN. InputError for anything that is not a time."""
     try:
-        value = float(values.get(name) or "nan")
+        value = float(values.get(name, "").strip() or "nan")
     except ValueError:
         value = -1.0
     if value < 0 or math.isinf(value):

@@ -110,7 +110,7 @@ def found(row: Utterance, table: Path, tree: Tree) -> Utterance:
 def is_ours(table: Path) -> bool:
     """Whether `prepare` wrote a table: one without texts lies in its folder for other reasons."""
     with open(table, encoding="utf-8", errors="replace") as file:
-        return file.readline().startswith("\t".join(COLUMNS))
+        return file.readline().startswith("\t".join(COLUMNS[:4]))
 
 
 ARCTIC = re.compile(r'\(\s*(\S+)\s+"(.*)"\s*\)')

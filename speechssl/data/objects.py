@@ -11,7 +11,7 @@ from typing import Any
 from speechssl.core.errors import InputError
 from speechssl.core.files import output_folder, replacing
 from speechssl.data.columns import AudioInside, Header, Reading, names_a_path
-from speechssl.data.lines import read_lines
+from speechssl.data.lines import first_text, read_lines
 from speechssl.data.manifest import Utterance
 from speechssl.data.places import Places
 
@@ -26,13 +26,16 @@ def read_objects(path: Path, objects: Iterable[tuple[str, dict[str, Any]]], read
     headers: dict[tuple[str, ...], Header] = {}
     places, unpack = Places.of(path), Unpack(path, reading.unpack)
     for where, values in objects:
-        inside = next((name for name, value in values.items() if isinstance(value, dict) and "bytes" in value), "")
-        if inside:
-            values = {**values, inside: unpack(values[inside], where)}
-        names = (inside, *values)
+        audio = next(
+            (name for name, value in values.items() if isinstance(value, dict) and names_a_path([name], reading)), ""
+        )
+        whole = bool(audio) and "bytes" in values[audio]
+        if audio:
+            values = {**values, **unpack(audio, values[audio], where)}
+        names = (audio, whole, *values)
         if names not in headers:
-            how = replace(reading, columns=CLIP | {"path": inside} | reading.columns) if inside else reading
-            headers[names] = Header(names[1:], how, path, where)
+            known = (CLIP if whole else {}) | {"path": audio} if audio else {}
+            headers[names] = Header(names[2:], replace(reading, columns=known | reading.columns), path, where)
         yield headers[names].row(map(cell, values.values()), places, where)
 
 
@@ -44,17 +47,28 @@ def cell(value: Any) -> str:
 
 
 class Unpack:
-    """Writes the audio inside a table, as Hugging Face's {"bytes", "path"}, into files of the folder `into`."""
+    """Turns an object that stands for audio into columns; what Hugging Face's {"bytes", "path"} holds is written into the folder
+    `into`."""
 
     def __init__(self, table: Path, into: Path | None) -> None:
         self.table, self.into = table, into
         self.names: set[str] = set()
 
-    def __call__(self, value: dict[str, Any], where: str) -> str:
-        """The file of a row. InputError without a folder to write into."""
-        data, name = value["bytes"], PurePosixPath(value.get("path") or "").name
-        if data is None:
-            return value.get("path") or ""
+    def __call__(self, column: str, value: dict[str, Any], where: str) -> dict[str, Any]:
+        """The file under the name of its column, and the samples that SpeechBrain cuts from it. InputError for audio that
+        is in no file and cannot be written into one."""
+        if "bytes" in value and value["bytes"] is not None:
+            return {column: self.write(value["bytes"], PurePosixPath(value.get("path") or "").name, where)}
+        if "array" in value:
+            raise InputError(
+                f"{where} holds samples instead of a file; write the table as Parquet, with its audio inside"
+            )
+        return {column: value.get("path") or value.get("file")} | {
+            key: value[key] for key in ("start", "stop") if key in value
+        }
+
+    def write(self, data: bytes, name: str, where: str) -> str:
+        """A file with this data, of this name unless another one has it."""
         if self.into is None:
             remedy = f"`speechssl prepare {self.table} --out all.tsv`"
             raise AudioInside(f"{where} holds the audio itself; write it into files first: {remedy}")
@@ -76,8 +90,13 @@ def is_json(head: str) -> bool:
 
 def read_json(path: Path, head: str, reading: Reading) -> Iterator[Utterance]:
     """JSON Lines such as NeMo's, a list of objects, an object of objects such as SpeechBrain's, or what pandas writes."""
-    lines = json_lines if has_lines(head) else json_entries
-    yield from read_objects(path, lines(path, reading), reading)
+    yield from read_objects(path, json_objects(path, head, reading), reading)
+
+
+def json_objects(path: Path, head: str, reading: Reading) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects in a file, each with its place there. head: how it begins, if that is known."""
+    head = head or first_text(path, reading.encoding)
+    yield from json_lines(path, reading) if has_lines(head) else json_entries(path, reading)
 
 
 def has_lines(head: str) -> bool:

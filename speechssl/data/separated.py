@@ -23,7 +23,10 @@ csv.field_size_limit(2**27)  # the transcript of a long recording
 def fields(lines: Iterator[str], delimiter: str, quoting: dict[str, Any]) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of each row that is not empty. csv.Error where the quotes cannot be understood."""
     if quoting is PLAIN:
-        yield from ((number, line.split(delimiter)) for number, line in enumerate(lines, 1) if line.strip())
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                cells = line.split(delimiter)
+                yield number, cells if delimiter == "\t" else [cell.lstrip() for cell in cells]
         return
     reader = csv.reader((line + "\n" for line in lines), delimiter=delimiter, strict=True, **quoting)
     yield from ((reader.line_num, cells) for cells in reader if any(cells))

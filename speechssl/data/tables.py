@@ -62,6 +62,8 @@ def begin(path: Path, reading: Reading) -> Begin:
     """How a table begins."""
     if path.is_dir():
         return Begin(path, b"", "", reading)
+    if not path.is_file():
+        raise InputError(f"{path} is no plain file, and tables are read more than once; save it as one")
     return Begin(path, first_bytes(path, 8), first_text(path, reading.encoding), reading)
 
 
@@ -104,8 +106,8 @@ def refuse_equal_ids(paths: Iterable[str | Path], reading: Reading) -> None:
             place = f"row {number} of {path}"
             if row.id in seen:
                 raise InputError(
-                    f"{seen[row.id]} and {place} have the same id {row.id!r}; ids must differ; `speechssl prepare {path} "
-                    "--columns id=` makes them of the paths"
+                    f"{seen[row.id]} and {place} have the same id {row.id!r}; ids must differ: remove one of them, or let the "
+                    f"paths be the ids: `speechssl prepare {path} --columns id= --out all.tsv`"
                 )
             seen[row.id] = place
 

@@ -29,8 +29,8 @@ from speechssl.train.loop import State, Trainer, Watch
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """What a run reads and writes. where: see read_parts. init: the model to start from. scratch: take only the sizes of init, not
-    its weights."""
+    """What a run reads and writes. where: see read_parts. init: the model to start from. scratch: take only the sizes of init,
+    not its weights."""
 
     train: Sequence[Path]
     out: Path
