@@ -1,6 +1,7 @@
 """What lies in a folder or a table: its utterances, of which no audio is opened here, and what is to be said about them."""
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -65,7 +66,7 @@ class Found:
 
     @property
     def corpus(self) -> str:
-        """ "manifest", "pattern", "table" or a key of CORPORA; of several parts joined by " + "."""
+        """What the parts are, each once, such as fsdd + folder."""
         return " + ".join(dict.fromkeys(part.corpus for part in self.parts))
 
     def told(self, most: int = 12) -> list[str]:
@@ -94,10 +95,10 @@ def find(
 ) -> Found:
     """The rows of a manifest or a folder, and what it is.
 
-    corpus: "auto", or a key of CORPORA for the whole folder. pattern: see read_pattern. reading: how tables
-    and transcripts are read. tier: of TextGrid and ELAN files. skip:
-    a file that is no table of the folder, because it will be written. InputError for a source without audio, an unknown
-    corpus, or a pattern where there are no file names to read.
+    corpus: "auto", or a key of CORPORA for the whole folder. pattern: see read_pattern. reading: how tables and transcripts
+    are read. tier: of TextGrid and ELAN files. skip: a file that is no table of the folder, because it will be written.
+    InputError for a source without audio, an unknown corpus, a pattern where there are no file names to read, or columns
+    where there is no table.
     """
     if not source.exists():
         raise InputError(f"{source} does not exist; give a folder of audio or a manifest")
@@ -116,9 +117,14 @@ def find(
         rows = read_manifest(source, reading=reading)
         part = Part(corpus="manifest", folder=source, rows=(), count=len(rows), listed=True)
         return Found(rows=located(rows, source), parts=[part])
-    audio = audio_files(source)
-    others = set(files_below(source)) - {*audio, *([skip] if skip else ())}
-    tree = Tree(source, audio, others)
+    return find_parts(source, corpus, pattern, reading, tier, skip)
+
+
+def find_parts(source: Path, corpus: str, pattern: str, reading: Reading, tier: str, skip: Path | None) -> Found:
+    """The parts of a folder; see find."""
+    audio, written = audio_files(source), os.path.realpath(skip) if skip else ""
+    others = set(files_below(source)) - set(audio)
+    tree = Tree(source, audio, [path for path in others if not written or os.path.realpath(path) != written])
     search = Search(tree=tree, reading=reading, free=dict.fromkeys(audio))
     if pattern:
         parts = [Part(corpus="pattern", folder=source, rows=read_pattern(pattern, audio, source), why="--pattern")]
@@ -126,14 +132,16 @@ def find(
         parts = [Part(corpus=corpus, folder=source, rows=CORPORA[corpus](audio, source), why="--corpus")]
     else:
         parts = list(search.parts())
+    if reading.columns and not any(part.listed for part in parts):
+        raise InputError(f"--columns says what a table means, and {source} is a folder of audio; name the table in it")
     texts = Transcripts(tree=tree, tier=tier, encoding=reading.encoding)
     rows = Manifest.of(all_rows(parts, texts, keep=pattern if "(?P<text>" in pattern else ""))
     if not audio and not len(rows):
         told = f"; {search.notes[0]}" if search.notes else ""
         raise InputError(f"{source} holds no audio; looked for files ending in {' '.join(EXTENSIONS)}{told}")
-    return Found(
-        rows=rows, parts=parts, notes=notes_of(search, texts), left_out=texts.left_out, ignored=ignored(search, texts)
-    )
+    used = texts.used | search.used
+    unused = sum(path not in used for path in tree.others)
+    return Found(rows=rows, parts=parts, notes=notes_of(search, texts), left_out=texts.left_out, ignored=unused)
 
 
 def located(rows: Manifest, table: Path) -> Manifest:
@@ -179,8 +187,3 @@ def notes_of(search: Search, texts: Transcripts) -> list[str]:
     if orphans:
         notes.append(f"{len(orphans)} transcripts such as {orphans[0]} have no recording of the same name")
     return [*search.notes, *notes]
-
-
-def ignored(search: Search, texts: Transcripts) -> int:
-    """The number of files that are neither audio nor read nor named."""
-    return sum(path not in search.used and path not in texts.used for path in search.tree.others)

@@ -19,7 +19,7 @@ from speechssl.data.sidecars import ending_of, sidecars, stem_of
 from speechssl.data.tables import read_rows
 from speechssl.data.tree import Tree
 
-KALDI = ("utt2spk", "spk2utt", "spk2gender")  # beside a file `text`, which sorts before them
+KALDI = ("utt2spk", "spk2utt", "spk2gender")  # beside a file `text`
 
 
 @dataclass(kw_only=True)
@@ -160,8 +160,8 @@ class Search:
     def tables(self) -> Iterator[Part]:
         """Every table that names recordings and brings texts, labels or a split. The others are named in the notes."""
         for table in tables_of(self.tree):
-            if table.name in KALDI and table.with_name("text") in self.used:
-                self.used.add(table)  # read with it, or said by it
+            if table.name in KALDI and table.with_name("text").is_file():
+                self.used.add(table)  # read with that, or said by it
             if table in self.used or (ending_of(table) and stem_of(table) in self.tree.by_name):
                 continue  # it lies beside a recording
             rows, problem = read_listed(table, self.tree, self.reading)
@@ -177,12 +177,10 @@ class Search:
 
     def crema_d(self) -> Iterator[Part]:
         """CREMA-D: names of its 91 actors, 12 sentences, 6 emotions and 3 levels."""
-        files = [path for path in self.free if re.fullmatch(CREMA_D_NAME, path.stem)]
-        if (
-            len(files) > 2
-            and all(re.fullmatch(CREMA_D_SURE, path.stem) for path in files)
-            and not self.transcribed(files)
-        ):
+        alike = [path for path in self.free if re.fullmatch(CREMA_D_NAME, path.stem)]
+        strange = {path.parent for path in alike if not re.fullmatch(CREMA_D_SURE, path.stem)}
+        files = [path for path in alike if path.parent not in strange]
+        if len(files) > 2 and not self.transcribed(files):
             yield self.part("crema-d", files, "file names of its actors, sentences, emotions and levels")
 
     def named(self, corpora: list[str]) -> Iterator[Part]:
