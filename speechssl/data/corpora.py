@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from speechssl.core.errors import InputError
 from speechssl.core.files import files_below
@@ -79,8 +80,8 @@ class Found:
 def find_rows(
     source: Path, corpus: str = "auto", pattern: str = "", reading: Reading | None = None
 ) -> tuple[Manifest, str]:
-    """The rows of a source and what it is; see find."""
-    result = find(source, corpus, pattern, reading)
+    """The rows of a source and what it is; see find. A recording whose transcript cannot be read has no text here."""
+    result = find(source, corpus, pattern, reading, lenient=True)
     return result.rows, result.corpus
 
 
@@ -92,11 +93,12 @@ def find(
     *,
     tier: str = "",
     skip: Path | None = None,
+    lenient: bool = False,
 ) -> Found:
     """The rows of a manifest or a folder, and what it is.
 
     corpus: "auto", or a key of CORPORA for the whole folder. pattern: see read_pattern. reading: how tables and transcripts
-    are read. tier: of TextGrid and ELAN files. skip: a file that is no table of the folder, because it will be written.
+    are read. tier, lenient: see Transcripts. skip: a file that is no table of the folder, because it will be written.
     InputError for a source without audio, an unknown corpus, a pattern where there are no file names to read, or columns
     where there is no table.
     """
@@ -117,14 +119,20 @@ def find(
         rows = read_manifest(source, reading=reading)
         part = Part(corpus="manifest", folder=source, rows=(), count=len(rows), listed=True)
         return Found(rows=located(rows, source), parts=[part])
-    return find_parts(source, corpus, pattern, reading, tier, skip)
+    options = {"tier": tier, "encoding": reading.encoding, "lenient": lenient}
+    return find_parts(source, corpus, pattern, reading, skip, options)
 
 
-def find_parts(source: Path, corpus: str, pattern: str, reading: Reading, tier: str, skip: Path | None) -> Found:
-    """The parts of a folder; see find."""
-    audio, written = audio_files(source), os.path.realpath(skip) if skip else ""
+def find_parts(
+    source: Path, corpus: str, pattern: str, reading: Reading, skip: Path | None, options: dict[str, Any]
+) -> Found:
+    """The parts of a folder; see find. options: of Transcripts."""
+    audio = audio_files(source)
     others = set(files_below(source)) - set(audio)
-    tree = Tree(source, audio, [path for path in others if not written or os.path.realpath(path) != written])
+    written = {
+        path for path in others if skip and path.name == skip.name and os.path.realpath(path) == os.path.realpath(skip)
+    }
+    tree = Tree(source, audio, others - written)
     search = Search(tree=tree, reading=reading, free=dict.fromkeys(audio))
     if pattern:
         parts = [Part(corpus="pattern", folder=source, rows=read_pattern(pattern, audio, source), why="--pattern")]
@@ -134,7 +142,7 @@ def find_parts(source: Path, corpus: str, pattern: str, reading: Reading, tier: 
         parts = list(search.parts())
     if reading.columns and not any(part.listed for part in parts):
         raise InputError(f"--columns says what a table means, and {source} is a folder of audio; name the table in it")
-    texts = Transcripts(tree=tree, tier=tier, encoding=reading.encoding)
+    texts = Transcripts(tree=tree, **options)
     rows = Manifest.of(all_rows(parts, texts, keep=pattern if "(?P<text>" in pattern else ""))
     if not audio and not len(rows):
         told = f"; {search.notes[0]}" if search.notes else ""

@@ -29,6 +29,7 @@ from speechssl.data.columns import AudioInside, Reading, parse_columns
 from speechssl.data.corpora import find
 from speechssl.data.cremad import is_pointer
 from speechssl.data.manifest import (
+    Manifest,
     Utterance,
     fits_a_line,
     read_rejected,
@@ -36,6 +37,7 @@ from speechssl.data.manifest import (
     write_manifest,
     write_rejected,
 )
+from speechssl.data.search import Part
 from speechssl.data.tables import is_table, read_rows
 from speechssl.sound import audio
 
@@ -132,11 +134,11 @@ def preview(
     """What `prepare` would read as what: each part with its evidence and its first rows. Nothing is decoded or written."""
     reading = Reading(columns=parse_columns(columns), encoding=encoding)
     source = find(Path(src), corpus, pattern, reading, tier=tier, skip=out)
-    lines = [f"{src}: {len(source.rows)} rows as {source.corpus}; nothing is decoded or written"]
+    count = len(source.rows.where(where))
+    lines = [f"{src}: {count} rows as {source.corpus}; nothing is decoded or written"]
     for part in source.parts:
         lines.append(f"  {part.told()}")
-        rows = source.rows.select(range(part.first, part.first + part.count)).where(where if part.count else "")
-        for row in rows.select(range(min(3, len(rows)))):
+        for row in chosen(source.rows, part, where)[:3]:
             cells = (
                 ("speaker", row.speaker),
                 ("label", row.label),
@@ -152,6 +154,14 @@ def preview(
     if source.ignored:
         lines.append(f"  {source.ignored} other files ignored")
     return "\n".join(lines)
+
+
+def chosen(rows: Manifest, part: Part, where: str | Sequence[str]) -> list[Utterance]:
+    """The rows of a part that meet the conditions."""
+    try:
+        return list(rows.select(range(part.first, part.first + part.count)).where(where))
+    except InputError:  # of this part none
+        return []
 
 
 def listed(sources: Sequence[Path], run: Path, name: str, resume: bool) -> list[Path]:

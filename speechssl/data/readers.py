@@ -22,7 +22,7 @@ def read_librispeech(files: Sequence[Path], folder: Path) -> Iterator[Utterance]
             pairs = (line.partition(" ") for line in read_lines(table))
             texts |= {name: text.strip() for name, _, text in pairs}
     for path in files:
-        speaker, split = path.stem.split("-")[0], path.parents[2].name
+        speaker, split = path.stem.split("-")[0], path.parent.parent.parent.name
         if len(path.relative_to(folder).parts) < 4 or not re.match(r"(train|dev|test)(-|$)", split):
             split = ""
         yield Utterance(id=path.stem, path=str(path), speaker=speaker, text=texts.get(path.stem, ""), split=split)
@@ -31,7 +31,7 @@ def read_librispeech(files: Sequence[Path], folder: Path) -> Iterator[Utterance]
 def read_vctk(files: Sequence[Path], folder: Path) -> Iterator[Utterance]:
     """VCTK: wav48*/speaker/speaker_number[_mic1].flac and txt/speaker/speaker_number.txt."""
     for path in files:
-        place = path.parents[2] / "txt" / path.parent.name / (re.sub(r"_mic[12]$", "", path.stem) + ".txt")
+        place = path.parent.parent.parent / "txt" / path.parent.name / (re.sub(r"_mic[12]$", "", path.stem) + ".txt")
         text = " ".join(" ".join(read_lines(place)).split()) if place.is_file() else ""
         yield Utterance(id=identity(path, folder), path=str(path), speaker=path.parent.name, text=text)
 

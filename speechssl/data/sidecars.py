@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,8 @@ SIDECARS: dict[str, Reader] = {  # the best first
     **{".normalized.txt": read_plain, ".txt": read_plain, ".lab": read_plain, ".original.txt": read_plain},
 }
 
+CAPTIONS, TIERED = (".srt", ".vtt"), (".textgrid", ".eaf")
+
 
 def ending_of(path: Path) -> str:
     """The key of SIDECARS with which a file name ends, the longest one; "" if there is none."""
@@ -36,9 +39,15 @@ def ending_of(path: Path) -> str:
 
 
 def sidecars(tree: Tree, audio: Path) -> list[Path]:
-    """The transcripts of a recording: its name, with or without its ending, then an ending of SIDECARS; the best first."""
-    names = (composed(audio.stem), composed(audio.name))
-    found = [path for path in tree.beside(audio) if stem_of(path) in names and ending_of(path)]
+    """The transcripts of a recording: its name, with or without its ending, then an ending of SIDECARS; the best first.
+
+    Captions may have their language before the ending, as talk.en.vtt, if they are in one language only.
+    """
+    near = [path for path in tree.beside(audio) if ending_of(path)]
+    found = [path for path in near if stem_of(path) in (composed(audio.stem), composed(audio.name))]
+    language = re.compile(rf"{re.escape(composed(audio.stem))}\.[a-z]{{2,3}}([-_]\w+)?")
+    captions = [path for path in near if path.suffix.lower() in CAPTIONS and language.fullmatch(stem_of(path))]
+    found += captions if len(captions) == 1 else []
     return sorted(found, key=lambda path: list(SIDECARS).index(ending_of(path)))
 
 
@@ -51,7 +60,8 @@ def stem_of(path: Path) -> str:
 class Transcripts:
     """Reads what lies beside recordings, and counts it.
 
-    tier: the name of the tier to read ("": chosen by its name). encoding: of files without a mark of theirs. used: the files
+    tier: the name of the tier to read ("": chosen by its name). encoding: of files without a mark of theirs. lenient:
+    a recording whose transcript cannot be read is a row without text. used: the files
     that were read. read: what was read ->
     how often. left_out: (path, reason) of recordings whose transcript cannot be read.
     """
@@ -59,6 +69,7 @@ class Transcripts:
     tree: Tree
     tier: str = ""
     encoding: str = ""
+    lenient: bool = False
     used: set[Path] = field(default_factory=set)
     read: Counter[str] = field(default_factory=Counter)
     left_out: list[tuple[str, str]] = field(default_factory=list)
@@ -72,12 +83,14 @@ class Transcripts:
             path, tiers = self.best(found)
         except InputError as error:
             self.left_out.append((row.path, f"transcript cannot be read ({error})"))
+            yield from [row] if self.lenient else ()
             return
         if path is None:
             yield row
             return
         segments = [segment for tier in tiers for segment in tier.spoken]
-        self.count(path, tiers, dict(found)[path], len(segments))
+        more = [ending_of(other) for other, every in found if other != path and any(tier.spoken for tier in every)]
+        self.count(path, tiers, dict(found)[path], len(segments), more)
         if any(math.isnan(segment.end) for segment in segments):
             yield replace(row, text=segments[0].text)
             return
@@ -94,12 +107,9 @@ class Transcripts:
 
     def best(self, found: list[tuple[Path, list[Tier]]]) -> tuple[Path | None, list[Tier]]:
         """The file to read and its tiers: the first with text; one of words or phones only comes after a plain text."""
-        choices = [
-            (path, choose(tiers, self.tier if path.suffix.lower() in (".textgrid", ".eaf") else ""))
-            for path, tiers in found
-        ]
+        choices = [(path, choose(tiers, self.tier if path.suffix.lower() in TIERED else "")) for path, tiers in found]
         choices = [(path, tiers) for path, tiers in choices if tiers]
-        if self.tier and not choices and any(path.suffix.lower() in (".textgrid", ".eaf") for path, _ in found):
+        if self.tier and not choices and any(path.suffix.lower() in TIERED for path, _ in found):
             names = ", ".join(tier.name for _, tiers in found for tier in tiers if tier.name and tier.spoken)
             raise InputError(
                 f"no tier {self.tier!r} with text in {found[0][0].name}; its tiers with text: {names or 'none'}"
@@ -108,8 +118,8 @@ class Transcripts:
         order = [choice for choice in choices if self.tier or choice not in fine] + fine
         return order[0] if order else (None, [])
 
-    def count(self, path: Path, tiers: list[Tier], every: list[Tier], segments: int) -> None:
-        """Note what was read, and what could have been."""
+    def count(self, path: Path, tiers: list[Tier], every: list[Tier], segments: int, more: list[str]) -> None:
+        """Note what was read, and what could have been. more: endings of other transcripts of the same recording."""
         names = dict.fromkeys(plain_name(tier.name) or tier.name for tier in tiers if tier.name != "captions")
         others = dict.fromkeys(
             plain_name(tier.name) or tier.name for tier in every if tier.spoken and tier not in tiers
@@ -119,6 +129,8 @@ class Transcripts:
             told += f": tier {', '.join(names)}"
         if others:
             told += f" (not read: {', '.join(list(others)[:6])}; --tier NAME chooses)"
+        if more:
+            told += f"; not of {', '.join(more)} files there"
         self.read[told] += segments
 
 

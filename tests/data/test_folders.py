@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from speechssl import cli
+from speechssl.core.errors import InputError
 from speechssl.data.columns import Reading
-from speechssl.data.corpora import find, find_rows
+from speechssl.data.corpora import CORPORA, find, find_rows
 from speechssl.data.prepare import prepare
 from speechssl.data.tables import read_manifest
 from tests.conftest import CLIP, DATA, refused
@@ -251,6 +252,17 @@ def test_names_without_evidence_are_told_with_the_way_in(tmp_path):
     assert {row.label for row in find_rows(tmp_path, "savee")[0]} == {"anger", "disgust", "fear", "neutral"}
 
 
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_a_corpus_may_be_forced_on_any_folder(corpus, tmp_path, monkeypatch):
+    clips(tmp_path, "a.wav", "b.wav")
+    monkeypatch.chdir(tmp_path)
+    if corpus == "common-voice":
+        with pytest.raises(InputError, match=r"neither train\.tsv nor validated\.tsv"):
+            find_rows(Path("."), corpus)
+        return
+    assert len(find_rows(Path("."), corpus)[0]) == (0 if corpus == "crema-d" else 2)
+
+
 @pytest.mark.parametrize("suffix", [".tsv", ".csv"])
 def test_a_table_that_cannot_be_read_is_named_with_the_reason_and_the_command(suffix, tmp_path):
     clips(tmp_path, "a.wav", "b.wav")
@@ -294,6 +306,9 @@ def test_a_dry_run_shows_the_parts_and_writes_nothing(tmp_path, capsys, monkeypa
     ):
         assert part in shown
     assert sorted(tmp_path.rglob("*")) == before
+    cli.main(["prepare", str(folder), "--dry-run", "--where", "split=dev"])
+    shown = capsys.readouterr().out
+    assert "1 rows as" in shown and "cv_2" in shown and "cv_1" not in shown
 
 
 def test_without_a_dry_run_out_is_required(capsys, tmp_path):

@@ -176,6 +176,30 @@ def test_captions_become_rows(tmp_path):
     ]
 
 
+def test_captions_of_one_language_are_read_and_of_two_are_named(tmp_path):
+    recording(tmp_path, "talk.wav")
+    (tmp_path / "talk.en.vtt").write_text("WEBVTT\n\n00:00.250 --> 00:01.000\none\n")
+    assert [row[3] for row in rows_of(tmp_path)] == ["one"]
+    (tmp_path / "talk.pt-BR.vtt").write_text("WEBVTT\n\n00:00.250 --> 00:01.000\num\n")
+    assert [row[3] for row in rows_of(tmp_path)] == [""]
+    assert "2 transcripts such as" in find(tmp_path).notes[0]
+
+
+def test_of_several_transcripts_the_best_is_read_and_the_others_are_named(tmp_path):
+    recording(tmp_path)
+    (tmp_path / "a.txt").write_text("the whole")
+    (tmp_path / "a.srt").write_text("1\n00:00:00,100 --> 00:00:00,900\none\n")
+    assert [row[3] for row in rows_of(tmp_path)] == ["one"]
+    assert find(tmp_path).notes == ["1 rows with the text of .srt files beside the audio; not of .txt files there"]
+
+
+def test_where_no_text_is_needed_a_damaged_transcript_costs_no_recording(tmp_path):
+    recording(tmp_path)
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9")
+    assert [row.text for row in find_rows(tmp_path)[0]] == [""]
+    assert len(find(tmp_path).rows) == 0
+
+
 def test_captions_without_empty_lines_are_told_apart():
     (tier,) = read_captions("1\n00:00:00,1 --> 00:00:01,0\n12 apples\n2\n00:00:01,0 --> 00:00:02,0\nmore\n", "a.srt")
     assert [segment.text for segment in tier.segments] == ["12 apples", "more"]
