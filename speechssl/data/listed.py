@@ -3,7 +3,7 @@
 import csv
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -25,6 +25,50 @@ TEXTS = re.compile(
     r"(?i)(^|[^a-z])(trans|transcripts?|transcriptions?|text|texts|prompts?|metadata|line_index|sentences?)([^a-z]|$)"
 )
 SPLITS = {word: part for word, part in NAMES.items() if len(word) > 2}  # tr may be Turkish
+
+
+CONTAINERS = (  # folders that are named after what they hold, not after who speaks
+    *(
+        "wav",
+        "wavs",
+        "audio",
+        "audios",
+        "clips",
+        "recordings",
+        "flac",
+        "mp3",
+        "ogg",
+        "sound",
+        "sounds",
+        "samples",
+        "data",
+    ),
+    *("wav_files", "audio_files", "speech"),
+)
+
+
+def speaker_of(path: Path, folders: Sequence[str]) -> str:
+    """The speaker of a recording by the folders above it: their names, without those such as wav.
+
+    Only the upper one of speaker/chapter where the file is called speaker_chapter_number, as in LibriTTS and MLS.
+    """
+    names = [name for name in folders if name.lower() not in CONTAINERS]
+    if len(names) > 1 and re.split(r"[-_]", path.stem)[:2] == names[-2:]:
+        return names[-2]
+    return "/".join(names)
+
+
+def with_speakers(rows: list[Utterance], table: Path, tree: Tree) -> list[Utterance]:
+    """The rows of a table without speakers with those of the folders below it, as in a folder without a table."""
+    if any(row.speaker for row in rows):
+        return rows
+    spoken = []
+    for row in rows:
+        path = Path(row.path)
+        base = table.parent if table.parent in path.parents else tree.folder
+        folders = path.relative_to(base).parts[:-1] if base in path.parents else ()
+        spoken.append(replace(row, speaker=speaker_of(path, [name for name in folders if not split_of(name)])))
+    return spoken
 
 
 def split_of(name: str) -> str:
@@ -60,7 +104,7 @@ def read_listed(table: Path, tree: Tree, reading: Reading) -> tuple[list[Utteran
         return [], f"{len(rows) - len(there)} of its {len(rows)} rows name no audio of the folder"
     if not any(row.text or row.label or row.split for row in rows):
         return [], "" if is_ours(table) else "it has neither text nor labels"
-    return rows, ""
+    return with_speakers(rows, table, tree), ""
 
 
 def read_recordings(table: Path) -> list[Utterance]:

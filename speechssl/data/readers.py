@@ -8,7 +8,7 @@ from pathlib import Path
 from speechssl.core.errors import InputError
 from speechssl.data.cremad import read_crema_d
 from speechssl.data.lines import read_lines
-from speechssl.data.listed import SPLITS
+from speechssl.data.listed import SPLITS, speaker_of
 from speechssl.data.manifest import Utterance
 from speechssl.data.named import NAMED, read_named
 from speechssl.data.tree import identity
@@ -77,30 +77,14 @@ def common_voice_rows(table: Path) -> Iterator[dict[str, str]]:
     return (row for row in rows if row.get("path"))
 
 
-CONTAINERS = (
-    "wav",
-    "wavs",
-    "audio",
-    "audios",
-    "clips",
-    "recordings",
-    "flac",
-    "mp3",
-    "ogg",
-    "sound",
-    "sounds",
-    "samples",
-)
-
-
 def read_folder(files: Sequence[Path], folder: Path) -> Iterator[Utterance]:
-    """Any folder: the speaker is the folder, without names such as wav; folders train, dev and test are the split."""
+    """Any folder: the speaker is the folder (see speaker_of); folders train, dev and test are the split."""
     splits = {path.relative_to(folder).parts[0].lower() for path in files}
     told = splits & SPLITS.keys() if {SPLITS.get(name) for name in splits} >= {"train"} and len(splits) > 1 else set()
     for path in files:
         parts = path.relative_to(folder).parts[:-1]
         split = SPLITS[parts[0].lower()] if parts and parts[0].lower() in told else ""
-        speaker = "/".join(name for name in parts[bool(split) :] if name.lower() not in CONTAINERS)
+        speaker = speaker_of(path, parts[bool(split) :])
         yield Utterance(id=identity(path, folder) + path.suffix, path=str(path), speaker=speaker, split=split)
 
 
