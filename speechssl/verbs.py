@@ -48,7 +48,7 @@ def prepare(
     corpus: Annotated[str, "what SRC is (auto: recognise it)", "speechssl.data.corpora:CORPORA"] = "auto",
     pattern: Pattern = "",
     tier: Annotated[
-        str, "tier of TextGrid and ELAN files that holds the text (default: the one whose name says so)"
+        str, "tier of TextGrid and ELAN files with the text, or one of each speaker: anna,ben (default: by their names)"
     ] = "",
     where: Where = (),
     columns: Annotated[

@@ -51,14 +51,16 @@ def plain_name(name: str) -> str:
 
 
 def choose(tiers: list[Tier], wanted: str = "") -> list[Tier]:
-    """The tiers to read: those called `wanted` (by name or by kind), else of each family the one with the best name.
+    """The tiers to read: those called `wanted` (names or kinds, with commas), else of each family the one with the best name.
 
     Families without a known name are left out where others have one: they hold notes. [] if no tier with text is wanted.
     """
     tiers = [tier for tier in tiers if tier.spoken]
     if wanted:
-        exact = [tier for tier in tiers if tier.name == wanted]
-        return exact or [tier for tier in tiers if wanted.lower() in (plain_name(tier.name), tier.kind.lower())]
+        names = wanted.split(",")
+        exact = [tier for tier in tiers if tier.name in names]
+        lower = [name.strip().lower() for name in names]
+        return exact or [tier for tier in tiers if {plain_name(tier.name), tier.kind.lower()} & set(lower)]
     families: dict[str, list[Tier]] = {}
     for tier in tiers:
         families.setdefault(tier.family, []).append(tier)

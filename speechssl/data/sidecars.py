@@ -88,7 +88,12 @@ class Transcripts:
         if path is None:
             yield row
             return
-        segments = [segment for tier in tiers for segment in tier.spoken]
+        several = len(tiers) > 1  # then each is of a speaker
+        segments = [
+            segment._replace(speaker=segment.speaker or (tier.name if several else ""))
+            for tier in tiers
+            for segment in tier.spoken
+        ]
         more = [ending_of(other) for other, every in found if other != path and any(tier.spoken for tier in every)]
         self.count(path, tiers, dict(found)[path], len(segments), more)
         if any(math.isnan(segment.end) for segment in segments):
@@ -128,7 +133,7 @@ class Transcripts:
         if any(names):
             told += f": tier {', '.join(names)}"
         if others:
-            told += f" (not read: {', '.join(list(others)[:6])}; --tier NAME chooses)"
+            told += f" (not read: {', '.join(list(others)[:6])}; --tier chooses)"
         if more:
             told += f"; not of {', '.join(more)} files there"
         self.read[told] += segments

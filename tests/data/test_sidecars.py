@@ -83,10 +83,19 @@ def test_the_tier_is_chosen_by_its_name_and_the_others_are_named(tmp_path):
     tiers = [("notes", [(0, 2, "a dog barks")]), ("ortho", [(0, 1, "hello")]), ("words", [(0, 1, "hallo")])]
     grid(tmp_path / "a.TextGrid", "short_textgrid", *tiers)
     assert rows_of(tmp_path) == [("a.wav", 0, 1, "hello", "")]
-    assert "tier ortho (not read: notes, words; --tier NAME chooses)" in find(tmp_path).notes[0]
+    assert "tier ortho (not read: notes, words; --tier chooses)" in find(tmp_path).notes[0]
     assert rows_of(tmp_path, tier="notes") == [("a.wav", 0, 2, "a dog barks", "")]
     left = find(tmp_path, tier="gloss").left_out
     assert left[0][0].endswith("a.wav") and "no tier 'gloss' with text in a.TextGrid" in left[0][1]
+
+
+def test_tiers_of_several_speakers_are_read_when_named(tmp_path):
+    recording(tmp_path)
+    grid(tmp_path / "a.TextGrid", "long_textgrid", ("Anna", [(0, 1, "hello")]), ("Ben", [(0.5, 2, "yes?")]))
+    assert rows_of(tmp_path) == [("a.wav", 0, 1, "hello", "")]
+    assert "tier anna (not read: ben; --tier chooses)" in find(tmp_path).notes[0]
+    both = [("a.wav", 0, 1, "hello", "Anna"), ("a.wav", 0.5, 2, "yes?", "Ben")]
+    assert rows_of(tmp_path, tier="Anna,Ben") == both
 
 
 def test_words_and_phones_of_an_aligner_do_not_replace_the_sentence(tmp_path):
@@ -119,7 +128,7 @@ def test_elan_tiers_become_rows_with_their_speakers(tmp_path):
     elan(tmp_path / "a.eaf")
     said = [(0.1, 0.9, "anna sagt 0", "anna"), (0.9, 1.25, "anna sagt 1", "anna"), (1.0, 2.0, "ben sagt 0", "ben")]
     assert rows_of(tmp_path) == [("a.wav", *row) for row in said]
-    assert "tier orth (not read: ref, notes; --tier NAME chooses)" in find(tmp_path).notes[0]
+    assert "tier orth (not read: ref, notes; --tier chooses)" in find(tmp_path).notes[0]
     assert [row[3] for row in rows_of(tmp_path, tier="notes")] == ["a dog barks"]
     assert [row[4] for row in rows_of(tmp_path, tier="orth@ben")] == ["ben"]
 
