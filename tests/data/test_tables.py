@@ -129,6 +129,11 @@ def test_audio_inside_a_table_of_datasets_is_written_into_files(name, folder, ca
     assert of(rows, folder / "out" / "x.audio") == ROWS
     assert [Path(row.path).read_bytes() for row in rows] == [Path(f"{c}.flac").read_bytes() for c in "ab"]
     assert rows.durations.tolist() == pytest.approx([0.4285, 0.499375], abs=1e-3)
+    assert rows.column("id") == ["a", "b"]
+    (folder / "out" / "x.audio" / "b.flac").write_bytes(bytes(5830))  # of another table
+    prepare(folder / "in" / name, folder / "out" / "x.tsv", jobs=1, columns=["id="])
+    assert read_manifest(folder / "out" / "x.tsv").column("id") == ["a.flac", "b.flac"]
+    assert (folder / "out" / "x.audio" / "b.flac").read_bytes() == Path("b.flac").read_bytes()
     said = refused(capsys, "cluster", "mfcc", folder / "in" / name, "--out", "c.parquet")
     assert "row 1 holds the audio itself; write it into files first: `speechssl prepare" in said
 
