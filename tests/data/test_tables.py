@@ -294,6 +294,14 @@ def test_paths_of_other_programs(folder, monkeypatch):
     assert [Path(path).is_file() for path in read_manifest("x.tsv").column("path")] == [True] * 4
 
 
+def test_absolute_paths_of_another_machine_are_found_by_their_ends_and_told(folder, capsys):
+    (folder / "wav").mkdir()
+    shutil.move("a.flac", "wav/a.flac")
+    Path("x.csv").write_text("path\n/Corpus/train/wav/none.flac\n/Corpus/train/wav/a.flac\n/Corpus/train/b.flac\n")
+    assert [Path(path).is_file() for path in read_manifest("x.csv").column("path")] == [False, True, True]
+    assert capsys.readouterr().err.startswith("/Corpus/train/ is not here; the files of the table are those in .")
+
+
 def test_equal_ids_in_two_tables_are_named_with_both_places(folder):
     Path("x.csv").write_text("id,path\n1,a.flac\n2,b.flac\n")
     Path("y.json").write_text('[{"id": 2, "path": "b.flac"}]')
