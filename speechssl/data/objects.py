@@ -29,14 +29,15 @@ def read_objects(path: Path, objects: Iterable[tuple[str, dict[str, Any]]], read
         audio = next(
             (name for name, value in values.items() if isinstance(value, dict) and names_a_path([name], reading)), ""
         )
-        whole = bool(audio) and "bytes" in values[audio]
+        whole = bool(audio) and values[audio].get("bytes") is not None
         if audio:
             values = {**values, **unpack(audio, values[audio], where)}
         names = (audio, whole, *values)
         if names not in headers:
             known = (CLIP if whole else {}) | {"path": audio} if audio else {}
             headers[names] = Header(names[2:], replace(reading, columns=known | reading.columns), path, where)
-        yield headers[names].row(map(cell, values.values()), places, where)
+        row = headers[names].row(map(cell, values.values()), places, where)
+        yield replace(row, id=Path(row.path).name) if whole and row.id == row.path else row
 
 
 def cell(value: Any) -> str:
@@ -77,7 +78,7 @@ class Unpack:
             name = f"{number}_{name}" if name else number + ENDING.get(bytes(data[:4]), ".mp3")
         self.names.add(name)
         file = Path(os.path.abspath(output_folder(self.into) / name))
-        if not (file.exists() and file.stat().st_size == len(data)):
+        if not (file.exists() and file.read_bytes() == data):
             with replacing(file) as draft:
                 draft.write_bytes(data)
         return str(file)

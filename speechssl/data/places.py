@@ -23,15 +23,16 @@ PATIENCE = 100  # rows of which none is found before the search for a place ends
 
 
 class Places:
-    """Where the files of a table lie: in the first of some folders in which one of its first paths is found.
+    """Where the files of a table lie: in the first of some folders in which one of its first paths is found, or the end of one
+    that is absolute and of another machine, which is told on stderr.
 
     folders: where relative paths may start; the first is taken where no file is found anywhere.
     """
 
     def __init__(self, folders: Sequence[str | Path]) -> None:
         self.folders = [str(folder) for folder in folders]
-        self.root, self.ending = self.folders[0], ""
-        self.tries = PATIENCE
+        self.root, self.ending, self.tries = self.folders[0], "", PATIENCE
+        self.gone, self.searches = "", PATIENCE  # how absolute paths begin whose ends are found in the folder `root`
         self.listed: dict[str, dict[str, str]] = {}
 
     @classmethod
@@ -43,9 +44,14 @@ class Places:
         """The file that a path stands for. InputError for addresses and drives; `where` names the row."""
         if not PLAIN.fullmatch(name):
             name = self.cleaned(name, where)
+        if os.path.isabs(name):
+            if self.searches:
+                self.search(name)
+            if self.gone and not os.path.exists(self.spelled(name)):
+                name = name.removeprefix(self.gone)
         if not os.path.isabs(name):
             if self.tries:
-                self.look(name)
+                self.tries = 0 if self.look(name) else self.tries - 1
             if self.ending and not name.lower().endswith(ENDINGS):
                 name += self.ending
             name = os.path.join(self.root, name)
@@ -57,10 +63,21 @@ class Places:
         for folder in self.folders:
             for ending in endings:
                 if os.path.isfile(self.spelled(os.path.join(folder, name + ending))):
-                    self.root, self.ending, self.tries = folder, ending, 0
+                    self.root, self.ending = folder, ending
                     return True
-        self.tries -= 1
         return False
+
+    def search(self, name: str) -> None:
+        """Search the folders for the end of an absolute path, as long as possible, if there is no such file."""
+        self.searches -= 1
+        if os.path.exists(self.spelled(name)):
+            self.searches = 0
+            return
+        for end in (name[i + 1 :] for i, letter in enumerate(name) if letter == "/"):
+            if end and self.look(end):
+                self.gone, self.searches, self.tries = name.removesuffix(end), 0, 0
+                print(f"{self.gone} is not here; the files of the table are those in {self.root}", file=sys.stderr)
+                return
 
     def cleaned(self, name: str, where: str) -> str:
         """A path without what other programs write into it: file://, ~, SpeechBrain's {data_root}, backslashes."""

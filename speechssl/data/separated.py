@@ -26,10 +26,10 @@ def fields(lines: Iterator[str], delimiter: str, quoting: dict[str, Any]) -> Ite
         for number, line in enumerate(lines, 1):
             if line.strip():
                 cells = line.split(delimiter)
-                yield number, cells if delimiter == "\t" else [cell.lstrip() for cell in cells]
+                yield number, cells if delimiter == "\t" else [cell.strip() for cell in cells]
         return
     reader = csv.reader((line + "\n" for line in lines), delimiter=delimiter, strict=True, **quoting)
-    yield from ((reader.line_num, cells) for cells in reader if any(cells))
+    yield from ((reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells))
 
 
 def header_of(text: str, reading: Reading) -> tuple[str, list[str]] | None:

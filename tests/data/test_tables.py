@@ -129,6 +129,11 @@ def test_audio_inside_a_table_of_datasets_is_written_into_files(name, folder, ca
     assert of(rows, folder / "out" / "x.audio") == ROWS
     assert [Path(row.path).read_bytes() for row in rows] == [Path(f"{c}.flac").read_bytes() for c in "ab"]
     assert rows.durations.tolist() == pytest.approx([0.4285, 0.499375], abs=1e-3)
+    assert rows.column("id") == ["a", "b"]
+    (folder / "out" / "x.audio" / "b.flac").write_bytes(bytes(5830))  # of another table
+    prepare(folder / "in" / name, folder / "out" / "x.tsv", jobs=1, columns=["id="])
+    assert read_manifest(folder / "out" / "x.tsv").column("id") == ["a.flac", "b.flac"]
+    assert (folder / "out" / "x.audio" / "b.flac").read_bytes() == Path("b.flac").read_bytes()
     said = refused(capsys, "cluster", "mfcc", folder / "in" / name, "--out", "c.parquet")
     assert "row 1 holds the audio itself; write it into files first: `speechssl prepare" in said
 
@@ -287,6 +292,14 @@ def test_paths_of_other_programs(folder, monkeypatch):
     write = [Utterance(id=str(n), path=name) for n, name in enumerate(names)]
     Path("x.tsv").write_text("id\tpath\n" + "".join(f"{row.id}\t{row.path}\n" for row in write))
     assert [Path(path).is_file() for path in read_manifest("x.tsv").column("path")] == [True] * 4
+
+
+def test_absolute_paths_of_another_machine_are_found_by_their_ends_and_told(folder, capsys):
+    (folder / "wav").mkdir()
+    shutil.move("a.flac", "wav/a.flac")
+    Path("x.csv").write_text("path\n/Corpus/train/wav/none.flac\n/Corpus/train/wav/a.flac\n/Corpus/train/b.flac\n")
+    assert [Path(path).is_file() for path in read_manifest("x.csv").column("path")] == [False, True, True]
+    assert capsys.readouterr().err.startswith("/Corpus/train/ is not here; the files of the table are those in .")
 
 
 def test_equal_ids_in_two_tables_are_named_with_both_places(folder):
