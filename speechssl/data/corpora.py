@@ -10,7 +10,6 @@ from typing import Any
 from speechssl.core.errors import InputError
 from speechssl.core.files import files_below
 from speechssl.data.columns import Reading
-from speechssl.data.listed import found
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.named import read_pattern
 from speechssl.data.readers import CORPORA
@@ -118,7 +117,7 @@ def find(
     if source.is_file() or is_table(source):
         rows = read_manifest(source, reading=reading)
         part = Part(corpus="manifest", folder=source, rows=(), count=len(rows), listed=True)
-        return Found(rows=located(rows, source), parts=[part])
+        return Found(rows=rows, parts=[part])
     options = {"tier": tier, "encoding": reading.encoding, "lenient": lenient}
     return find_parts(source, corpus, pattern, reading, skip, options)
 
@@ -150,14 +149,6 @@ def find_parts(
     used = texts.used | search.used
     unused = sum(path not in used for path in tree.others)
     return Found(rows=rows, parts=parts, notes=notes_of(search, texts), left_out=texts.left_out, ignored=unused)
-
-
-def located(rows: Manifest, table: Path) -> Manifest:
-    """The rows of a table whose recordings lie elsewhere below its folder than it says, such as in clips/."""
-    if not len(rows) or not table.is_file() or Path(rows[0].path).exists():
-        return rows
-    tree = Tree(table.parent, audio_files(table.parent), ())
-    return Manifest.of(found(row, table, tree) for row in rows) if tree.audio else rows
 
 
 def all_rows(parts: Sequence[Part], texts: Transcripts, keep: str = "") -> Iterator[Utterance]:

@@ -25,26 +25,10 @@ TEXTS = re.compile(
     r"(?i)(^|[^a-z])(trans|transcripts?|transcriptions?|text|texts|prompts?|metadata|line_index|sentences?)([^a-z]|$)"
 )
 SPLITS = {word: part for word, part in NAMES.items() if len(word) > 2}  # tr may be Turkish
-
-
-CONTAINERS = (  # folders that are named after what they hold, not after who speaks
-    *(
-        "wav",
-        "wavs",
-        "audio",
-        "audios",
-        "clips",
-        "recordings",
-        "flac",
-        "mp3",
-        "ogg",
-        "sound",
-        "sounds",
-        "samples",
-        "data",
-    ),
-    *("wav_files", "audio_files", "speech"),
-)
+CONTAINERS = {  # folders that are named after what they hold, not after who speaks
+    *("wav", "wavs", "flac", "mp3", "ogg", "sound", "sounds", "audio", "audios", "clips", "samples", "data", "speech"),
+    *("recordings", "wav_files", "audio_files"),
+}
 
 
 def speaker_of(path: Path, folders: Sequence[str]) -> str:
@@ -99,9 +83,9 @@ def read_listed(table: Path, tree: Tree, reading: Reading) -> tuple[list[Utteran
         problem = str(error).removeprefix(str(table)).lstrip(": ")
     if not rows:
         return [], problem if table.suffix.lower() in TABLES[:4] or NAMELESS in problem else ""
-    there = [row for row in rows if row.path in tree.paths or os.path.isfile(row.path)]
-    if 2 * len(there) < len(rows):
-        return [], f"{len(rows) - len(there)} of its {len(rows)} rows name no audio of the folder"
+    there = {row.path for row in rows if row.path in tree.paths or os.path.isfile(row.path)}
+    if not covers(there, len({row.path for row in rows}), tree):
+        return [], f"{sum(row.path not in there for row in rows)} of its {len(rows)} rows name no audio of the folder"
     if not any(row.text or row.label or row.split for row in rows):
         return [], "" if is_ours(table) else "it has neither text nor labels"
     return with_speakers(rows, table, tree), ""
@@ -125,6 +109,14 @@ def read_recordings(table: Path) -> list[Utterance]:
             row = Utterance(id=path, path=place, speaker=speaker.get("id", ""), text=said, split=split, extra=extra)
             rows.append(row)
     return rows
+
+
+def covers(there: set[str], count: int, tree: Tree) -> bool:
+    """Whether a table of `count` recordings, of which some are there, is one of the folder: it names half of those in the folders
+    in which they lie, as the table of a corpus that is there in part, or half of its own are there."""
+    folders = {os.path.dirname(path) for path in there}
+    around = sum(os.path.dirname(path) in folders for path in tree.paths)
+    return bool(there) and 2 * len(there) >= min(count, around or count)
 
 
 def naming(table: Path, tree: Tree, reading: Reading) -> Reading:
@@ -172,10 +164,13 @@ def read_lines_of(table: Path, tree: Tree, reading: Reading) -> list[Utterance]:
             return []
     lines = [line for line in read_lines(table, reading.encoding) if line.strip()]
     for cut in (cut_fleurs, cut_tabs, cut_bars, cut_form, cut_commas, cut_spaces):
-        pairs = [cut(line) for line in islice(lines, 50)]
-        hits = [tree.recording(key, table.parent) is not None for key, _ in pairs]
-        if not any(hits[:1]) or sum(hits) < 0.8 * len(hits):
+        pairs = [cut(line) for line in (lines if TEXTS.search(table.name) else islice(lines, 50))]
+        meant = [tree.recording(key, table.parent) for key, _ in pairs]
+        there = {str(path) for path in meant if path}
+        if not there or (sum(map(bool, meant)) < 0.8 * len(meant) and not covers(there, len(meant), tree)):
             continue
+        if meant[0] is None and sum(map(bool, meant[1:])) == len(meant) - 1:
+            continue  # the first line names the columns
         pairs = [cut(line) for line in lines]
         fields = fields_of([rest for _, rest in pairs])
         texts = fields.get("text")
