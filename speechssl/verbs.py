@@ -61,7 +61,8 @@ def prepare(
 ) -> None:
     """List the usable audio of a folder in a manifest."""
     from speechssl.core.errors import InputError
-    from speechssl.data.prepare import prepare, preview
+    from speechssl.data.prepare import prepare
+    from speechssl.data.preview import preview
 
     how: dict[str, Any] = {"corpus": corpus, "pattern": pattern, "tier": tier, "columns": columns, "encoding": encoding}
     if dry_run:

@@ -110,7 +110,7 @@ def read_textgrid(text: str, where: str) -> list[Tier]:
                 segments.append(Segment(times[0], times[-1], " ".join(string().split()), speaker))
             if interval:
                 tiers.append(Tier(name, segments, kind, speaker))
-    except (ValueError, StopIteration) as error:
+    except (ValueError, OverflowError, StopIteration) as error:
         raise InputError(
             f"{where} is not a whole TextGrid in text form ({error or 'it ends early'}); save it in Praat as a text file"
         ) from None

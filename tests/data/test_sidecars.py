@@ -1,9 +1,11 @@
 """Transcripts beside recordings: what Praat, ELAN and caption tools write becomes rows, and nothing of it is lost unsaid."""
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from praatio import textgrid
 from praatio.data_classes.interval_tier import IntervalTier
@@ -169,6 +171,24 @@ def test_elan_files_cannot_reach_out(tmp_path):
     for damaged in (ELAN[:700], ELAN.replace('ANNOTATION_REF="a1"', 'ANNOTATION_REF="a9"'), "<x/", ""):
         with pytest.raises(InputError, match="not a whole ELAN file"):
             read_elan(damaged, "a.eaf")
+
+
+@pytest.mark.parametrize("read", [read_textgrid, read_elan, read_captions, read_plain])
+def test_no_damaged_transcript_ends_in_a_traceback(read, tmp_path):
+    random = np.random.default_rng(1)
+    whole = {
+        read_textgrid: grid(tmp_path / "a.TextGrid", "long_textgrid", ("text", SAID)).read_text("utf-8"),
+        read_elan: ELAN,
+        read_captions: "WEBVTT\n\n00:00.250 --> 00:01.000\n<v Anna>one &amp; two</v>\n",
+        read_plain: "0.1\t0.9\tone\n",
+    }[read]
+    for _ in range(400):
+        letters = list(whole)
+        for place in random.integers(len(letters), size=random.integers(1, 6)):
+            letters[place] = random.choice([*'9"<>=/&\n\t ', "9" * 400, "", whole[:50]])
+        with contextlib.suppress(InputError):
+            tiers = read("".join(letters), "a")
+            assert all(isinstance(segment.text, str) for tier in tiers for segment in tier.segments)
 
 
 def test_captions_become_rows(tmp_path):
