@@ -56,7 +56,7 @@ def prepare(
     """List the usable audio of a folder in a manifest."""
     from speechssl.data.prepare import prepare
 
-    limits = {"min_seconds": min_seconds, "max_seconds": max_seconds}
+    limits: dict[str, Any] = {"min_seconds": min_seconds, "max_seconds": max_seconds}
     table: dict[str, Any] = {"columns": columns, "encoding": encoding}
     print(prepare(src, out, corpus=corpus, pattern=pattern, where=where, jobs=jobs, **table, **limits))
 
