@@ -135,7 +135,7 @@ def digits(count: int = 12) -> list[dict[str, object]]:
     """Rows of a manifest: spoken digits of several speakers."""
     rows = read_manifest(DATA / "fsdd.tsv").select(range(0, 1500, 1500 // count))
     names = ("id", "path", "duration", "speaker", "label", "text")
-    return [{name: getattr(row, name) for name in names} for row in rows]
+    return [{**{name: getattr(row, name) for name in names}, "split": "train"} for row in rows]
 
 
 def desk_with(folder: Path, monkeypatch, **recipes: str) -> Path:

@@ -114,5 +114,5 @@ def test_embed_leaves_the_list_of_prepare_alone(ctc_folder, capsys):
 def test_the_audio_of_a_table_without_durations_is_not_prepared_by_each_process(capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     said = refused(capsys, "pretrain", "pretrain.toml", "--train", "metadata.csv", "--out", "run")
-    assert "metadata.csv is a folder, or a table without durations; prepare it once for all processes" in said
+    assert "metadata.csv is a table without durations; prepare it once for all processes" in said
     assert len(read_manifest(DATA / "fsdd.tsv")) == 1500  # ours has durations

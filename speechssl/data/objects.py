@@ -23,7 +23,7 @@ ENDING = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg"}  # by how a file b
 
 def read_objects(path: Path, objects: Iterable[tuple[str, dict[str, Any]]], reading: Reading) -> Iterator[Utterance]:
     """The rows that some objects are, each with its place in the file; objects may have different keys."""
-    headers: dict[tuple[str, ...], Header] = {}
+    headers: dict[tuple[str | bool, ...], Header] = {}
     places, unpack = Places.of(path), Unpack(path, reading.unpack)
     for where, values in objects:
         audio = next(
@@ -32,11 +32,11 @@ def read_objects(path: Path, objects: Iterable[tuple[str, dict[str, Any]]], read
         whole = bool(audio) and values[audio].get("bytes") is not None
         if audio:
             values = {**values, **unpack(audio, values[audio], where)}
-        names = (audio, whole, *values)
-        if names not in headers:
+        shape = (audio, whole, *values)
+        if shape not in headers:
             known = (CLIP if whole else {}) | {"path": audio} if audio else {}
-            headers[names] = Header(names[2:], replace(reading, columns=known | reading.columns), path, where)
-        row = headers[names].row(map(cell, values.values()), places, where)
+            headers[shape] = Header(tuple(values), replace(reading, columns=known | reading.columns), path, where)
+        row = headers[shape].row(map(cell, values.values()), places, where)
         yield replace(row, id=Path(row.path).name) if whole and row.id == row.path else row
 
 

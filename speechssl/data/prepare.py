@@ -38,7 +38,6 @@ from speechssl.data.manifest import (
 from speechssl.data.tables import is_table, read_rows
 from speechssl.sound import audio
 
-NEEDS = "is a folder, or a table without durations"
 BLOCK = 2**20  # samples of all channels together that are decoded at once
 SILENCE = 1e-4  # a peak below -80 dB of full scale
 
@@ -126,16 +125,16 @@ def listed(sources: Sequence[Path], run: Path, name: str, resume: bool) -> list[
     """
     run, found = Path(os.path.abspath(run)), []
     for source in map(Path, sources):
-        if unfinished(source):
+        if kind := unfinished(source):
             out = run.with_name(f"{run.name}.{name}.tsv")
             if len(sources) > 1:
                 raise InputError(
-                    f"{source} {NEEDS} beside other sources; prepare it first: {by_hand(source, source.stem + '.tsv', name)}"
+                    f"{source} is {kind} beside other sources; prepare it first: {by_hand(source, source.stem + '.tsv', name)}"
                 )
             if not (resume and out.exists()):
                 if int(os.environ.get("WORLD_SIZE", "1")) > 1:
                     raise InputError(
-                        f"{source} {NEEDS}; prepare it once for all processes: {by_hand(source, out, name)}"
+                        f"{source} is {kind}; prepare it once for all processes: {by_hand(source, out, name)}"
                     )
                 print(prepare(source, out, max_seconds=30.0), file=sys.stderr)
             source = out
@@ -143,14 +142,15 @@ def listed(sources: Sequence[Path], run: Path, name: str, resume: bool) -> list[
     return found
 
 
-def unfinished(source: Path) -> bool:
-    """Whether a source is a folder of audio, or a table that holds the audio itself or no duration in its first row."""
+def unfinished(source: Path) -> str:
+    """What a source is that must be prepared first: a folder of audio, or a table whose first row has no duration, or the audio
+    itself; "" for any other."""
     if source.is_dir() and not is_table(source):
-        return True
+        return "a folder"
     try:
-        return math.isnan(next(read_rows(source)).duration)
+        return "a table without durations" if math.isnan(next(read_rows(source)).duration) else ""
     except AudioInside:
-        return True
+        return "a table with the audio inside"
 
 
 def by_hand(source: Path, out: str | Path, name: str) -> str:
