@@ -34,7 +34,7 @@ import speechssl
 from speechssl.core.noise import noise_key
 from speechssl.core.packed import pack, segments
 from speechssl.data.loader import Item
-from speechssl.data.manifest import read_manifest
+from speechssl.data.tables import read_manifest
 from speechssl.models.wav2vec2.quantizer import perplexity
 from speechssl.objectives.contrastive import contrastive
 from speechssl.objectives.masking import span_mask

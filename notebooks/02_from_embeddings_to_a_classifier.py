@@ -33,7 +33,7 @@ from IPython.display import Audio, display
 
 import speechssl
 from speechssl import cli
-from speechssl.data.manifest import read_manifest
+from speechssl.data.tables import read_manifest
 from speechssl.score import report
 from speechssl.score.probe import probe_vectors
 from speechssl.sound import audio

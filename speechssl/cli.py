@@ -120,6 +120,7 @@ class Parser(argparse.ArgumentParser):
         options: dict[str, Any] = {"default": argparse.SUPPRESS}
         if get_origin(kind) is Sequence:
             kind, options["nargs"] = get_args(kind)[0], "+"
+            options["action"] = "extend"  # a flag that is given twice adds to what it was given before
         if kind is bool:
             options["action"] = "store_true"
         elif get_origin(kind) is Literal:
@@ -133,7 +134,7 @@ class Parser(argparse.ArgumentParser):
             options["required"] = True
         elif parameter.default not in (parameter.empty, None, False, "", ()):
             values = parameter.default if isinstance(parameter.default, tuple) else (parameter.default,)
-            note += f" (default: {' '.join(map(str, values))})"
+            note += f" (default: {' '.join(map(str, values))})".replace("%", "%%")
         self.add_argument(name, help=note, **options)
 
     def check_flags(self, argv: Sequence[str]) -> None:

@@ -24,7 +24,15 @@ Pattern = Annotated[
     r"groups are the speaker and the label, such as '(?P<speaker>[FM]_\d+)_.*_(?P<label>[A-Z]+)_\d+$'",
 ]
 Label = Annotated[str, "column to predict"]
-Where = Annotated[str, "keep only rows with this value, such as split=test"]
+Where = Annotated[
+    Sequence[str],
+    "only rows with these values: split=test language=fr, or with commas; values of one column are alternatives",
+]
+SPLIT = (
+    "rows that its column `split` marks as dev or test are not trained on, and without --valid those of dev validate (the mark "
+    "begins with train, training or tr; dev, devel, development, valid, validation or val; test, testing, eval or evaluation)"
+)
+VALID = "table(s) whose rows choose the best checkpoint (those of dev, if others are there too), or a folder"
 Device = Annotated[str, "auto (a GPU if there is one), cpu, cuda or cuda:N"]
 Precision = Annotated[Literal["float32", "bf16"], "bf16: faster on a GPU, and equal up to rounding"]
 Recipe = Annotated[Path, "a TOML file, such as those in recipes/; any value of it can be overridden"]
@@ -34,28 +42,69 @@ FromScratch = Annotated[bool, "take only the sizes of --init, with random weight
 
 
 def prepare(
-    src: Annotated[Path, "a folder of audio, a corpus, or a manifest (TSV, JSONL, Kaldi)"],
+    src: Annotated[Path, "a folder of audio, a corpus, or a table (TSV, CSV, JSON, Parquet, Kaldi, lhotse ...)"],
     *,
-    out: Annotated[Path, "the manifest to write, x.tsv"],
+    out: Annotated[
+        Path | None, "the manifest to write, x.tsv; audio that lies inside SRC is written into x.audio/"
+    ] = None,
+    dry_run: Annotated[bool, "only show what would be read as what; nothing is decoded or written"] = False,
     corpus: Annotated[str, "what SRC is (auto: recognise it)", "speechssl.data.corpora:CORPORA"] = "auto",
     pattern: Pattern = "",
-    where: Where = "",
+    tier: Annotated[
+        str, "tier of TextGrid and ELAN files with the text, or one of each speaker: anna,ben (default: by their names)"
+    ] = "",
+    where: Where = (),
+    columns: Annotated[
+        Sequence[str], "what columns of a table mean: text=transcription speaker=spk; id= for none"
+    ] = (),
+    encoding: Annotated[str, "of tables and transcripts that are not UTF-8, such as latin-1"] = "",
     min_seconds: Annotated[float, "leave out shorter clips"] = 0.1,
     max_seconds: Annotated[float, "cut longer clips into equal rows (0: never)"] = 0.0,
     jobs: Annotated[int, "number of processes (0: one per core)"] = 0,
 ) -> None:
     """List the usable audio of a folder in a manifest."""
+    from speechssl.core.errors import InputError
     from speechssl.data.prepare import prepare
+    from speechssl.data.preview import preview
 
-    limits = {"min_seconds": min_seconds, "max_seconds": max_seconds}
-    print(prepare(src, out, corpus=corpus, pattern=pattern, where=where, jobs=jobs, **limits))
+    how: dict[str, Any] = {"corpus": corpus, "pattern": pattern, "tier": tier, "columns": columns, "encoding": encoding}
+    if dry_run:
+        print(preview(src, out, **how, where=where))
+        return
+    if out is None:
+        raise InputError("the following arguments are required: --out (or --dry-run); see `speechssl prepare --help`")
+    limits: dict[str, Any] = {"min_seconds": min_seconds, "max_seconds": max_seconds}
+    print(prepare(src, out, where=where, jobs=jobs, **how, **limits))
+
+
+def split(
+    manifests: Annotated[Sequence[Path], "manifest(s) or other tables to divide"],
+    *,
+    out: Annotated[
+        Path,
+        "the manifest to write: all rows, with train, dev or test in the column split, which finetune and --where read",
+    ],
+    by: Annotated[
+        str, "column whose values stay together: speaker; path keeps recordings whole; id divides row by row"
+    ] = "speaker",
+    dev: Annotated[str, "share of the seconds for choosing a checkpoint"] = "10%",
+    test: Annotated[str, "share of the seconds for the final score"] = "10%",
+    stratify: Annotated[str, "column whose values are spread evenly over the parts, such as label"] = "",
+    seed: Annotated[int, "another seed is another division"] = 1,
+    again: Annotated[bool, "divide rows anew that have a split already (else they are refused)"] = False,
+) -> None:
+    """Divide a manifest into train, dev and test, with no speaker on two sides."""
+    from speechssl.data.split import split
+
+    print(split(manifests, out, by=by, dev=dev, test=test, stratify=stratify, seed=seed, again=again))
 
 
 def pretrain(
     recipe: Recipe,
     *,
-    train: Annotated[Sequence[Path], "manifest(s) of the training audio, or a folder"],
-    valid: Annotated[Sequence[Path], "manifest(s) that choose the best checkpoint, or a folder"] = (),
+    train: Annotated[Sequence[Path], f"table(s) of the training audio, or a folder; {SPLIT}"],
+    valid: Annotated[Sequence[Path], VALID] = (),
+    where: Where = (),
     out: Run,
     init: Annotated[Path | None, f"start from the weights of this model: {MODEL}"] = None,
     resume: Resume = False,
@@ -63,22 +112,18 @@ def pretrain(
     overrides: Sequence[str] = (),
 ) -> None:
     """Pretrain a model on unlabeled audio."""
-    from speechssl.data.prepare import listed
-    from speechssl.train.folder import RunFolder
     from speechssl.train.run import Paths
 
-    paths = Paths(train=train, valid=valid, out=out, init=init, resume=resume, scratch=from_scratch)
-    parsed = parse("pretrain", recipe, overrides, paths)
-    RunFolder(path=out).check(resume)  # before folders are listed beside it
-    train, valid = listed(train, out, "train", resume), listed(valid, out, "valid", resume)
-    run(parsed, replace(paths, train=train, valid=valid))
+    paths = Paths(train=train, valid=valid, where=where, out=out, init=init, resume=resume, scratch=from_scratch)
+    run(parse("pretrain", recipe, overrides, paths), paths)
 
 
 def finetune(
     recipe: Recipe,
     *,
-    train: Annotated[Sequence[Path], "manifest(s) of the transcribed training audio"],
-    valid: Annotated[Sequence[Path], "manifest(s) that choose the best checkpoint"] = (),
+    train: Annotated[Sequence[Path], f"table(s) of transcribed training audio, or a folder; {SPLIT}"],
+    valid: Annotated[Sequence[Path], VALID] = (),
+    where: Where = (),
     out: Run,
     init: Annotated[Path, f"the pretrained model: {MODEL}"],
     resume: Resume = False,
@@ -88,7 +133,7 @@ def finetune(
     """Fine-tune a pretrained model with CTC on transcribed audio."""
     from speechssl.train.run import Paths
 
-    paths = Paths(train=train, valid=valid, out=out, init=init, resume=resume, scratch=from_scratch)
+    paths = Paths(train=train, valid=valid, where=where, out=out, init=init, resume=resume, scratch=from_scratch)
     run(parse("finetune", recipe, overrides, paths), paths)
 
 
@@ -103,9 +148,14 @@ def parse(verb: str, path: Path, overrides: Sequence[str], paths: Any) -> Any:
 
 def run(recipe: Any, paths: Any) -> None:
     """Train, then print where the model is; exit code 130 if a signal stopped the run."""
+    from speechssl.data.prepare import listed
     from speechssl.score.watch import watch_of
+    from speechssl.train.folder import RunFolder
     from speechssl.train.run import train
 
+    RunFolder(path=paths.out).check(paths.resume)  # before folders are listed beside it
+    sources = {name: listed(getattr(paths, name), paths.out, name, paths.resume) for name in ("train", "valid")}
+    paths = replace(paths, **sources)
     state = train(recipe, paths, watch_of(recipe))
     stopped = state.step < recipe.train.steps
     if os.environ.get("RANK", "0") == "0":  # only rank 0 prints
@@ -123,6 +173,7 @@ def cluster(
     source: Annotated[str, f"what is clustered: mfcc, or {MODEL}"],
     manifests: Annotated[Sequence[Path], "the audio: all manifests of a run, validation too"],
     *,
+    where: Where = (),
     out: Annotated[Path, "the file to write, codes.parquet"],
     clusters: Annotated[Sequence[int], "number of clusters; several make several codebooks"] = (100,),
     method: Annotated[str, "kmeans, or gmm: the posterior in a mixture of Gaussians, the better target"] = "kmeans",
@@ -135,14 +186,14 @@ def cluster(
     from speechssl.use.cluster import MFCC, cluster
 
     model = None if source == MFCC else load(source, device, precision)
-    print(cluster(model, manifests, out, clusters=clusters, method=method, layer=layer, seed=seed))
+    print(cluster(model, manifests, out, where=where, clusters=clusters, method=method, layer=layer, seed=seed))
 
 
 def evaluate(
     model: Annotated[str, f"fine-tuned: {MODEL}"],
-    manifest: Annotated[Path, "transcribed audio"],
+    manifest: Annotated[Path, "a table or folder of transcribed audio; all its rows, whatever the column `split` says"],
     *,
-    where: Where = "",
+    where: Where = (),
     normaliser: Annotated[str, "applied to both sides", "speechssl.text.normalise:NORMALISERS"] = "basic",
     language: Annotated[str, "its code, such as tr, for spelling rules (by default that of the model's training)"] = "",
     digits: Annotated[Literal["trained", "keep", "spell"], "numbers; trained: as in the model's training"] = "trained",
@@ -160,8 +211,9 @@ def evaluate(
 
 def transcribe(
     model: Annotated[str, f"fine-tuned: {MODEL}"],
-    sources: Annotated[Sequence[Path], "audio files of any length, rate and format, or folders"],
+    sources: Annotated[Sequence[Path], "audio files of any length, rate and format, folders, or tables"],
     *,
+    where: Where = (),
     format: Annotated[Literal["txt", "srt", "vtt", "json"], "of the transcripts"] = "txt",
     out: Annotated[Path | None, "write one file per input into this folder; those already there are kept"] = None,
     device: Device = "auto",
@@ -170,17 +222,17 @@ def transcribe(
     """Transcribe audio files, with word times."""
     from speechssl.use.transcribe import transcribe_files
 
-    failed = transcribe_files(load(model, device, precision), sources, style=format, out=out)
+    failed = transcribe_files(load(model, device, precision), sources, where=where, style=format, out=out)
     if failed:
         sys.exit(2)
 
 
 def embed(
     model: Model,
-    sources: Annotated[Sequence[Path], "a manifest, a folder, or audio files"],
+    sources: Annotated[Sequence[Path], "tables, folders, or audio files"],
     *,
     out: Annotated[Path | None, "the Parquet file to write (by default here, named after the first source)"] = None,
-    where: Where = "",
+    where: Where = (),
     layer: Annotated[
         str,
         "best (of its training; the last if that is not recorded), last, a number (0: the input of the first layer), all, or "
@@ -225,7 +277,7 @@ def benchmark(
     label: Label = "label",
     pattern: Pattern = "",
     layer: Annotated[str, "best, last, a number, or all: a line for each"] = "best",
-    where: Where = "",
+    where: Where = (),
     out: Annotated[Path | None, "folder for benchmark.json and benchmark.html"] = None,
     device: Device = "auto",
     precision: Precision = "float32",
@@ -262,11 +314,11 @@ def abx(
 
 def layers(
     model: Model,
-    manifest: Annotated[Path, "labelled clips of validation speakers, never of the test"],
+    manifest: Annotated[Path, "a table or folder of labelled clips of validation speakers, never of the test"],
     *,
     label: Label = "label",
     group: Annotated[str, "column whose values are never in both training and test, such as speakers"] = "speaker",
-    where: Where = "",
+    where: Where = (),
     folds: Annotated[int, "number of folds at most"] = 5,
     device: Device = "auto",
     precision: Precision = "float32",
@@ -323,6 +375,7 @@ VERBS: dict[str, Callable[..., None]] = {
     verb.__name__: verb
     for verb in (
         prepare,
+        split,
         cluster,
         pretrain,
         finetune,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from speechssl import cli
-from speechssl.data.manifest import read_manifest
+from speechssl.data.tables import read_manifest
 from speechssl.models import families
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
 from speechssl.models.wav2vec2.model import Wav2Vec2ForCTC, Wav2Vec2ForPreTraining
@@ -134,8 +134,8 @@ def write_table(path: Path, *rows: dict[str, object]) -> Path:
 def digits(count: int = 12) -> list[dict[str, object]]:
     """Rows of a manifest: spoken digits of several speakers."""
     rows = read_manifest(DATA / "fsdd.tsv").select(range(0, 1500, 1500 // count))
-    names = ("id", "path", "duration", "speaker", "label", "text", "split")
-    return [{name: getattr(row, name) for name in names} for row in rows]
+    names = ("id", "path", "duration", "speaker", "label", "text")
+    return [{**{name: getattr(row, name) for name in names}, "split": "train"} for row in rows]
 
 
 def desk_with(folder: Path, monkeypatch, **recipes: str) -> Path:

@@ -82,9 +82,12 @@ def test_a_bad_file_is_found_in_the_middle_of_training(desk, capsys):
 
 
 MANIFESTS = {
-    "missing column": ([{"file": "a.wav"}], "bad.tsv has no column `path`; its first line must name the columns"),
+    "missing column": ([{"sound": "a.wav"}], "bad.tsv has no column `path`; its first line must name the columns"),
     "duplicate ids": ([{"id": "a", "path": "1"}, {"id": "a", "path": "2"}], "have the same id 'a'; ids must differ"),
-    "no durations": ([{"path": CLIP}], "has no duration in the manifest; let `speechssl prepare MANIFEST"),
+    "no durations": (
+        [{"id": "a", "path": CLIP, "duration": 2}, {"id": "b", "path": CLIP}],
+        "has no duration in the manifest; let `speechssl prepare MANIFEST",
+    ),
     "all too short": (
         [{"path": CLIP, "duration": 0.1}],
         "no utterance is at least 0.2 s long (the longest has 0.10 s)",

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 import speechssl
-from speechssl.data.manifest import Manifest, read_manifest
+from speechssl.data.manifest import Manifest
+from speechssl.data.tables import read_manifest
 from speechssl.score.protocols import Protocol, Split
 from speechssl.score.runner import run_protocol
 from speechssl.sound import audio

@@ -28,8 +28,9 @@ from page import percent_and_range, write_page
 from speechssl.core.errors import InputError
 from speechssl.core.memory import forget_shapes, keep_freed_memory
 from speechssl.core.progress import Progress
-from speechssl.data.manifest import read_manifest, write_manifest
+from speechssl.data.manifest import write_manifest
 from speechssl.data.prepare import prepare
+from speechssl.data.tables import read_manifest
 from speechssl.models.protocol import Encoder
 from speechssl.score.evaluate import evaluate
 from speechssl.score.metrics import Result

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speechssl.data.manifest import read_manifest
+from speechssl.data.tables import read_manifest
 from speechssl.score import report
 from speechssl.score.metrics import Result, percent
 from speechssl.score.wer import ErrorRates

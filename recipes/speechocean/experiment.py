@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from speechssl.data.manifest import Utterance, read_manifest, write_manifest
+from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.data.prepare import prepare
+from speechssl.data.tables import read_manifest
 
 HERE = Path(__file__).resolve().parent
 SEEDS = (1, 2, 3)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from speechssl.data.loader import Item
-from speechssl.data.manifest import read_manifest
+from speechssl.data.tables import read_manifest
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
 from speechssl.models.wav2vec2.model import Wav2Vec2Encoder, Wav2Vec2ForCTC, Wav2Vec2ForPreTraining
 from speechssl.objectives import ctc, wav2vec2

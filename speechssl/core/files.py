@@ -27,17 +27,6 @@ def files_below(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in names)
 
 
-def read_text(path: Path) -> str:
-    """Read a text file; bytes that are not UTF-8 become U+FFFD."""
-    return path.read_text(encoding="utf-8-sig", errors="replace")
-
-
-def text_beside(audio: Path) -> str:
-    """The transcript in the .txt file of the same name beside an audio file; "" if there is none."""
-    text = audio.with_suffix(".txt")
-    return read_text(text).strip() if text.is_file() else ""
-
-
 def output_folder(path: Path) -> Path:
     """Make the folder `path` where it is missing. InputError if it cannot be made or written to."""
     try:

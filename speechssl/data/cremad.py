@@ -2,11 +2,11 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from speechssl.core.errors import InputError
-from speechssl.core.files import files_below, text_beside
+from speechssl.core.files import files_below
 from speechssl.data.manifest import Utterance
 
 EMOTIONS = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
@@ -16,6 +16,10 @@ CREMA_D_NAME = rf"(\d{{4}})_([A-Z]{{3}})_({'|'.join(EMOTIONS)})_([A-Z]{{1,2}})" 
 LEFT_OUT = (  # by TFDS, SERAB, HEAR and EVAR; the last one has two names
     *("1006_TIE_NEU_XX", "1013_WSI_DIS_XX", "1017_IWW_FEA_XX"),
     *("1040_ITH_SAD_XX", "1040_ITH_SAD_X"),
+)
+SENTENCES = "IEO|TIE|IOM|IWW|TAI|MTI|IWL|ITH|DFA|ITS|TSI|WSI"
+CREMA_D_SURE = (
+    rf"(100[1-9]|10[1-8]\d|109[01])_({SENTENCES})_({'|'.join(EMOTIONS)})_(XX|LO|MD|HI|X)"  # what it really has
 )
 POINTER = b"version https://git-lfs"
 
@@ -31,10 +35,10 @@ def is_pointer(path: str | Path) -> bool:
         return False
 
 
-def copies(folder: Path) -> dict[str, dict[str, Path]]:
-    """Clip name -> ending -> file, for every file below with a CREMA-D name, video included; audio is preferred to pointers."""
+def copies(paths: Iterable[Path]) -> dict[str, dict[str, Path]]:
+    """Clip name -> ending -> file, for every file with a CREMA-D name, video included; audio is preferred to pointers."""
     found: dict[str, dict[str, Path]] = {}
-    for path in sorted(files_below(folder)):
+    for path in sorted(paths):
         if re.fullmatch(CREMA_D_NAME, path.stem) and path.suffix.lower() in (*FORMATS, ".flv"):
             known = found.setdefault(path.stem, {})
             if path.suffix.lower() not in known or is_pointer(known[path.suffix.lower()]):
@@ -42,27 +46,22 @@ def copies(folder: Path) -> dict[str, dict[str, Path]]:
     return found
 
 
-def read_crema_d(folder: Path) -> Iterator[Utterance]:
+def read_crema_d(paths: Sequence[Path], folder: Path) -> Iterator[Utterance]:
     """The clips, named as in 1001_DFA_ANG_XX.wav: actor, sentence, emotion, level. One copy of each, audio before pointers."""
-    for stem, files in copies(folder).items():
+    del folder  # names say it all
+    for stem, files in copies(paths).items():
         audible = [files[ending] for ending in FORMATS if ending in files]
         if not audible:
             continue
         path = next((path for path in audible if not is_pointer(path)), audible[0])
         speaker, sentence, emotion, level = stem.split("_")
-        yield Utterance(
-            id=stem,
-            path=str(path),
-            speaker=speaker,
-            label=EMOTIONS[emotion],
-            text=text_beside(path),
-            extra={"prompt": sentence, "level": level},
-        )
+        extra = {"prompt": sentence, "level": level}
+        yield Utterance(id=stem, path=str(path), speaker=speaker, label=EMOTIONS[emotion], extra=extra)
 
 
 def missing(folder: Path) -> list[str]:
     """What a copy of CREMA-D lacks, one sentence per fault. InputError if it holds no audio at all."""
-    found = copies(folder)
+    found = copies(files_below(folder))
     audible = {stem: [p for ending, p in files.items() if ending in FORMATS] for stem, files in found.items()}
     pointers = [stem for stem, paths in audible.items() if paths and all(map(is_pointer, paths))]
     video = [stem for stem, paths in audible.items() if not paths]

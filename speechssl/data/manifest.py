@@ -1,11 +1,10 @@
-"""The table of utterances: our TSV, and those of fairseq, NeMo and Kaldi, held in columns so that a million rows stay small."""
+"""The table of utterances, held in columns so that a million rows stay small, and how our TSV is written; tables.py reads."""
 
 import hashlib
-import json
-import math
 import os
+import re
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,10 +15,6 @@ from speechssl.core.errors import InputError
 from speechssl.core.files import replacing
 
 COLUMNS = ("id", "path", "start", "duration", "speaker", "label", "text", "split")
-ALIASES = {
-    **{"dur": "duration", "offset": "start", "audio_filepath": "path"},
-    **{"sentence": "text", "client_id": "speaker", "speaker_id": "speaker"},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,224 +125,32 @@ class Manifest:
         chosen = np.fromiter(indices, dtype=np.int64)
         return Manifest(self.columns, self.starts[chosen], self.durations[chosen], self.rows_R[chosen])
 
-    def where(self, condition: str) -> "Manifest":
-        """The rows that meet a condition such as "split=train"; "" selects all. InputError if no row meets it."""
-        if not condition:
-            return self
-        name, _, value = condition.partition("=")
-        keep = [i for i, cell in enumerate(self.cells(name)) if cell == value]
-        if not keep:
-            known = ", ".join(sorted(set(self.cells(name)))[:10])
-            raise InputError(f"no row of the manifest has {condition}; the column {name} holds {known or 'nothing'}")
-        return self.select(keep)
+    def where(self, conditions: str | Sequence[str]) -> "Manifest":
+        """The rows that meet every condition such as "split=train"; values of the same column are alternatives.
+
+        No condition selects all. InputError if no row meets them, for an unknown column, and for what is not a condition.
+        """
+        kept, words = self, [conditions] if isinstance(conditions, str) else conditions
+        for name, values in parse_conditions(words).items():
+            keep = [i for i, cell in enumerate(kept.cells(name)) if cell in values]
+            if not keep:
+                known = ", ".join(sorted(set(kept.cells(name)))[:10])
+                raise InputError(
+                    f"no row of the manifest has {' '.join(words)}; the column {name} holds {known or 'nothing'}"
+                )
+            kept = kept.select(keep)
+        return kept
 
 
-def read_manifest(*paths: str | Path) -> Manifest:
-    """Read one or several manifests as one: our TSV, fairseq's TSV, NeMo's JSONL or a Kaldi folder, recognised by content.
-
-    Relative paths start from the manifest's folder. InputError for a missing file or column, no rows, and equal ids.
-    """
-    hashes = array("q")
-
-    def rows() -> Iterator[Utterance]:
-        for path in map(Path, paths):
-            for row in read_rows(path):
-                hashes.append(hash(row.id))
-                yield row
-
-    manifest = Manifest.of(rows())
-    if len(np.unique(np.array(hashes))) < len(hashes):
-        refuse_equal_ids(paths)
-    return manifest
-
-
-def refuse_equal_ids(paths: Iterable[str | Path]) -> None:
-    """InputError that names the first two rows with the same id."""
-    seen: dict[str, str] = {}
-    for path in map(Path, paths):
-        for number, row in enumerate(read_rows(path), 1):
-            place = f"row {number} of {path}"
-            if row.id in seen:
-                raise InputError(f"{seen[row.id]} and {place} have the same id {row.id!r}; ids must differ")
-            seen[row.id] = place
-
-
-def read_rows(path: Path) -> Iterator[Utterance]:
-    """The rows of one manifest of any kind. InputError if there are none."""
-    if not path.exists():
-        raise InputError(f"{path} does not exist; make a manifest with `speechssl prepare FOLDER --out {path.name}`")
-    if path.is_dir():
-        if not (path / "wav.scp").exists():
-            raise InputError(
-                f"{path} is a folder without wav.scp; make a manifest: `speechssl prepare {path} --out x.tsv`"
-            )
-        rows = read_kaldi(path)
-    elif path.suffix in (".jsonl", ".json"):
-        rows = read_jsonl(path)
-    else:
-        rows = read_table(path)
-    row = None
-    for row in rows:
-        yield row
-    if row is None:
-        raise InputError(f"{path} has no rows; check what `speechssl prepare` rejected")
-
-
-def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file without a byte order mark, ended by LF, CRLF or CR. InputError if it is not UTF-8.
-
-    Not by str.splitlines, which splits at some characters that a transcript may hold.
-    """
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            for line in file:
-                yield line.removesuffix("\n")
-    except UnicodeDecodeError:
-        try:  # once more in one piece, because only then the error has the place in the file
-            path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            problem = f"{error.reason} at byte {error.start}"
-            raise InputError(f"{path} is not UTF-8 text ({problem}); if it is a manifest, save it as UTF-8") from None
-
-
-def make_row(values: dict[str, str], folder: str, where: str) -> Utterance:
-    """An utterance from the strings of a row. `where` names the row in errors; InputError for a missing path or a bad time."""
-    if not values.get("path"):
-        raise InputError(f"{where} has no path; fill it in or remove the row")
-    extra = {name: values[name] for name in values.keys() - COLUMNS}
-    known = {name: " ".join(values.get(name, "").split()) for name in ("speaker", "label", "text", "split")}
-    start = seconds(values, "start", 0.0, where)
-    identity = values.get("id") or values["path"] + (f"@{start:g}" if start else "")
-    return Utterance(
-        id=identity,
-        path=os.path.join(folder, values["path"]),
-        start=start,
-        duration=seconds(values, "duration", math.nan, where),
-        extra=extra,
-        **known,
-    )
-
-
-def known_names(names: list[str]) -> list[str]:
-    """Column names with the known aliases replaced by our names, each of which is given to one column only."""
-    taken, found = set(names), []
-    for name in names:
-        ours = ALIASES.get(name, name)
-        found.append(name if ours in taken else ours)
-        taken.add(found[-1])
-    return found
-
-
-def seconds(values: dict[str, str], name: str, default: float, where: str) -> float:
-    """A time in seconds; `default` where the field is empty or NaN. InputError for anything that is not a time."""
-    try:
-        value = float(values.get(name) or "nan")
-    except ValueError:
-        value = -1.0
-    if value < 0 or math.isinf(value):
-        raise InputError(f"{where}: {name} = {values[name]!r} is not a number of seconds; correct it or leave it empty")
-    return default if math.isnan(value) else value
-
-
-def read_table(path: Path) -> Iterator[Utterance]:
-    """Our TSV, whose first line names the columns; or fairseq's, whose first line is the root folder."""
-    lines = read_lines(path)
-    first = next(lines, "")
-    if "\t" not in first and Path(first).is_absolute():
-        yield from read_fairseq(path, first, list(lines))
-        return
-    names = known_names([name.strip() for name in first.split("\t")])
-    if "path" not in names:
-        shown = ", ".join(names)[:200]
-        raise InputError(
-            f"{path} has no column `path`; its first line must name the columns, separated by tabs; it has: {shown}"
-        )
-    name, folder = str(path), str(path.parent)
-    for number, line in enumerate(lines, 2):
-        cells = line.split("\t")
-        if any(cells[len(names) :]):
-            raise InputError(
-                f"{path} line {number} has {len(cells)} fields but the first line names {len(names)}; if a tab is inside "
-                "a field, replace it by a space"
-            )
-        if line.strip():
-            yield make_row(dict(zip(names, cells, strict=False)), folder, f"{name} line {number}")
-
-
-def read_fairseq(path: Path, root: str, lines: list[str]) -> Iterator[Utterance]:
-    """fairseq: path and number of samples at 16 kHz; the transcripts are in the .wrd or .ltr file beside the TSV."""
-    words, letters = path.with_suffix(".wrd"), path.with_suffix(".ltr")
-    texts = [""] * len(lines)
-    if words.exists():
-        texts = list(read_lines(words))
-    elif letters.exists():
-        texts = [line.replace(" ", "").replace("|", " ").strip() for line in read_lines(letters)]
-    if len(texts) != len(lines):
-        raise InputError(f"{path} has {len(lines)} rows but {len(texts)} transcripts lie beside it; they must match")
-    for number, (line, text) in enumerate(zip(lines, texts, strict=True), 2):
-        name, _, samples = line.partition("\t")
-        if not samples.strip().isdigit():
-            raise InputError(f"{path} line {number}: {line!r} is not `path<TAB>samples`")
-        values = {"path": name, "id": name, "duration": str(int(samples) / 16_000), "text": text}
-        yield make_row(values, root, f"{path} line {number}")
-
-
-def read_jsonl(path: Path) -> Iterator[Utterance]:
-    """NeMo: one JSON object per line."""
-    for number, line in enumerate(read_lines(path), 1):
-        if not line.strip():
-            continue
-        try:
-            values = {str(k): "" if value is None else str(value) for k, value in json.loads(line).items()}
-        except (ValueError, AttributeError):
-            raise InputError(f"{path} line {number} is not a JSON object") from None
-        if not {"audio_filepath", "path"} & set(values):
-            raise InputError(f"{path} line {number} has no `audio_filepath`; it has {', '.join(values)}")
-        values = dict(zip(known_names(list(values)), values.values(), strict=True))
-        yield make_row(values, str(path.parent), f"{path} line {number}")
-
-
-def read_kaldi(folder: Path) -> Iterator[Utterance]:
-    """Kaldi: wav.scp, and where present text, utt2spk, segments, spk2gender and spk2age.
-
-    As in Kaldi, relative paths start from the working folder. Where no file lies there, they start from this folder or, as
-    in speechocean762, from the one above.
-    """
-
-    def table(name: str) -> dict[str, str]:
-        file = folder / name
-        pairs = (line.strip().split(maxsplit=1) for line in read_lines(file)) if file.exists() else ()
-        return {pair[0]: pair[1] if len(pair) > 1 else "" for pair in pairs if pair}
-
-    waves, texts, speakers, segments = (table(name) for name in ("wav.scp", "text", "utt2spk", "segments"))
-    traits = {name: table(f"spk2{name}") for name in ("gender", "age") if (folder / f"spk2{name}").exists()}
-    for key, command in waves.items():
-        if command.endswith("|"):
-            raise InputError(
-                f"{folder / 'wav.scp'}: {key} is a shell pipe; write its output to a file, pipes are not run"
-            )
-    places = (Path("."), folder, folder.parent)
-    first = next(iter(waves.values()), "")
-    root = next((str(place) for place in places if first and (place / first).exists()), ".")
-    for key in segments or waves:
-        recording, start, end = key, 0.0, 0.0
-        if segments:
-            recording, start, end = kaldi_segment(segments[key], f"{folder / 'segments'}: {key}")
-        if recording not in waves:
-            raise InputError(f"{folder / 'segments'}: {key} is cut from {recording}, which {folder / 'wav.scp'} lacks")
-        values = {"id": key, "path": waves[recording], "start": str(start), "duration": str(end - start) if end else ""}
-        values |= {"text": texts.get(key, ""), "speaker": speakers.get(key, "")}
-        values |= {name: of.get(values["speaker"], "") for name, of in traits.items()}
-        yield make_row(values, root, f"{folder} {key}")
-
-
-def kaldi_segment(line: str, where: str) -> tuple[str, float, float]:
-    """(recording, start, end) of a line of `segments`. InputError if it is not of that form."""
-    try:
-        recording, start, end = line.split()
-        return recording, float(start), float(end)
-    except ValueError:
-        raise InputError(f"{where} {line} is not `segment recording start end`; correct the line") from None
+def parse_conditions(words: Iterable[str]) -> dict[str, set[str]]:
+    """["split=train", "language=fr,speaker=anna"] -> column -> the values that it may have. InputError for a word without =."""
+    wanted: dict[str, set[str]] = {}
+    for condition in [part for word in words for part in re.split(r",(?=[^,=]+=)", word) if part]:
+        name, equals, value = condition.partition("=")
+        if not equals:
+            raise InputError(f"--where {condition}: a condition is COLUMN=VALUE, such as split=test")
+        wanted.setdefault(name.strip(), set()).add(value)
+    return wanted
 
 
 def fits_a_line(name: str) -> bool:
@@ -379,13 +182,20 @@ def write_manifest(rows: Iterable[Utterance], path: str | Path) -> None:
 
 
 def rejected_path(out: Path) -> Path:
-    """x.tsv -> x.rejected.tsv, the list of what was left out of `out`."""
-    return out.with_suffix(".rejected.tsv")
+    """x.tsv -> x.rejected.tsv, x.parquet -> x.parquet.rejected.tsv: what was left out of `out`, and of no other file."""
+    return out.with_name(f"{out.name.removesuffix('.tsv')}.rejected.tsv")
+
+
+def read_rejected(out: Path) -> list[tuple[str, str]]:
+    """What is listed as left out of `out` already: its own second check must not forget the findings of the first."""
+    file = rejected_path(out)
+    lines = file.read_text(encoding="utf-8").splitlines()[1:] if file.exists() else []
+    return [(source, reason) for source, _, reason in (line.partition("\t") for line in lines)]
 
 
 def write_rejected(rejected: Iterable[tuple[str, str]], out: Path) -> None:
     """List what was left out of `out`, as (path, reason); remove an older list if nothing was."""
-    lines = [f"{escape(source)}\t{' '.join(reason.split())}\n" for source, reason in rejected]
+    lines = list(dict.fromkeys(f"{escape(source)}\t{' '.join(reason.split())}\n" for source, reason in rejected))
     if not lines:
         rejected_path(out).unlink(missing_ok=True)
         return

@@ -22,11 +22,20 @@ import numpy as np
 import soundfile
 
 from speechssl.core.errors import InputError
-from speechssl.core.files import files_below, output_file, writing
+from speechssl.core.files import output_file, writing
 from speechssl.core.progress import Progress
-from speechssl.data.corpora import find_rows
+from speechssl.data.columns import AudioInside, Reading, parse_columns
+from speechssl.data.corpora import find
 from speechssl.data.cremad import is_pointer
-from speechssl.data.manifest import Utterance, fits_a_line, rejected_path, write_manifest, write_rejected
+from speechssl.data.manifest import (
+    Utterance,
+    fits_a_line,
+    read_rejected,
+    rejected_path,
+    write_manifest,
+    write_rejected,
+)
+from speechssl.data.tables import is_table, read_rows
 from speechssl.sound import audio
 
 BLOCK = 2**20  # samples of all channels together that are decoded at once
@@ -35,7 +44,7 @@ SILENCE = 1e-4  # a peak below -80 dB of full scale
 
 @dataclass(kw_only=True)
 class Summary:
-    """The counts that prepare prints. reused: files whose findings were cached; reasons: reason -> rejected files and rows."""
+    """The lines of prepare. reused: files whose findings were cached; notes: what was read as what; reasons: of rejections."""
 
     out: Path
     kept: int = 0
@@ -44,6 +53,7 @@ class Summary:
     ignored: int = 0
     speakers: int = 0
     corpus: str = ""
+    notes: list[str] = field(default_factory=list)
     reasons: Counter = field(default_factory=Counter)
 
     @property
@@ -54,10 +64,11 @@ class Summary:
     def __str__(self) -> str:
         hours = f"{self.seconds / 3600:.2f} h"
         lines = [f"{self.out}: {self.kept} utterances, {hours}, {self.speakers} speakers ({self.corpus})"]
+        lines += [f"  {note}" for note in self.notes]
         if self.reused:
             lines.append(f"  {self.reused} files unchanged since the last run and not decoded again")
         if self.ignored:
-            lines.append(f"  {self.ignored} files without an audio ending ignored")
+            lines.append(f"  {self.ignored} other files ignored")
         for reason, count in self.reasons.most_common():
             lines.append(f"  {count} rejected: {reason}")
         if self.rejected:
@@ -71,29 +82,30 @@ def prepare(
     *,
     corpus: str = "auto",
     pattern: str = "",
-    where: str = "",
+    tier: str = "",
+    where: str | Sequence[str] = "",
+    columns: Sequence[str] = (),
+    encoding: str = "",
     min_seconds: float = 0.1,
     max_seconds: float = 0.0,
     jobs: int = 0,
 ) -> Summary:
     """List the usable utterances of `src` in the manifest `out`, and beside it those that are left out, with the reason.
 
-    The arguments are those of the verb (verbs.py); corpus, pattern: see find_rows. InputError if no audio is usable, or if
+    The arguments are those of the verb (verbs.py); corpus, pattern, tier: see find. InputError if no audio is usable, or if
     `out` cannot be written.
     """
     src, out = Path(src), output_file(Path(out), "all.tsv")
-    rows, name = find_rows(src, corpus, pattern)
-    rows = list(rows.where(where))
-    if where and src.is_file() and out.exists() and out.samefile(src):
+    reading = Reading(columns=parse_columns(columns), encoding=encoding, unpack=out.with_suffix(".audio"))
+    source = find(src, corpus, pattern, reading, tier=tier, skip=out)
+    rows, again = list(source.rows.where(where)), src.is_file() and out.exists() and out.samefile(src)
+    if where and again:
         raise InputError(f"--where would leave only some rows of {out} in it; choose another --out")
-    summary = Summary(out=out, corpus=name)
-    if name != "manifest":
-        summary.ignored = sum(
-            path.suffix.lower() not in (*audio.EXTENSIONS, *audio.FOREIGN) for path in files_below(src)
-        )
+    summary = Summary(out=out, corpus=source.corpus, notes=source.told(), ignored=source.ignored)
     findings = inspect_all(sorted({row.path for row in rows}), out, jobs, summary)
     kept, rejected = sort_out(rows, findings, min_seconds, max_seconds)
-    write_rejected(rejected, out)
+    rejected = [*source.left_out, *rejected]
+    write_rejected([*(read_rejected(out) if again else ()), *rejected], out)
     summary.reasons = Counter(reason.split(" (")[0] for _, reason in rejected)
     if not kept:
         counts = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.most_common(3))
@@ -105,28 +117,40 @@ def prepare(
 
 
 def listed(sources: Sequence[Path], run: Path, name: str, resume: bool) -> list[Path]:
-    """The manifests to train on: `sources`, with a folder of audio replaced by the manifest RUN.name.tsv, which is made here.
+    """The manifests to train on: `sources`, with a folder of audio, or a table without durations, replaced by the manifest
+    RUN.name.tsv, which is made here.
 
-    Long recordings are cut into rows of at most 30 s. A run that is resumed uses the manifest that it made. InputError for
-    several folders, and for a folder under torchrun, where every process would prepare it.
+    Long recordings are cut into rows of at most 30 s. A run that is resumed uses the manifest that it made. InputError if that
+    is needed for one of several sources, or under torchrun, where every process would do it.
     """
     run, found = Path(os.path.abspath(run)), []
     for source in map(Path, sources):
-        if source.is_dir() and not (source / "wav.scp").exists():
+        if kind := unfinished(source):
             out = run.with_name(f"{run.name}.{name}.tsv")
             if len(sources) > 1:
                 raise InputError(
-                    f"{source} is a folder beside other sources; prepare it first: {by_hand(source, source.name + '.tsv', name)}"
+                    f"{source} is {kind} beside other sources; prepare it first: {by_hand(source, source.stem + '.tsv', name)}"
                 )
             if not (resume and out.exists()):
                 if int(os.environ.get("WORLD_SIZE", "1")) > 1:
                     raise InputError(
-                        f"{source} is a folder; prepare it once for all processes: {by_hand(source, out, name)}"
+                        f"{source} is {kind}; prepare it once for all processes: {by_hand(source, out, name)}"
                     )
                 print(prepare(source, out, max_seconds=30.0), file=sys.stderr)
             source = out
         found.append(source)
     return found
+
+
+def unfinished(source: Path) -> str:
+    """What a source is that must be prepared first: a folder of audio, or a table whose first row has no duration, or the audio
+    itself; "" for any other."""
+    if source.is_dir() and not is_table(source):
+        return "a folder"
+    try:
+        return "a table without durations" if math.isnan(next(read_rows(source)).duration) else ""
+    except AudioInside:
+        return "a table with the audio inside"
 
 
 def by_hand(source: Path, out: str | Path, name: str) -> str:

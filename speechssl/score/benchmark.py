@@ -35,7 +35,7 @@ def benchmark(
     label: str = "label",
     pattern: str = "",
     layer: str = "best",
-    where: str = "",
+    where: str | Sequence[str] = "",
     out: Path | None = None,
     device: str = "cpu",
     precision: str = "float32",

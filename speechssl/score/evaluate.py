@@ -1,13 +1,17 @@
 """WER and CER of a model on a manifest of transcribed audio."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from speechssl.core import dist
 from speechssl.core.errors import InputError
 from speechssl.core.files import output_folder, replacing
-from speechssl.data.manifest import Manifest, read_manifest
+from speechssl.data.manifest import Manifest
+from speechssl.data.marked import TRAIN, counted, parts_of
+from speechssl.data.sources import rows_of
 from speechssl.score.wer import ErrorRates, error_rates
 from speechssl.text.normalise import Normaliser
 from speechssl.use.stream import TooShort
@@ -18,14 +22,19 @@ def evaluate(
     model: Any,
     manifest: Path,
     *,
-    where: str = "",
+    where: str | Sequence[str] = "",
     normaliser: str = "basic",
     how: dict[str, str] | None = None,
     out: Path | None = None,
 ) -> ErrorRates:
-    """Score `model` on the transcribed rows of `manifest`; `out` gets scores.json and hypotheses.tsv. how: language, digits and
-    points of the normaliser where they are not "trained", those of the model's training."""
-    rows = read_manifest(manifest).where(where)
+    """Score `model` on the transcribed rows of a table or folder, whatever they are marked as; `out` gets scores.json and
+    hypotheses.tsv. how: language, digits and points of the normaliser where they are not "trained", those of the model's training."""
+    rows = rows_of([manifest], where)
+    parts_R = parts_of(rows)
+    if TRAIN in parts_R and len(set(parts_R)) > 1:
+        dist.report(
+            f"evaluate: all {len(rows)} rows, by their column split {counted(parts_R)}; --where split=test takes some"
+        )
     model.require_tokenizer()
     normal = normaliser_of(model, normaliser, how or {})
     if out is not None:

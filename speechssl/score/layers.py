@@ -1,5 +1,6 @@
 """`speechssl layers`: which layer and pooling of a model tells a user's own labels apart, on unseen speakers."""
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from speechssl.core.errors import InputError
-from speechssl.data.manifest import Manifest, Utterance, read_manifest
+from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.sources import rows_of
 from speechssl.score.metrics import Result
 from speechssl.score.probe import probe_vectors, to_values
 from speechssl.sound import audio
@@ -20,13 +22,19 @@ HOW: dict[str, Any] = {"layer": "all", "pool": "mean+max"}
 
 
 def rank_layers(
-    model: Any, manifest: Path, *, label: str = "label", group: str = "speaker", where: str = "", folds: int = 5
+    model: Any,
+    manifest: Path,
+    *,
+    label: str = "label",
+    group: str = "speaker",
+    where: str | Sequence[str] = "",
+    folds: int = 5,
 ) -> Result:
     """Probe every layer with both poolings, and log-mel statistics; the best layer comes first.
 
     The rows choose, so they must not be those of a test. InputError: no label or group, audio that cannot be read.
     """
-    rows = read_manifest(manifest).where(where)
+    rows = rows_of([manifest], where)
     labels, groups = (to_values(manifest, name, rows.column(name)) for name in (label, group))
     x_NLD = embed_rows(model, rows)
     width, named = x_NLD.shape[2] // 2, {}

@@ -31,7 +31,13 @@ class Task:
 
 
 def read_task(
-    data: Path, name: str, *, label: str = "label", where: str = "", pattern: str = "", leave_out: Sequence[str] = ()
+    data: Path,
+    name: str,
+    *,
+    label: str = "label",
+    where: str | Sequence[str] = "",
+    pattern: str = "",
+    leave_out: Sequence[str] = (),
 ) -> Task:
     """The clips of `data` that have a label.
 

@@ -12,7 +12,7 @@ import torch
 
 from speechssl.core.errors import InputError
 from speechssl.core.memory import one_thread
-from speechssl.data.manifest import read_manifest
+from speechssl.data.tables import read_manifest
 from speechssl.models.protocol import Encoder
 from speechssl.objectives.recipe import Recipe
 from speechssl.score.abx import Caps, Frames, Token, abx, cut, draw, read_items

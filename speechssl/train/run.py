@@ -13,7 +13,8 @@ import torch
 from speechssl.core import dist
 from speechssl.core.errors import InputError
 from speechssl.data.loader import MicroBatches, load_updates, once_over
-from speechssl.data.manifest import Manifest, read_manifest
+from speechssl.data.manifest import Manifest
+from speechssl.data.marked import read_parts
 from speechssl.data.sampler import Updates
 from speechssl.interop import source
 from speechssl.models import families
@@ -28,11 +29,13 @@ from speechssl.train.loop import State, Trainer, Watch
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """What a run reads and writes. init: the model to start from. scratch: take only the sizes of init, not its weights."""
+    """What a run reads and writes. where: see read_parts. init: the model to start from. scratch: take only the sizes of init,
+    not its weights."""
 
     train: Sequence[Path]
     out: Path
     valid: Sequence[Path] = ()
+    where: Sequence[str] = ()
     init: Path | None = None
     resume: bool = False
     scratch: bool = False
@@ -46,8 +49,9 @@ def train(recipe: Recipe, paths: Paths, watch: Watch | None = None) -> State:
     with dist.joined(recipe.train.device) as device:
         recipe = settled(recipe, device)
         start = read_start(kind, paths)
-        parts = {TRAINING: paths.train} | ({VALIDATION: paths.valid} if paths.valid else {})
-        rows = {part: long_enough(read_manifest(*files), recipe, part) for part, files in parts.items()}
+        train, valid = read_parts(paths.train, paths.valid, paths.where, dist.report)
+        parts = {TRAINING: train} | ({} if valid is None else {VALIDATION: valid})
+        rows = {part: long_enough(own, recipe, part) for part, own in parts.items()}
 
         torch.manual_seed(recipe.train.seed)
         objective = kind.build(recipe, start, list(rows.values()))

@@ -20,7 +20,8 @@ from speechssl.core.files import output_file
 from speechssl.core.memory import one_thread
 from speechssl.core.packed import Geometry
 from speechssl.data.codes import write_codes
-from speechssl.data.manifest import Manifest, read_manifest
+from speechssl.data.manifest import Manifest
+from speechssl.data.tables import read_manifest
 from speechssl.sound import audio
 from speechssl.sound.mfcc import HOP, WINDOW, mfcc, standardised
 from speechssl.use.embed import LONGEST, embed_clip, embed_waves
@@ -124,6 +125,7 @@ def cluster(
     manifests: Sequence[Path],
     out: Path,
     *,
+    where: str | Sequence[str] = "",
     clusters: Sequence[int] = (100,),
     method: str = "kmeans",
     layer: str = "best",
@@ -141,7 +143,7 @@ def cluster(
     if layer in ("all", "weighted"):
         raise InputError(f"--layer {layer}: a single layer is clustered; name it")
     out, source = output_file(Path(out), "codes.parquet"), Source(model, layer, METHODS[method])
-    rows = read_manifest(*manifests)
+    rows = read_manifest(*manifests).where(where)
     codebooks, done = learn(source, rows, clusters, seed), Clustered(out, clusters)
 
     def assign(x_TD: np.ndarray) -> np.ndarray:

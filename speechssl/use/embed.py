@@ -4,7 +4,7 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,9 @@ import numpy as np
 from speechssl.core import dist
 from speechssl.core.errors import InputError
 from speechssl.core.files import output_file
-from speechssl.data.corpora import find_rows
-from speechssl.data.manifest import Manifest, Utterance, escape, rejected_path
+from speechssl.data.manifest import Manifest, escape, rejected_path
 from speechssl.data.prepare import stamp
-from speechssl.sound import audio
+from speechssl.data.sources import rows_of
 from speechssl.sound.windows import windows
 from speechssl.use.parts import Parts
 from speechssl.use.pooling import check_pool, choose_layers, keeps_layers, pooled
@@ -90,19 +89,6 @@ def embed_waves(model: Any, waves: Sequence[np.ndarray], *, layer: int | str, po
     return results
 
 
-def rows_of(sources: Sequence[Path], where: str = "") -> Manifest:
-    """Utterances of a manifest, a folder (known corpora included) or audio files."""
-
-    def found() -> Iterator[Utterance]:
-        for source in map(Path, sources):
-            if source.suffix.lower() in (*audio.EXTENSIONS, *audio.FOREIGN) and not source.is_dir():
-                yield Utterance(id=str(source), path=str(source))
-            else:
-                yield from find_rows(source)[0]
-
-    return Manifest.of(found()).where(where)
-
-
 def default_out(sources: Sequence[Path]) -> Path:
     """clip.wav -> clip.parquet, in the working folder. InputError if that exists: replacing it needs --out."""
     first = Path(os.path.abspath(sources[0]))
@@ -119,7 +105,7 @@ def embed_to_parquet(
     *,
     layer: int | str = "best",
     pool: str = "model",
-    where: str = "",
+    where: str | Sequence[str] = "",
     batch_seconds: float | None = None,
 ) -> Embedded | None:
     """Embed every clip of `sources` into the Parquet file `out`: id, path, speaker, label, text, split, duration, vector.

@@ -1,7 +1,6 @@
 """Transcribe audio of any length in constant memory, in overlapping windows of which only the middles are kept."""
 
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -14,8 +13,8 @@ import torch
 from speechssl.core import dist, progress
 from speechssl.core.errors import InputError
 from speechssl.core.files import output_file, output_folder, replacing
-from speechssl.data.corpora import audio_files, identity
 from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.sources import transcripts_of
 from speechssl.sound.audio import between_silence
 from speechssl.sound.windows import windows
 from speechssl.text.decode import Transcript, greedy, spell
@@ -62,14 +61,22 @@ def transcribe_rows(
     yield from chain.from_iterable(batches)
 
 
-def transcribe_files(model: Any, sources: Sequence[Path], *, style: str = "txt", out: Path | None = None) -> int:
-    """Transcribe files and all audio in folders, print or write into `out`; returns how many failed (each is reported).
+def transcribe_files(
+    model: Any,
+    sources: Sequence[Path],
+    *,
+    where: str | Sequence[str] = "",
+    style: str = "txt",
+    out: Path | None = None,
+) -> int:
+    """Transcribe files, all audio in folders and the rows of tables, print or write into `out`; returns how many failed (each is
+    reported).
 
     Transcripts that this model has already written into `out` are kept unless the audio is newer. Under torchrun the processes
     share the files.
     """
     model.require_tokenizer()
-    rows, failed = files_of(sources), 0
+    rows, failed = transcripts_of(sources, where), 0
     with dist.sharing():
         if out is None and dist.world() > 1:
             raise InputError("several processes cannot print in order; name a folder for the transcripts with --out")
@@ -86,29 +93,10 @@ def transcribe_files(model: Any, sources: Sequence[Path], *, style: str = "txt",
                 with replacing(output_file(out / f"{result.row.id}.{style}", "x")) as draft:
                     draft.write_text(write(text, style), encoding="utf-8")
             else:
-                name = f"{file}: " if style == "txt" and len(rows) > 1 else ""
+                start = f" from {result.row.start:g} s" if result.row.start else ""
+                name = f"{file}{start}: " if style == "txt" and len(rows) > 1 else ""
                 progress.write(f"{name}{write(text, style)}", sys.stdout, end="")
         return int(dist.all_sum_float(failed))  # waits for the other processes
-
-
-def files_of(sources: Sequence[Path]) -> Manifest:
-    """Audio files, and those in folders. The id is the name of the transcript: that of the file without its ending, or with it
-    if another file in the folder has the same name."""
-
-    def found() -> Iterator[Utterance]:
-        for source in sources:
-            if not source.is_dir():
-                yield Utterance(id=source.stem, path=str(source))
-            inside = audio_files(source) if source.is_dir() else []
-            names = Counter(identity(file, source) for file in inside)
-            for file in inside:
-                name = identity(file, source)
-                yield Utterance(id=name if names[name] == 1 else name + file.suffix, path=str(file))
-
-    rows = Manifest.of(found())
-    if not len(rows):
-        raise InputError(f"no audio found in {', '.join(map(str, sources))}")
-    return rows
 
 
 def unwritten(model: Any, rows: Manifest, indices: Sequence[int], out: Path, style: str) -> list[int]:

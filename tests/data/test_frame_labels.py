@@ -7,7 +7,8 @@ import pytest
 
 from speechssl.core.packed import Geometry
 from speechssl.data.loader import Item, MicroBatches
-from speechssl.data.manifest import Utterance, read_manifest
+from speechssl.data.manifest import Utterance
+from speechssl.data.tables import read_manifest
 from speechssl.sound import audio
 from tests.conftest import DATA
 

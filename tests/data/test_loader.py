@@ -10,8 +10,9 @@ import pytest
 
 from speechssl.core.errors import InputError
 from speechssl.data.loader import Item, MicroBatches, in_order, load_ahead, load_updates, once_over
-from speechssl.data.manifest import Manifest, Utterance, read_manifest
+from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.sampler import MicroBatch, Position, Updates
+from speechssl.data.tables import read_manifest
 from speechssl.sound import audio
 from tests.conftest import CLIP, DATA
 

@@ -16,8 +16,8 @@ import pytest
 import soundfile
 
 from speechssl.core.errors import InputError
-from speechssl.data.manifest import read_manifest
 from speechssl.data.prepare import inspect, prepare
+from speechssl.data.tables import read_manifest
 from speechssl.sound import audio
 from tests.conftest import CLIP, DATA, ROOT, write_table
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from speechssl.core.errors import InputError
-from speechssl.data.manifest import read_manifest
 from speechssl.data.sampler import Position, Updates, epoch_batches, micro_batches
+from speechssl.data.tables import read_manifest
 from tests.conftest import DATA
 
 SECONDS = read_manifest(DATA / "librispeech.tsv").durations

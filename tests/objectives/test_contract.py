@@ -27,7 +27,7 @@ from speechssl.core.config import apply, flat_values
 from speechssl.core.errors import InputError
 from speechssl.core.packed import Movable
 from speechssl.data.loader import Item, MicroBatches
-from speechssl.data.manifest import read_manifest
+from speechssl.data.tables import read_manifest
 from speechssl.interop import source
 from speechssl.models import families
 from speechssl.objectives import OBJECTIVES, Objective

@@ -7,7 +7,7 @@ import soundfile
 
 import speechssl
 from speechssl.core.errors import InputError
-from speechssl.data.manifest import read_manifest
+from speechssl.data.tables import read_manifest
 from speechssl.score.evaluate import evaluate, transcribe_manifest
 from tests.conftest import DATA, digits, write_table
 

@@ -5,7 +5,7 @@ import pytest
 
 import speechssl
 from speechssl import cli
-from speechssl.data.manifest import read_manifest
+from speechssl.data.tables import read_manifest
 from speechssl.score.layers import rank_layers
 from speechssl.score.probe import probe_vectors
 from tests.conftest import digits, refused, write_table

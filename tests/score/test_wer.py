@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from speechssl.core.errors import InputError
-from speechssl.data.manifest import read_manifest
+from speechssl.data.tables import read_manifest
 from speechssl.score.wer import bootstrap, error_rates
 from speechssl.text.normalise import Normaliser, basic
 from tests.conftest import DATA

@@ -6,7 +6,7 @@ import pytest
 import transformers
 
 from speechssl.core.errors import InputError
-from speechssl.data.manifest import read_manifest
+from speechssl.data.tables import read_manifest
 from speechssl.text.normalise import basic
 from speechssl.text.tokenizer import CharTokenizer
 from tests.conftest import DATA

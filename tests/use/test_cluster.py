@@ -9,7 +9,7 @@ import soundfile
 import speechssl
 from speechssl.core.errors import InputError
 from speechssl.data.codes import FrameCodes, write_codes
-from speechssl.data.manifest import read_manifest
+from speechssl.data.tables import read_manifest
 from speechssl.sound import audio
 from speechssl.sound.mfcc import mfcc, standardised
 from speechssl.use.cluster import WEIGHTS_F, cluster, mixture, votes

@@ -109,7 +109,7 @@ def test_what_cannot_be_embedded_is_left_out_and_listed(model, speech, tmp_path)
     source = write_table(tmp_path / "x.tsv", *digits(), *[{"id": n, "path": n, "duration": ""} for n in names])
     done = embed_to_parquet(model, [source], tmp_path / "e.parquet")
     assert [path.rsplit("/", 1)[1] for path, _ in done.rejected] == list(names)
-    listed = (tmp_path / "e.rejected.tsv").read_text().splitlines()
+    listed = (tmp_path / "e.parquet.rejected.tsv").read_text().splitlines()
     assert len(listed) == 1 + len(names) and "less than one frame" in listed[2] and "missing" in listed[3]
     before = (tmp_path / "e.parquet").read_bytes()
     with pytest.raises(InputError, match=r"none of the 1 clips .*gone\.wav is missing"):

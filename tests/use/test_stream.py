@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from speechssl.core.errors import InputError
-from speechssl.data.manifest import Manifest, Utterance, read_manifest
+from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.tables import read_manifest
 from speechssl.use import stream as module
 from speechssl.use.stream import AHEAD, TooShort, own_rows, reason, stream_clips
 from tests.conftest import DATA, digits

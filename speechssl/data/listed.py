@@ -1,0 +1,256 @@
+"""Tables that lie in a folder of audio: rows with a path, or lines that begin with the name of a recording."""
+
+import csv
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from xml.etree import ElementTree
+
+from speechssl.core.errors import InputError
+from speechssl.data.columns import Reading
+from speechssl.data.lines import first_text, read_lines
+from speechssl.data.manifest import COLUMNS, Utterance
+from speechssl.data.marked import NAMES
+from speechssl.data.separated import DELIMITERS, header_of
+from speechssl.data.tables import read_rows
+from speechssl.data.tree import Tree, is_ending
+
+TABLES = (".tsv", ".csv", ".jsonl", ".parquet", ".json", ".arrow", ".feather", ".gz")
+NAMELESS = "columns have no names"
+LINES = ("", ".txt", ".tsv", ".csv", ".list", ".lst", ".trans", ".transcript", ".transcription", ".data", ".text")
+TEXTS = re.compile(
+    r"(?i)(^|[^a-z])(trans|transcripts?|transcriptions?|text|texts|prompts?|metadata|line_index|sentences?)([^a-z]|$)"
+)
+SPLITS = {word: part for word, part in NAMES.items() if len(word) > 2}  # tr may be Turkish
+CONTAINERS = {  # folders that are named after what they hold, not after who speaks
+    *("wav", "wavs", "flac", "mp3", "ogg", "sound", "sounds", "audio", "audios", "clips", "samples", "data", "speech"),
+    *("recordings", "wav_files", "audio_files"),
+}
+
+
+def speaker_of(path: Path, folders: Sequence[str]) -> str:
+    """The speaker of a recording by the folders above it: their names, without those such as wav.
+
+    Only the upper one of speaker/chapter where the file is called speaker_chapter_number, as in LibriTTS and MLS.
+    """
+    names = [name for name in folders if name.lower() not in CONTAINERS]
+    if len(names) > 1 and re.split(r"[-_]", path.stem)[:2] == names[-2:]:
+        return names[-2]
+    return "/".join(names)
+
+
+def with_speakers(rows: list[Utterance], table: Path, tree: Tree) -> list[Utterance]:
+    """The rows of a table without speakers with those of the folders below it, as in a folder without a table."""
+    if any(row.speaker for row in rows):
+        return rows
+    spoken = []
+    for row in rows:
+        path = Path(row.path)
+        base = table.parent if table.parent in path.parents else tree.folder
+        folders = path.relative_to(base).parts[:-1] if base in path.parents else ()
+        spoken.append(replace(row, speaker=speaker_of(path, [name for name in folders if not split_of(name)])))
+    return spoken
+
+
+def split_of(name: str) -> str:
+    """train.tsv, line_index_train.tsv, the folder train -> "train"; "" where a name holds no split, or several."""
+    found = {SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLITS}
+    return found.pop() if len(found) == 1 else ""
+
+
+def tables_of(tree: Tree) -> list[Path]:
+    """The files that may be tables, the likeliest first: metadata.*, those of splits, then by name."""
+    found = [path for path in tree.others if path.suffix.lower() in {*TABLES, *LINES, ".xml"} and path.is_file()]
+    skip = (".rejected.tsv", ".cache.jsonl")  # what `prepare` writes
+    found = [path for path in found if not path.name.endswith(skip)]
+    return sorted(found, key=lambda path: (path.stem.lower() != "metadata", not split_of(path.stem), str(path)))
+
+
+def read_listed(table: Path, tree: Tree, reading: Reading) -> tuple[list[Utterance], str]:
+    """The rows of a table of recordings of the tree, and why there are none in words ("" if it is no table at all)."""
+    rows, problem = [], ""
+    try:
+        if table.suffix.lower() == ".xml":
+            rows = [found(row, table, tree) for row in read_recordings(table)]
+        if table.suffix.lower() in LINES:
+            rows = read_lines_of(table, tree, reading)
+        if not rows and table.suffix.lower() in TABLES:
+            rows = [found(row, table, tree) for row in read_rows(table, naming(table, tree, reading))]
+    except InputError as error:
+        problem = str(error).removeprefix(str(table)).lstrip(": ")
+    if not rows:
+        return [], problem if table.suffix.lower() in TABLES[:4] or NAMELESS in problem else ""
+    there = {row.path for row in rows if row.path in tree.paths or os.path.isfile(row.path)}
+    if not covers(there, len({row.path for row in rows}), tree):
+        return [], f"{sum(row.path not in there for row in rows)} of its {len(rows)} rows name no audio of the folder"
+    if not any(row.text or row.label or row.split for row in rows):
+        return [], "" if is_ours(table) else "it has neither text nor labels"
+    return with_speakers(rows, table, tree), ""
+
+
+def read_recordings(table: Path) -> list[Utterance]:
+    """The recordings of NCHLT's corpora of South African languages: nchlt_zul.trn.xml and .tst.xml. [] for any other XML."""
+    text = "\n".join(read_lines(table))
+    if "<recording " not in text or "<!ENTITY" in text:
+        return []
+    try:
+        root = ElementTree.fromstring(re.sub(r"^\s*<\?xml.*?\?>", "", text, flags=re.DOTALL))
+    except ElementTree.ParseError as error:
+        raise InputError(f"{table} is not whole ({error}); copy it again") from None
+    rows, split = [], {".trn": "train", ".tst": "test"}.get(Path(table.stem).suffix, "")
+    for speaker in root.iter("speaker"):
+        extra = {name: speaker.get(name, "") for name in ("age", "gender") if speaker.get(name)}
+        for one in speaker.iter("recording"):
+            path, said = one.get("audio", ""), " ".join((one.findtext("orth") or "").split())
+            place = str(table.parent / path)
+            row = Utterance(id=path, path=place, speaker=speaker.get("id", ""), text=said, split=split, extra=extra)
+            rows.append(row)
+    return rows
+
+
+def covers(there: set[str], count: int, tree: Tree) -> bool:
+    """Whether a table of `count` recordings, of which some are there, is one of the folder: it names half of those in the folders
+    in which they lie, as the table of a corpus that is there in part, or half of its own are there."""
+    folders = {os.path.dirname(path) for path in there}
+    around = sum(os.path.dirname(path) in folders for path in tree.paths)
+    return bool(there) and 2 * len(there) >= min(count, around or count)
+
+
+def naming(table: Path, tree: Tree, reading: Reading) -> Reading:
+    """How a table is read whose column of paths has a name of its own: it is the only one that names recordings."""
+    text = first_text(table, reading.encoding) if table.suffix.lower() in (".tsv", ".csv") else ""
+    if not text or "path" in reading.columns or header_of(text, reading):
+        return reading
+    delimiter = max(DELIMITERS, key=text.partition("\n")[0].count)
+    head, *rows = [row for row in csv.reader(text.split("\n")[:21], delimiter=delimiter) if row]
+    hits = [[tree.recording(cell, table.parent) is not None for cell in column] for column in zip(*rows)]
+    names = [name for name, hit in zip(head, hits) if hit and sum(hit) >= 0.8 * len(hit)]
+    return replace(reading, columns={**reading.columns, "path": names[0]}) if len(names) == 1 else reading
+
+
+def found(row: Utterance, table: Path, tree: Tree) -> Utterance:
+    """A row with the path at which its recording lies. An id that only repeats the path starts from the top folder."""
+    split = row.split or split_of(table.stem) or split_of(table.parent.name if table.parent != tree.folder else "")
+    given = os.path.relpath(row.path, table.parent) if row.path.startswith(str(table.parent)) else row.path
+    path = None if os.path.isfile(row.path) and row.path not in tree.paths else tree.recording(given, table.parent)
+    if path is None:
+        return replace(row, split=split)
+    start = f"@{row.start:g}" if row.start else ""
+    name = path.relative_to(tree.folder).as_posix() + start if row.id in (given, given + start) else row.id
+    return replace(row, path=str(path), id=name, split=split)
+
+
+def is_ours(table: Path) -> bool:
+    """Whether `prepare` wrote a table: one without texts lies in its folder for other reasons."""
+    with open(table, encoding="utf-8", errors="replace") as file:
+        return file.readline().startswith("\t".join(COLUMNS[:4]))
+
+
+ARCTIC = re.compile(r'\(\s*(\S+)\s+"(.*)"\s*\)')
+SPHINX = re.compile(r"(?:<s>)?\s*(.*?)\s*(?:</s>)?\s*\(([^()\s]+)\)")
+
+
+def read_lines_of(table: Path, tree: Tree, reading: Reading) -> list[Utterance]:
+    """The rows of a file without column names whose lines hold the name of a recording and its text; [] if it is none.
+
+    Between both may be a tab, a bar, a comma or a space; the forms of festival, ( a_1 "text" ), and Sphinx, text (a_1), are
+    read too. InputError if there are more columns and nothing says what they are.
+    """
+    with open(table, "rb") as file:
+        if b"\0" in file.read(4096) and not reading.encoding:
+            return []
+    lines = [line for line in read_lines(table, reading.encoding) if line.strip()]
+    for cut in (cut_fleurs, cut_tabs, cut_bars, cut_form, cut_commas, cut_spaces):
+        pairs = [cut(line) for line in (lines if TEXTS.search(table.name) else islice(lines, 50))]
+        meant = [tree.recording(key, table.parent) for key, _ in pairs]
+        there = {str(path) for path in meant if path}
+        if not there or (sum(map(bool, meant)) < 0.8 * len(meant) and not covers(there, len(meant), tree)):
+            continue
+        if meant[0] is None and sum(map(bool, meant[1:])) == len(meant) - 1:
+            continue  # the first line names the columns
+        pairs = [cut(line) for line in lines]
+        fields = fields_of([rest for _, rest in pairs])
+        texts = fields.get("text")
+        if texts is None or (not TEXTS.search(table.name) and all(len(text.split()) < 2 for text in texts)):
+            raise InputError(f"{table}: its {NAMELESS}; add a first line such as path<TAB>speaker<TAB>text")
+        return list(rows_of([key for key, _ in pairs], fields, table, tree))
+    return []
+
+
+def cut_fleurs(line: str) -> tuple[str, list[str]]:
+    """FLEURS: number, name, raw text, text, letters, samples, gender."""
+    fields = line.split("\t")
+    fits = len(fields) == 7 and fields[5].isdigit() and fields[6].strip() in ("MALE", "FEMALE", "OTHER")
+    return (fields[1], [fields[3]]) if fits else ("", [])
+
+
+def cut_tabs(line: str) -> tuple[str, list[str]]:
+    """key<TAB>fields."""
+    key, *rest = line.split("\t")
+    return (key.strip(), rest) if rest else ("", [])
+
+
+def cut_bars(line: str) -> tuple[str, list[str]]:
+    """key|fields, as in LJSpeech's metadata.csv."""
+    key, *rest = line.split("|")
+    return (key.strip(), rest) if rest else ("", [])
+
+
+def cut_commas(line: str) -> tuple[str, list[str]]:
+    """key,fields as in CSV."""
+    key, *rest = next(csv.reader([line], skipinitialspace=True), [""])
+    return (key.strip(), rest) if rest else ("", [])
+
+
+def cut_form(line: str) -> tuple[str, list[str]]:
+    """( key "text" ), or text (key)."""
+    if match := ARCTIC.fullmatch(line.strip()):
+        return match[1], [match[2]]
+    match = SPHINX.fullmatch(line.strip())
+    return (match[2], [match[1]]) if match else ("", [])
+
+
+def cut_spaces(line: str) -> tuple[str, list[str]]:
+    """key text, as in Kaldi's file `text` and LibriSpeech's .trans.txt."""
+    key, _, rest = line.strip().partition(" ")
+    return (key, [rest.strip()]) if rest else ("", [])
+
+
+def fields_of(columns: list[list[str]]) -> dict[str, list[str]]:
+    """Name -> the cells of the fields after the key; {} if it is not clear which is which.
+
+    One field is the text. Of two, one of single words beside one of sentences is the speaker (VITS); else they are the text
+    and its normalised form, which is preferred (LJSpeech).
+    """
+    width = max(map(len, columns))
+    rows = [[cell.strip() for cell in row] + [""] * (width - len(row)) for row in columns]
+    if width == 1:
+        return {"text": [row[0] for row in rows]}
+    if width > 2:
+        return {}
+    single = [all(len(row[place].split()) < 2 for row in rows) for place in range(width)]
+    if single[0] != single[1]:
+        text = single.index(False)
+        return {"text": [row[text] for row in rows], "speaker": [row[1 - text] for row in rows]}
+    return {"text": [row[1] or row[0] for row in rows], "other_text": [row[0] for row in rows]}
+
+
+def rows_of(keys: list[str], fields: dict[str, list[str]], table: Path, tree: Tree) -> Iterator[Utterance]:
+    """The rows of a file of lines; the split is the name of the file or of its folder, the speaker may stand in utt2spk."""
+    beside = table.with_name("utt2spk")
+    pairs = (line.split() for line in read_lines(beside)) if beside.is_file() else ()
+    speakers = {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+    for key, *cells in zip(keys, *fields.values()):
+        values = {name: " ".join(cell.split()) for name, cell in zip(fields, cells)}
+        known = tree.recording(key, table.parent)
+        row = Utterance(
+            id=key,
+            path=str(known or table.parent / (key if is_ending(Path(key).suffix) else key + ".wav")),
+            text=values.pop("text"),
+            speaker=values.pop("speaker", speakers.get(key, "")),
+            extra=values,
+        )
+        yield found(row, table, tree)
