@@ -28,7 +28,7 @@ def evaluate(
     out: Path | None = None,
 ) -> ErrorRates:
     """Score `model` on the transcribed rows of a table or folder, whatever they are marked as; `out` gets scores.json and
-    hypotheses.tsv. how: language, digits and points of the normaliser where they are not "trained", those of the model's training."""
+    hypotheses.tsv. how: language, digits and points of the normaliser where they are not those of the model's training."""
     rows = rows_of([manifest], where)
     parts_R = parts_of(rows)
     if TRAIN in parts_R and len(set(parts_R)) > 1:
