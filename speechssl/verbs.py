@@ -22,6 +22,11 @@ Pattern = Annotated[
 ]
 Label = Annotated[str, "column to predict"]
 Where = Annotated[str, "keep only rows with this value, such as split=test"]
+Channel = Annotated[
+    str,
+    "of each file: mix (the mean; of channels in opposite phase the louder one), left, right, a number from 0, or each by "
+    "itself; a row that names a channel keeps it",
+]
 Device = Annotated[str, "auto (a GPU if there is one), cpu, cuda or cuda:N"]
 Precision = Annotated[Literal["float32", "bf16"], "bf16: faster on a GPU, and equal up to rounding"]
 Recipe = Annotated[Path, "a TOML file, such as those in recipes/; any value of it can be overridden"]
@@ -37,6 +42,7 @@ def prepare(
     corpus: Annotated[str, "what SRC is (auto: recognise it)", "speechssl.data.corpora:CORPORA"] = "auto",
     pattern: Pattern = "",
     where: Where = "",
+    channel: Channel = "mix",
     min_seconds: Annotated[float, "leave out shorter clips"] = 0.1,
     max_seconds: Annotated[float, "cut longer clips into equal rows (0: never)"] = 0.0,
     jobs: Annotated[int, "number of processes (0: one per core)"] = 0,
@@ -45,7 +51,7 @@ def prepare(
     from speechssl.data.prepare import prepare
 
     limits = {"min_seconds": min_seconds, "max_seconds": max_seconds}
-    print(prepare(src, out, corpus=corpus, pattern=pattern, where=where, jobs=jobs, **limits))
+    print(prepare(src, out, corpus=corpus, pattern=pattern, where=where, channel=channel, jobs=jobs, **limits))
 
 
 def pretrain(
@@ -157,13 +163,14 @@ def transcribe(
     *,
     format: Annotated[Literal["txt", "srt", "vtt", "json"], "of the transcripts"] = "txt",
     out: Annotated[Path | None, "write one file per input into this folder; those already there are kept"] = None,
+    channel: Channel = "mix",
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
     """Transcribe audio files, with word times."""
     from speechssl.use.transcribe import transcribe_files
 
-    failed = transcribe_files(load(model, device, precision), sources, style=format, out=out)
+    failed = transcribe_files(load(model, device, precision), sources, style=format, out=out, channel=channel)
     if failed:
         sys.exit(2)
 
@@ -174,6 +181,7 @@ def embed(
     *,
     out: Annotated[Path | None, "the Parquet file to write (by default here, named after the first source)"] = None,
     where: Where = "",
+    channel: Channel = "mix",
     layer: Annotated[
         str,
         "best (of its training; the last if that is not recorded), last, a number (0: the input of the first layer), all, or "
@@ -189,7 +197,8 @@ def embed(
     from speechssl.use.embed import default_out, embed_to_parquet
 
     out = out or default_out(sources)
-    done = embed_to_parquet(load(model, device, precision), sources, out, layer=layer, pool=pool, where=where)
+    how = {"layer": layer, "pool": pool, "where": where, "channel": channel}
+    done = embed_to_parquet(load(model, device, precision), sources, out, **how)
     if done is not None:
         print(done)
 

@@ -23,6 +23,7 @@ FLOORS = (  # a room may import from the floors below its own, and from itself
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 HEAVY = tuple(
     [
+        "av",
         "librosa",
         "sklearn",
         "matplotlib",

@@ -15,7 +15,7 @@ import numpy as np
 from speechssl.core.errors import InputError
 from speechssl.core.files import replacing
 
-COLUMNS = ("id", "path", "start", "duration", "speaker", "label", "text", "split")
+COLUMNS = ("id", "path", "start", "duration", "channel", "speaker", "label", "text", "split")
 ALIASES = {
     **{"dur": "duration", "offset": "start", "audio_filepath": "path"},
     **{"sentence": "text", "client_id": "speaker", "speaker_id": "speaker"},
@@ -24,12 +24,13 @@ ALIASES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Utterance:
-    """One row. start, duration: seconds; duration is NaN where it is not known yet. extra: any further columns."""
+    """One row. start, duration: seconds (NaN: not known yet). channel: see data/channels.py. extra: any further columns."""
 
     id: str
     path: str
     start: float = 0.0
     duration: float = float("nan")
+    channel: str = ""
     speaker: str = ""
     label: str = ""
     text: str = ""
@@ -215,7 +216,7 @@ def make_row(values: dict[str, str], folder: str, where: str) -> Utterance:
     if not values.get("path"):
         raise InputError(f"{where} has no path; fill it in or remove the row")
     extra = {name: values[name] for name in values.keys() - COLUMNS}
-    known = {name: " ".join(values.get(name, "").split()) for name in ("speaker", "label", "text", "split")}
+    known = {name: " ".join(values.get(name, "").split()) for name in ("channel", "speaker", "label", "text", "split")}
     start = seconds(values, "start", 0.0, where)
     identity = values.get("id") or values["path"] + (f"@{start:g}" if start else "")
     return Utterance(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from speechssl.core.errors import InputError
+from speechssl.data.channels import segment_of
 from speechssl.data.manifest import Manifest, Utterance, read_manifest
 from speechssl.score.metrics import Result
 from speechssl.score.probe import probe_vectors, to_values
@@ -42,7 +43,7 @@ def rank_layers(
 
 def wave_of(row: Utterance) -> np.ndarray:
     """The audio of a row."""
-    return audio.load(row.path, start=row.start, duration=None if np.isnan(row.duration) else row.duration)
+    return audio.load(row.path, **segment_of(row))
 
 
 def embed_rows(model: Any, rows: Manifest) -> np.ndarray:

@@ -1,0 +1,143 @@
+"""Audio and video files that FFmpeg's libraries decode, through PyAV: m4a, mp4, webm, wma, amr, mp3 of unknown length and others.
+
+Everything is decoded from its beginning: times in many containers are rounded, and decoders add noise that depends on what
+they decoded before, so that only then a segment has the samples of the whole.
+"""
+
+from collections.abc import Iterator
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from speechssl.core.errors import DamagedError, InputError
+from speechssl.sound import headers
+from speechssl.sound.pieces import between, regrouped, scaled
+
+# What FFmpeg may take a file for: formats that hold their own audio. Playlists, which name other files, are left out.
+FORMATS = (
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,dtshd,eac3,flac,flv,gsm,iff,loas,matroska,mov,mp3,mpc,mpc8,mpeg,"
+    "mpegts,nistsphere,ogg,qcp,rm,sox,tak,truehd,tta,voc,w64,wav,wv,xwma"
+)
+TIMED = {"aiff", "ape", "asf", "au", "avi", "caf", "flv", "matroska,webm", "tta", "w64", "wav", "wv"}  # and mov
+FRAMED = {"mp3", "ac3", "eac3"}  # frame after frame, mostly all of one size
+SLACK = 0.1  # seconds that a file may be shorter than it says: times are rounded, and count what the encoder added
+PADDING = 4096  # frames that an encoder adds at the end at most
+
+
+class Ffmpeg:
+    """The first audio track of an open file. rate: Hz."""
+
+    def __init__(self, source: Any, name: object, **options: str) -> None:
+        """source: a path or a binary file that can seek. options: of the format. InputError if it cannot be decoded."""
+        headers.check_atoms(source, name)
+        self.source, self.name, self.options = source, name, options
+        self.file: Any = None
+        self.open()
+        self.rate, self.channels = self.stream.codec_context.sample_rate, self.stream.codec_context.channels
+
+    def open(self) -> None:
+        """Open the file, again if it has been open."""
+        import av
+
+        self.close()
+        self.file = open(self.source, "rb") if isinstance(self.source, (str, PathLike)) else self.source
+        self.file.seek(0)
+        try:
+            how = {"format_whitelist": FORMATS, **self.options}
+            self.container: Any = av.open(self.file, "r", options=how, metadata_errors="replace")
+        except (av.FFmpegError, ValueError) as error:
+            raise InputError(f"{self.name} cannot be decoded ({reason_of(error)}); is it audio at all?") from None
+        if not self.container.streams.audio:
+            raise InputError(f"{self.name} holds no audio track; leave it out")
+        self.stream: Any = self.container.streams.audio[0]
+        if not self.stream.codec_context or not self.stream.codec_context.sample_rate:
+            raise InputError(f"{self.name} cannot be decoded (its codec is not known); convert it to wav")
+        self.fresh = True
+
+    def close(self) -> None:
+        """Close the file, unless it was given open."""
+        if self.file is not None:
+            if hasattr(self, "container"):
+                self.container.close()
+            if self.file is not self.source:
+                self.file.close()
+
+    def length(self) -> int:
+        """The number of frames."""
+        return sum(len(piece) for piece in self.pieces(0, None, self.rate * 10))
+
+    def told(self) -> int | None:
+        """The number of frames that the container tells, None if it does not or only estimates them."""
+        kind = self.container.format.name
+        if self.options or (kind not in TIMED and not kind.startswith("mov")):
+            return None
+        seconds = None
+        if self.stream.duration:
+            seconds = self.stream.duration * self.stream.time_base
+        elif ":" in (text := self.stream.metadata.get("DURATION", "")):  # matroska
+            hours, minutes, rest = text.split(":")
+            seconds = int(hours) * 3600 + int(minutes) * 60 + float(rest)
+        elif self.container.duration and len(self.container.streams) == 1:
+            seconds = self.container.duration / 1e6
+        return None if seconds is None else round(seconds * self.rate)
+
+    def pieces(self, first: int, stop: int | None, size: int) -> Iterator[np.ndarray]:
+        """The frames from `first` to `stop` (None: the end) as float32 (`size`, channels), the last piece shorter."""
+        if not self.fresh:
+            self.open()
+        self.fresh = False
+        yield from regrouped(between(self.checked(), first, stop), size)
+
+    def checked(self) -> Iterator[np.ndarray]:
+        """All frames but what the encoder added at the end. DamagedError if fewer come than the container tells."""
+        told, exact, count = self.told(), self.container.format.name.startswith("mov"), 0
+        beyond: list[np.ndarray] = []
+        for piece in self.decoded():
+            count += len(piece)
+            if not exact or not told or count <= told or count > told + PADDING:
+                yield from beyond
+                yield piece
+                beyond.clear()
+            else:
+                keep = max(0, len(piece) - (count - told))
+                yield piece[:keep]
+                beyond.append(piece[keep:])
+        if told and count < told - self.rate * SLACK:
+            raise DamagedError(self.name, f"truncated ({count} of {told} samples)")
+
+    def decoded(self) -> Iterator[np.ndarray]:
+        """All frames that come."""
+        import av
+
+        count, last, earlier, spoilt = 0, 0, set(), False
+        try:
+            for packet in self.container.demux(self.stream):
+                spoilt |= packet.is_corrupt and not self.options
+                if packet.size:
+                    earlier |= {last} - {0}
+                    last = packet.size
+                for frame in packet.decode():
+                    if frame.sample_rate != self.rate or frame.layout.nb_channels != self.channels:
+                        raise InputError(f"{self.name} changes its rate or channels on the way; convert it to wav")
+                    piece_SC = as_float(frame)
+                    count += len(piece_SC)
+                    yield piece_SC
+        except av.FFmpegError as error:
+            problem = f"it breaks off after {count} samples: {reason_of(error)}"
+            raise DamagedError(self.name, f"truncated ({problem})") from None
+        of_one_size = self.container.format.name in FRAMED and earlier and max(earlier) - min(earlier) <= 2
+        if spoilt or (of_one_size and last < min(earlier)):
+            raise DamagedError(self.name, f"truncated (its last frame, after {count} samples, is not whole)")
+
+
+def as_float(frame: Any) -> np.ndarray:
+    """The samples of a frame as float32 (S, C) within ±1."""
+    array = frame.to_ndarray()
+    array_SC = array.T if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels)
+    return scaled(array_SC).astype(np.float32, copy=False)
+
+
+def reason_of(error: Exception) -> str:
+    """What FFmpeg says, without numbers and names of files."""
+    return str(getattr(error, "strerror", None) or error)
