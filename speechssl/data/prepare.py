@@ -29,7 +29,6 @@ from speechssl.data.cremad import is_pointer
 from speechssl.data.manifest import Utterance, fits_a_line, rejected_path, write_manifest, write_rejected
 from speechssl.sound import audio
 
-NO_AUDIO = "files without an audio ending"
 FOUND_BY = 2  # the way in which files are looked at; what was found in another way is not used again
 
 
@@ -42,6 +41,7 @@ class Summary:
     kept: int = 0
     seconds: float = 0.0
     reused: int = 0
+    ignored: int = 0
     passed: Counter = field(default_factory=Counter)
     opposed: int = 0
     speakers: int = 0
@@ -58,7 +58,9 @@ class Summary:
         lines = [f"{self.out}: {self.kept} utterances, {hours}, {self.speakers} speakers ({self.corpus})"]
         if self.reused:
             lines.append(f"  {self.reused} files unchanged since the last run and not decoded again")
-        lines += [f"  {count} {what} ignored" for what, count in sorted(self.passed.items())]
+        if self.ignored:
+            lines.append(f"  {self.ignored} files without an audio ending ignored")
+        lines += [f"  {count} {what} passed over" for what, count in sorted(self.passed.items())]
         if self.opposed:
             lines.append(
                 f"  {self.opposed} rows: channels in opposite phase cancel each other out; the louder one is used"
@@ -94,7 +96,7 @@ def prepare(
         raise InputError(f"--where would leave only some rows of {out} in it; choose another --out")
     summary = Summary(out=out, corpus=name)
     if name != "manifest":
-        summary.passed = passed_over(src)
+        summary.ignored, summary.passed = passed_over(src)
     findings = inspect_all(sorted({row.path for row in rows}), out, jobs, summary)
     rows = list(by_channel(rows, channel, lambda path: len(findings[path].get("peaks", ["mix"])) - 1))
     kept, rejected = sort_out(rows, findings, min_seconds, max_seconds, summary)
@@ -139,11 +141,11 @@ def by_hand(source: Path, out: str | Path, name: str) -> str:
     return f"`speechssl prepare {source} --out {out} --max-seconds 30`, then --{name} {out}"
 
 
-def passed_over(folder: Path) -> Counter:
-    """What in a folder is not looked at -> how often."""
-    endings = (*audio.EXTENSIONS, *audio.FOREIGN)
-    found = Counter(why or (path.suffix.lower() not in endings and NO_AUDIO) for path, why in entries_below(folder))
-    return Counter({str(what): count for what, count in found.items() if what})
+def passed_over(folder: Path) -> tuple[int, Counter]:
+    """The number of files without an audio ending; and what else in a folder is not looked at -> how often."""
+    entries, endings = list(entries_below(folder)), (*audio.EXTENSIONS, *audio.FOREIGN)
+    ignored = sum(not why and path.suffix.lower() not in endings for path, why in entries)
+    return ignored, Counter(why for _, why in entries if why)
 
 
 def inspect(path: str) -> dict:

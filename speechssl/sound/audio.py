@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from os import PathLike
@@ -26,7 +26,7 @@ MARGIN = 0.05  # seconds of context around a segment, so that its resampled ends
 PIECE = 10  # seconds that are decoded at once
 EACH = "each"  # every channel by itself
 NAMED = {"": 0, "mix": 0, "left": 1, "right": 2}  # place among the mean and then the channels
-CANCELLED = 0.2  # of the power that the mean of unrelated channels has
+CANCELLED = 0.3  # of the power that the mean of unrelated channels has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,11 +257,26 @@ def batch(source: Any) -> list[Any] | None:
     The rows of an array are utterances, and its columns channels: (S, C) with up to 8 channels, as soundfile gives it, is one
     recording. Nothing is ever mixed over rows.
     """
-    if isinstance(source, (list, tuple)):
+    if isinstance(source, Sequence) and not is_file(source):
         single = any(isinstance(part, (int, float, np.number)) for part in source)
         return None if single else list(source)
     shape = getattr(source, "shape", ())
     return None if len(shape) != 2 or is_recording(shape) else list(source)
+
+
+def several(source: Any, channel: str) -> list[tuple[Any, str]] | None:
+    """(source, channel) of each clip in a batch, or of each channel of a recording for "each"; None for a single clip."""
+    if (parts := batch(source)) is not None:
+        return [(part, channel) for part in parts]
+    if channel != EACH:
+        return None
+    source, rate = unwrapped(source)
+    if is_file(source):
+        names = channel_names(info(source).channels)
+        return [(source, name) for name in names]
+    array_SC = from_array(source)
+    part = array_SC if rate is None else {"array": array_SC, "sampling_rate": rate}
+    return [(part, name) for name in channel_names(array_SC.shape[1])]
 
 
 def is_recording(shape: tuple[int, ...]) -> bool:

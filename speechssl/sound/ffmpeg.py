@@ -48,6 +48,8 @@ class Ffmpeg:
             self.container: Any = av.open(self.file, "r", options=how, metadata_errors="replace")
         except (av.FFmpegError, ValueError) as error:
             raise InputError(f"{self.name} cannot be decoded ({reason_of(error)}); is it audio at all?") from None
+        if self.container.format.name == "ogg":
+            headers.check_last_page(self.source, self.name)
         if not self.container.streams.audio:
             raise InputError(f"{self.name} holds no audio track; leave it out")
         self.stream: Any = self.container.streams.audio[0]
@@ -110,14 +112,14 @@ class Ffmpeg:
         """All frames that come."""
         import av
 
-        count, last, earlier, spoilt = 0, 0, set(), False
+        count, last, earlier, spoilt, kind = 0, b"", set(), False, self.container.format.name
         try:
             for packet in self.container.demux(self.stream):
                 spoilt |= packet.is_corrupt and not self.options
-                if packet.size:
-                    earlier |= {last} - {0}
-                    last = packet.size
-                for frame in packet.decode():
+                if kind in FRAMED and packet.size and (kind != "mp3" or bytes(packet)[:1] == b"\xff"):
+                    earlier |= {len(last)} - {0}
+                    last = bytes(packet)
+                for frame in self.frames(packet):
                     if frame.sample_rate != self.rate or frame.layout.nb_channels != self.channels:
                         raise InputError(f"{self.name} changes its rate or channels on the way; convert it to wav")
                     piece_SC = as_float(frame)
@@ -126,9 +128,25 @@ class Ffmpeg:
         except av.FFmpegError as error:
             problem = f"it breaks off after {count} samples: {reason_of(error)}"
             raise DamagedError(self.name, f"truncated ({problem})") from None
-        of_one_size = self.container.format.name in FRAMED and earlier and max(earlier) - min(earlier) <= 2
-        if spoilt or (of_one_size and last < min(earlier)):
+        if spoilt or is_cut(last, earlier):
             raise DamagedError(self.name, f"truncated (its last frame, after {count} samples, is not whole)")
+
+    def frames(self, packet: Any) -> list[Any]:
+        """What a packet holds; nothing where it is junk between the frames of an mp3, each of which begins with ones."""
+        import av
+
+        try:
+            return packet.decode()
+        except av.InvalidDataError:
+            if self.container.format.name == "mp3" and bytes(packet)[:1] not in (b"", b"\xff"):
+                return []
+            raise
+
+
+def is_cut(last: bytes, earlier: set[int]) -> bool:
+    """Whether the last frame is shorter than it says, as those of mp3 do, or than the others if these are of one size."""
+    told = headers.mp3_sizes().get((last[1] & 0xFE, last[2] & 0xFE)) if len(last) > 2 else None
+    return len(last) < told if told else bool(earlier) and max(earlier) - min(earlier) <= 2 and len(last) < min(earlier)
 
 
 def as_float(frame: Any) -> np.ndarray:

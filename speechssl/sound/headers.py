@@ -9,6 +9,8 @@ import os
 import re
 import struct
 from collections.abc import Iterator
+from functools import cache, lru_cache
+from itertools import product
 from os import PathLike
 from typing import Any
 
@@ -22,19 +24,19 @@ JOINED = {"OGG": re.compile(rb"OggS\x00[\x02\x06]"), "FLAC": re.compile(rb"fLaC[
 WAV = re.compile(rb"RIFF....WAVE(?:fmt |JUNK|bext|LIST)", re.DOTALL)
 SIZES = re.compile(r"\b(data|SSND|BODY|Data Size|Data length|riff)\s*:?\s+(\d+) \(?should be (\d+)")  # told, there
 OUTSIDE = {"SSND": 8, "riff": 104}  # bytes of such a size that are no samples
-FRAMES = re.compile(r"^\s*Frames\s*:\s*(\d+)\s*$", re.MULTILINE)  # told by AVR, FLAC, RF64
+FRAMES = re.compile(r"^\s*Frames\s*:\s*(\d+)\s*$", re.MULTILINE)  # told
 BYTES = re.compile(r"seems to be truncated\. (\d+) <--> (\d+)")  # there, told
 AFTER = re.compile(r"Unknown chunk marker \(\w+\) at position (\d+)\. Exiting parser")
 
 
-def check_log(name: object, log: str, frames: int) -> None:
-    """DamagedError if libsndfile found fewer bytes than the header promises. frames: those that are there."""
+def check_log(name: object, kind: str, log: str, frames: int) -> None:
+    """DamagedError if libsndfile found fewer bytes than the header promises. kind: of file. frames: those that are there."""
     for part, told, there in SIZES.findall(log) if "should be" in log else ():
         missing = int(told) - int(there)
         if missing > 0 and int(told) < STREAMED:
             outside = OUTSIDE.get(part, 0)
             refuse_cut(name, frames, round(frames * (int(told) - outside) / max(1, int(there) - outside)))
-    for told in FRAMES.findall(log):
+    for told in FRAMES.findall(log) if kind in ("AVR", "RF64") else ():
         refuse_cut(name, frames, int(told))
     for there, told in BYTES.findall(log):
         refuse_cut(name, frames, round(frames * int(told) / max(1, int(there))))
@@ -90,9 +92,9 @@ def check_atoms(source: Any, name: object) -> None:
 
 
 def check_mp3(source: Any, name: object) -> bool | None:
-    """Whether an mp3 holds as many bytes as the table in its first frame says; None for what is no mp3.
+    """Whether an mp3 holds as many bytes and frames as the table in its first frame says; None for what is no mp3.
 
-    DamagedError if bytes are missing. False if there are more, or if there is no table.
+    DamagedError if bytes are missing. False if there is more, or if there is no table.
     """
     start, head = 0, peek(source, 0, 10)
     if head[:3] == b"ID3" and len(head) == 10:
@@ -101,14 +103,55 @@ def check_mp3(source: Any, name: object) -> bool | None:
         head = peek(source, start, 10)
     if head[:1] != b"\xff" or head[1:2] < b"\xe0":
         return None
-    table = re.search(rb"(?:Xing|Info)\x00\x00\x00([\x03\x07\x0b\x0f]).{4}(.{4})", peek(source, start, 256), re.DOTALL)
+    table = re.search(rb"(?:Xing|Info)\x00\x00\x00[\x03\x07\x0b\x0f](.{4})(.{4})", peek(source, start, 256), re.DOTALL)
     if not table:
         return False
-    told, there = struct.unpack(">I", table[2])[0], size_of(source) - start
+    (frames,), (told,), there = struct.unpack(">I", table[1]), struct.unpack(">I", table[2]), size_of(source) - start
     if there < told:
         raise DamagedError(name, f"truncated ({there} of {told} bytes)")
     tagged = peek(source, size_of(source) - 128, 3) == b"TAG"
-    return there == told or (tagged and there == told + 128)
+    if there != told + 128 * tagged:
+        return False
+    if isinstance(source, (str, PathLike)):
+        status = os.stat(source)
+        return frames_of_path(os.fspath(source), start, told, status.st_size, status.st_mtime_ns) == frames
+    with contents(source) as data:
+        return frames_between(data, start, start + told) == frames
+
+
+@lru_cache(maxsize=65_536)
+def frames_of_path(path: str, start: int, told: int, _size: int, _time: int) -> int:
+    """frames_between in a file, remembered as long as the file stays as it is."""
+    with contents(path) as data:
+        return frames_between(data, start, start + told)
+
+
+def frames_between(data: Any, start: int, stop: int) -> int:
+    """How many frames of an mp3 fill the bytes from `start` to `stop`, not counting the first one, which is a table; -1 if
+    something else lies between them."""
+    sizes, count = mp3_sizes(), -1
+    while (
+        start < stop and data[start] == 0xFF and (size := sizes.get((data[start + 1] & 0xFE, data[start + 2] & 0xFE)))
+    ):
+        start, count = start + size, count + 1
+    return count if start == stop else -1
+
+
+@cache
+def mp3_sizes() -> dict[tuple[int, int], int]:
+    """The second and third byte of a frame of layer III, without the bits that change nothing -> its bytes."""
+    low = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)  # kbit/s
+    high = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+    found = {}
+    for second, rates, factor, bits in (
+        (0xFA, (44_100, 48_000, 32_000), 144, high),
+        (0xF2, (22_050, 24_000, 16_000), 72, low),
+        (0xE2, (11_025, 12_000, 8_000), 72, low),
+    ):
+        for number, rate, padding in product(range(14), range(3), range(2)):
+            third = (number + 1) << 4 | rate << 2 | padding << 1
+            found[second, third] = factor * bits[number] * 1000 // rates[rate] + padding
+    return found
 
 
 def split(source: Any, kind: str) -> list[bytes]:

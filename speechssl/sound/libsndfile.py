@@ -75,7 +75,7 @@ class Libsndfile:
         elif self.format == "NIST":
             headers.check_sphere(self.source, self.name, frames)
         else:
-            headers.check_log(self.name, log, frames)
+            headers.check_log(self.name, self.format, log, frames)
 
     def close(self) -> None:
         """Close the file, unless it was given open."""
