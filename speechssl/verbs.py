@@ -197,8 +197,8 @@ def embed(
     from speechssl.use.embed import default_out, embed_to_parquet
 
     out = out or default_out(sources)
-    how = {"layer": layer, "pool": pool, "where": where, "channel": channel}
-    done = embed_to_parquet(load(model, device, precision), sources, out, **how)
+    options: dict[str, Any] = {"layer": layer, "pool": pool, "where": where, "channel": channel}
+    done = embed_to_parquet(load(model, device, precision), sources, out, **options)
     if done is not None:
         print(done)
 

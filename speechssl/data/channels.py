@@ -7,7 +7,8 @@ from typing import Any
 
 from speechssl.core.errors import InputError
 from speechssl.data.manifest import Manifest, Utterance
-from speechssl.sound.audio import EACH, channel_names, channel_number, info
+from speechssl.sound.audio import channels_of
+from speechssl.sound.mix import EACH, channel_number
 
 
 def segment_of(row: Utterance) -> dict[str, Any]:
@@ -25,20 +26,20 @@ def check_channel(channel: str) -> None:
             raise InputError(f"--channel {channel}: it is mix, left, right, each, or a number from 0") from None
 
 
-def count_channels(path: str) -> int:
-    """The channels of a file; 1 for one that cannot be opened, so that this is told when it is read."""
+def names_in(path: str) -> list[str]:
+    """The names of the channels of a file; none for one that cannot be opened, so that this is told when it is read."""
     try:
-        return info(path).channels
+        return channels_of(path)
     except InputError:
-        return 1
+        return []
 
 
 def by_channel(
-    rows: Iterable[Utterance], channel: str, count: Callable[[str], int] = count_channels
+    rows: Iterable[Utterance], channel: str, names_of: Callable[[str], list[str]] = names_in
 ) -> Iterator[Utterance]:
     """The rows with `channel` where they name none; for "each", a row of each channel of a file that has several.
 
-    The id of such a row ends in the name of its channel: call.wav.left. count: path -> the number of its channels.
+    The id of such a row ends in the name of its channel: call.wav.left. names_of: path -> the names of its channels.
     """
     check_channel(channel)
     for row in rows:
@@ -46,8 +47,8 @@ def by_channel(
             yield row
         elif channel != EACH:
             yield replace(row, channel=channel)
-        elif (channels := count(row.path)) > 1:
-            yield from (replace(row, id=f"{row.id}.{name}", channel=name) for name in channel_names(channels))
+        elif len(names := names_of(row.path)) > 1:
+            yield from (replace(row, id=f"{row.id}.{name}", channel=name) for name in names)
         else:
             yield row
 

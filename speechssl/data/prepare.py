@@ -28,6 +28,7 @@ from speechssl.data.corpora import find_rows
 from speechssl.data.cremad import is_pointer
 from speechssl.data.manifest import Utterance, fits_a_line, rejected_path, write_manifest, write_rejected
 from speechssl.sound import audio
+from speechssl.sound.mix import SILENCE, Mix, channel_names, channel_number
 
 FOUND_BY = 2  # the way in which files are looked at; what was found in another way is not used again
 
@@ -98,7 +99,7 @@ def prepare(
     if name != "manifest":
         summary.ignored, summary.passed = passed_over(src)
     findings = inspect_all(sorted({row.path for row in rows}), out, jobs, summary)
-    rows = list(by_channel(rows, channel, lambda path: len(findings[path].get("peaks", ["mix"])) - 1))
+    rows = list(by_channel(rows, channel, lambda path: channel_names(len(findings[path].get("peaks", ["mix"])) - 1)))
     kept, rejected = sort_out(rows, findings, min_seconds, max_seconds, summary)
     write_rejected(rejected, out)
     summary.reasons = Counter(reason.split(" (")[0] for _, reason in rejected)
@@ -158,7 +159,7 @@ def inspect(path: str) -> dict:
             return {"reason": "git-lfs pointer, not audio (run `git lfs pull`)"}
         sound = audio.opened(path)
         try:
-            mix, read, peaks_C = audio.Mix(0, audio.PIECE * sound.rate), 0, np.zeros(1 + sound.channels)
+            mix, read, peaks_C = Mix(0, audio.PIECE * sound.rate), 0, np.zeros(1 + sound.channels)
             for piece_SC in sound.pieces(0, None, mix.size):
                 read += len(piece_SC)
                 peaks_C = np.maximum(peaks_C, peaks_of(mix(piece_SC), piece_SC))
@@ -290,8 +291,8 @@ def sort_out(
             rejected.append((row.path, reason))
             continue
         seen.add(row.id)
-        if finding["opposed"] and not audio.channel_number(row.channel):
-            louder = audio.channel_names(len(finding["peaks"]) - 1)[finding["opposed"] - 1]
+        if finding["opposed"] and not channel_number(row.channel):
+            louder = channel_names(len(finding["peaks"]) - 1)[finding["opposed"] - 1]
             row, summary.opposed = replace(row, channel=louder), summary.opposed + 1
         kept += cut(replace(row, duration=seconds), max_seconds)
     return kept, rejected
@@ -300,12 +301,12 @@ def sort_out(
 def channel_fault(row: Utterance, peaks: list[float]) -> str | None:
     """Why the channel of a row cannot be used. peaks: of the mix, and then of each channel."""
     try:
-        number = audio.channel_number(row.channel)
+        number = channel_number(row.channel)
     except InputError as error:
         return str(error)
     if number >= len(peaks):
         return f"has no such channel ({row.channel}; {len(peaks) - 1} in the file)"
-    return f"silent (peak {peaks[number]:.1e})" if peaks[number] < audio.SILENCE else None
+    return f"silent (peak {peaks[number]:.1e})" if peaks[number] < SILENCE else None
 
 
 def cut(row: Utterance, max_seconds: float) -> list[Utterance]:

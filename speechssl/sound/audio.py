@@ -16,17 +16,14 @@ from speechssl.sound.files import EXTENSIONS as EXTENSIONS
 from speechssl.sound.files import FOREIGN as FOREIGN
 from speechssl.sound.files import Sound, is_file, name_of, opened, that_seeks
 from speechssl.sound.libsndfile import LOWEST_RATE
+from speechssl.sound.mix import EACH, Mix, channel_names, channel_number, first_opposed
 from speechssl.sound.pieces import between, scaled
 
 SAMPLE_RATE = 16_000
 LOUDEST = 64.0  # samples lie within ±1, or a little beyond after a careless gain; larger ones have another unit
-SILENCE = 1e-4  # a peak below -80 dB of full scale
 CHANNELS = 8  # the most that an array may have; longer rows are utterances
 MARGIN = 0.05  # seconds of context around a segment, so that its resampled ends equal those of the whole file
 PIECE = 10  # seconds that are decoded at once
-EACH = "each"  # every channel by itself
-NAMED = {"": 0, "mix": 0, "left": 1, "right": 2}  # place among the mean and then the channels
-CANCELLED = 0.3  # of the power that the mean of unrelated channels has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +40,15 @@ def info(path: Any) -> AudioInfo:
     sound = opened(path)
     try:
         return AudioInfo(duration=sound.length() / sound.rate, sample_rate=sound.rate, channels=sound.channels)
+    finally:
+        sound.close()
+
+
+def channels_of(source: Any) -> list[str]:
+    """The names of the channels of a file, which is opened but not decoded. InputError if it cannot be opened."""
+    sound = opened(source)
+    try:
+        return channel_names(sound.channels)
     finally:
         sound.close()
 
@@ -149,52 +155,6 @@ def segment(source: Any, start: float, duration: float | None, number: int, at_o
         sound.close()
 
 
-def channel_number(channel: str | int) -> int:
-    """The place of a channel among the mean (0) and then the channels (1 ...). InputError for what is none."""
-    if str(channel).isdecimal():
-        return 1 + int(channel)
-    if channel not in NAMED:
-        raise InputError(f"channel = {channel!r} is not left, right, mix or a number from 0")
-    return NAMED[str(channel)]
-
-
-def channel_names(channels: int) -> list[str]:
-    """The names of the channels of a file."""
-    return ["left", "right"][:channels] if channels <= 2 else [str(n) for n in range(channels)]
-
-
-class Mix:
-    """Pieces (S, C) of a file, in order, to one channel (S,)."""
-
-    def __init__(self, number: int, size: int, opposed: int | None = None) -> None:
-        """number: as in channel_number. opposed: what `opposed` says of the file; None: its first `size`
-        samples that are not silent decide."""
-        self.number, self.size, self.opposed = number, size, opposed
-
-    def __call__(self, piece_SC: np.ndarray) -> np.ndarray:
-        if not self.number and self.opposed is None:
-            self.opposed = first_opposed(piece_SC[i : i + self.size] for i in range(0, len(piece_SC), self.size))
-        number = self.number or self.opposed
-        return np.ascontiguousarray(piece_SC[:, number - 1]) if number else mono(piece_SC)
-
-
-def opposed(piece_SC: np.ndarray) -> int | None:
-    """The place (from 1) of the louder channel if channels cancel each other out in the mean, else 0. None for silence."""
-    channels = piece_SC.shape[1]
-    if channels == 1:
-        return 0
-    power_C = np.array([piece_S @ piece_S for piece_S in piece_SC.T])
-    if not power_C.max() > SILENCE**2 * len(piece_SC):
-        return None
-    mean_S = mono(piece_SC)
-    return int(power_C.argmax()) + 1 if mean_S @ mean_S < CANCELLED * power_C.sum() / channels**2 else 0
-
-
-def first_opposed(pieces: Iterable[np.ndarray]) -> int | None:
-    """The same of the first piece that is not silent."""
-    return next((number for number in map(opposed, pieces) if number is not None), None)
-
-
 def opposed_in(source: Any, sound: Sound) -> int:
     """The same of a file, whatever part of it is loaded."""
     if isinstance(source, (str, PathLike)):
@@ -211,12 +171,6 @@ def opposed_in_path(path: str, _size: int, _time: int) -> int:
         return opposed_in(None, sound)
     finally:
         sound.close()
-
-
-def mono(wave_SC: np.ndarray) -> np.ndarray:
-    """Average the channels; a matrix product, because numpy's mean over a short last axis takes twenty times as long."""
-    channels = wave_SC.shape[1]
-    return wave_SC[:, 0] if channels == 1 else wave_SC @ np.full(channels, 1 / channels, np.float32)
 
 
 def joined(pieces: Iterable[np.ndarray]) -> np.ndarray:
@@ -272,8 +226,7 @@ def several(source: Any, channel: str) -> list[tuple[Any, str]] | None:
         return None
     source, rate = unwrapped(source)
     if is_file(source):
-        names = channel_names(info(source).channels)
-        return [(source, name) for name in names]
+        return [(source, name) for name in channels_of(source)]
     array_SC = from_array(source)
     part = array_SC if rate is None else {"array": array_SC, "sampling_rate": rate}
     return [(part, name) for name in channel_names(array_SC.shape[1])]

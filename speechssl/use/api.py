@@ -18,6 +18,7 @@ from speechssl.models.checkpoint import checkpoint_of, extra_tensors
 from speechssl.models.protocol import Encoder
 from speechssl.sound import audio
 from speechssl.sound.audio import SAMPLE_RATE
+from speechssl.sound.mix import EACH
 from speechssl.text.tokenizer import CharTokenizer
 
 PRECISIONS = ("float32", "bf16")
@@ -176,7 +177,7 @@ class SpeechModel:
         if several is None:
             return transcribe(self, source, channel=channel, **options)
         found = [self.transcribe(part, channel=name, **options) for part, name in several]
-        if channel == audio.EACH and audio.batch(source) is None:
+        if channel == EACH and audio.batch(source) is None:
             return dialogue({name: text for (_, name), text in zip(several, found, strict=True)})
         return found
 

@@ -105,7 +105,7 @@ def test_slips(calls, tmp_path):
 
 def test_files_of_more_channels_are_numbered(tmp_path):
     rows = [Utterance(id="x", path="x.wav"), Utterance(id="gone", path=str(tmp_path / "gone.wav"))]
-    found = list(by_channel(rows[:1], "each", lambda _: 4))
+    found = list(by_channel(rows[:1], "each", lambda _: list("0123")))
     assert [(row.id, row.channel) for row in found] == [(f"x.{n}", str(n)) for n in range(4)]
     assert list(by_channel(rows[1:], "each")) == rows[1:]  # told when it is read
     assert len(Manifest.of(found)) == 4
