@@ -28,12 +28,17 @@ PADDING = 4096  # frames that an encoder adds at the end at most
 class Ffmpeg:
     """The first audio track of an open file. rate: Hz."""
 
-    def __init__(self, source: Any, name: object, **options: str) -> None:
-        """source: a path or a binary file that can seek. options: of the format. InputError if it cannot be decoded."""
+    def __init__(self, source: Any, name: object, problem: str, **options: str) -> None:
+        """source: a path or a binary file that can seek. problem: why libsndfile does not decode it. options: of the format.
+        InputError if FFmpeg cannot either."""
         headers.check_atoms(source, name)
-        self.source, self.name, self.options = source, name, options
+        self.source, self.name, self.problem, self.options = source, name, problem, options
         self.file: Any = None
-        self.open()
+        try:
+            self.open()
+        except BaseException:
+            self.close()
+            raise
         self.rate, self.channels = self.stream.codec_context.sample_rate, self.stream.codec_context.channels
 
     def open(self) -> None:
@@ -44,10 +49,12 @@ class Ffmpeg:
         self.file = open(self.source, "rb") if isinstance(self.source, (str, PathLike)) else self.source
         self.file.seek(0)
         try:
-            how = {"format_whitelist": FORMATS, **self.options}
-            self.container: Any = av.open(self.file, "r", options=how, metadata_errors="replace")
-        except (av.FFmpegError, ValueError) as error:
-            raise InputError(f"{self.name} cannot be decoded ({reason_of(error)}); is it audio at all?") from None
+            how: dict[str, Any] = {"options": {"format_whitelist": FORMATS, **self.options}}
+            if int(av.__version__.split(".")[0]) < 19:
+                how["metadata_errors"] = "replace"  # tags in other encodings, as later versions read them
+            self.container: Any = av.open(self.file, "r", **how)
+        except (av.FFmpegError, ValueError):
+            raise InputError(f"{self.name} cannot be decoded ({self.problem}); is it audio at all?") from None
         if self.container.format.name == "ogg":
             headers.check_last_page(self.source, self.name)
         if not self.container.streams.audio:

@@ -57,7 +57,7 @@ def opened(source: Any) -> Sound:
     try:
         return Libsndfile(source, name)
     except ForeignError as error:
-        return Ffmpeg(source, name, **error.options)
+        return Ffmpeg(source, name, str(error), **error.options)
 
 
 def is_file(source: Any) -> bool:

@@ -6,7 +6,9 @@ cannot be trusted, FFmpeg decodes until nothing is left.
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -36,8 +38,9 @@ class Libsndfile:
         """source: a path or a binary file that can seek. ForeignError for what FFmpeg must try, DamagedError for a cut file."""
         sure = headers.check_mp3(source, name)
         if sure is False:
-            raise ForeignError("mp3 of unknown length")
-        self.source, self.name, self.read_before = source, name, False
+            raise ForeignError("Format not recognised")
+        self.source = os.fspath(source) if isinstance(source, PathLike) else source
+        self.name, self.read_before = name, False
         self.joined: list[bytes] = []  # wav files that were put together with `cat`
         self.open()
         self.rate, self.channels, self.format = self.file.samplerate, self.file.channels, self.file.format
@@ -57,7 +60,7 @@ class Libsndfile:
             raise InputError(f"{self.name} has a name with bytes that are not UTF-8; rename the file") from None
         except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
             if not (joined := headers.split_wav(self.source)):
-                raise ForeignError(str(error)) from None
+                raise ForeignError(str(error).removeprefix(f"Error opening {self.source!r}: ").rstrip(".")) from None
             self.joined, self.source = joined, io.BytesIO(joined[0])
             self.open()
 

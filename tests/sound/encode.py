@@ -15,6 +15,7 @@ def encode(
     rate: int = 16_000,
     kbit: int = 0,
     video: bool = False,
+    title: str = "",
     **options: str,
 ) -> Path:
     """Write a wave at 16 kHz through a codec at its rate; the ending of `path` names the container. options: of the container."""
@@ -22,6 +23,7 @@ def encode(
     whole = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
     whole.sample_rate = rate
     with av.open(str(path), "w", options=options) as file:
+        file.metadata["title"] = title
         if video:
             picture = file.add_stream("mpeg4", rate=25)
             picture.width, picture.height, picture.pix_fmt = 32, 32, "yuv420p"

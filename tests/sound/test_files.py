@@ -191,6 +191,14 @@ def test_content_decides_and_not_the_ending(clip, tmp_path):
     np.testing.assert_array_equal(audio.load((tmp_path / "y.wav").read_bytes()), audio.load(tmp_path / "y.wav"))
 
 
+def test_tags_in_another_encoding_do_no_harm(clip, tmp_path):
+    encode(tmp_path / "x.m4a", clip, "aac", title="Cafe")
+    data = (tmp_path / "x.m4a").read_bytes()
+    assert b"Cafe" in data
+    (tmp_path / "x.m4a").write_bytes(data.replace(b"Cafe", b"Caf\xe9"))
+    all_agree(tmp_path / "x.m4a", len(clip) / 16_000)
+
+
 def test_a_video_gives_its_first_audio_and_one_without_sound_is_told(clip, tmp_path):
     encode(tmp_path / "x.mp4", clip, "aac", video=True)
     all_agree(tmp_path / "x.mp4", len(clip) / 16_000)
