@@ -22,6 +22,7 @@ FORMATS = (
 TIMED = {"aiff", "ape", "asf", "au", "avi", "caf", "flv", "matroska,webm", "tta", "w64", "wav", "wv"}  # and mov
 FRAMED = {"mp3", "ac3", "eac3"}  # frame after frame, mostly all of one size
 SLACK = 0.1  # seconds that a file may be shorter than it says: times are rounded, and count what the encoder added
+LOOSE = {"asf": 0.5, "flv": 0.5}  # in these they may be those of the video
 PADDING = 4096  # frames that an encoder adds at the end at most
 
 
@@ -86,7 +87,8 @@ class Ffmpeg:
             seconds = self.stream.duration * self.stream.time_base
         elif ":" in (text := self.stream.metadata.get("DURATION", "")):  # matroska
             hours, minutes, rest = text.split(":")
-            seconds = int(hours) * 3600 + int(minutes) * 60 + float(rest)
+            begin = (self.stream.start_time or 0) * self.stream.time_base
+            seconds = int(hours) * 3600 + int(minutes) * 60 + float(rest) - max(0, begin)
         elif self.container.duration and len(self.container.streams) == 1:
             seconds = self.container.duration / 1e6
         return None if seconds is None else round(seconds * self.rate)
@@ -100,7 +102,8 @@ class Ffmpeg:
 
     def checked(self) -> Iterator[np.ndarray]:
         """All frames but what the encoder added at the end. DamagedError if fewer come than the container tells."""
-        told, exact, count = self.told(), self.container.format.name.startswith("mov"), 0
+        kind, told, count = self.container.format.name, self.told(), 0
+        exact = kind.startswith("mov")
         beyond: list[np.ndarray] = []
         for piece in self.decoded():
             count += len(piece)
@@ -112,7 +115,8 @@ class Ffmpeg:
                 keep = max(0, len(piece) - (count - told))
                 yield piece[:keep]
                 beyond.append(piece[keep:])
-        if told and count < told - self.rate * SLACK:
+        slack = self.rate * LOOSE.get(kind, SLACK) + PADDING * exact
+        if told and count < told - slack:
             raise DamagedError(self.name, f"truncated ({count} of {told} samples)")
 
     def decoded(self) -> Iterator[np.ndarray]:

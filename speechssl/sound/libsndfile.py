@@ -68,8 +68,8 @@ class Libsndfile:
         """Compare the header with the bytes that are there."""
         if self.rate < LOWEST_RATE:
             raise InputError(f"{self.name} has a header that cannot be right ({self.rate} Hz); write the file again")
-        if self.file.frames >= 2**40 or (self.format == "MP3" and not mp3):
-            raise ForeignError("it has no length")
+        if self.file.frames >= 2**40 or (self.file.subtype.startswith("MPEG") and not mp3):
+            raise ForeignError("its length is not known")
         log, frames = self.file.extra_info, self.file.frames
         if self.format in headers.RIFFS and headers.ends_early(self.source, frames, log):
             raise ForeignError("its length is wrong", ignore_length="1")
