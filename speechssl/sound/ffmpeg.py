@@ -33,6 +33,7 @@ class Ffmpeg:
         """source: a path or a binary file that can seek. problem: why libsndfile does not decode it. options: of the format.
         InputError if FFmpeg cannot either."""
         headers.check_atoms(source, name)
+        headers.check_asf(source, name)
         self.source, self.name, self.problem, self.options = source, name, problem, options
         self.file: Any = None
         try:

@@ -25,6 +25,7 @@ WAV = re.compile(rb"RIFF....WAVE(?:fmt |JUNK|bext|LIST)", re.DOTALL)
 SIZES = re.compile(r"\b(data|SSND|BODY|Data Size|Data length|riff)\s*:?\s+(\d+) \(?should be (\d+)")  # told, there
 OUTSIDE = {"SSND": 8, "riff": 104}  # bytes of such a size that are no samples
 FRAMES = re.compile(r"^\s*Frames\s*:\s*(\d+)\s*$", re.MULTILINE)  # told
+ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 BYTES = re.compile(r"seems to be truncated\. (\d+) <--> (\d+)")  # there, told
 AFTER = re.compile(r"Unknown chunk marker \(\w+\) at position (\d+)\. Exiting parser")
 
@@ -89,6 +90,15 @@ def check_atoms(source: Any, name: object) -> None:
         at += length
         if at > size and kind not in (b"free", b"skip"):
             raise DamagedError(name, f"truncated ({size} of {at} bytes)")
+
+
+def check_asf(source: Any, name: object) -> None:
+    """DamagedError if a wma or asf has fewer bytes than its header says."""
+    head, size = peek(source, 0, 2**16), size_of(source)
+    if head[:4] == b"\x30\x26\xb2\x75" and (at := head.find(ASF_PROPERTIES)) > 0 and len(head) > at + 48:
+        (told,) = struct.unpack("<Q", head[at + 40 : at + 48])  # 0 in streams
+        if told > size:
+            raise DamagedError(name, f"truncated ({size} of {told} bytes)")
 
 
 def check_mp3(source: Any, name: object) -> bool | None:
