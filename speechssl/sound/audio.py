@@ -16,7 +16,7 @@ from speechssl.sound.files import EXTENSIONS as EXTENSIONS
 from speechssl.sound.files import FOREIGN as FOREIGN
 from speechssl.sound.files import Sound, is_file, name_of, opened, that_seeks
 from speechssl.sound.libsndfile import LOWEST_RATE
-from speechssl.sound.mix import EACH, Mix, channel_names, channel_number, first_opposed
+from speechssl.sound.mix import EACH, Mix, channel_names, channel_number, first_opposed, no_channel
 from speechssl.sound.pieces import between, scaled
 
 SAMPLE_RATE = 16_000
@@ -138,9 +138,7 @@ def segment(source: Any, start: float, duration: float | None, number: int, at_o
     try:
         rate = sound.rate
         if number > sound.channels:
-            raise InputError(
-                f"{name_of(source)} has {sound.channels} channel(s), not the {channel_names(number)[-1]} one"
-            )
+            raise InputError(no_channel(name_of(source), sound.channels, number))
         margin = MARGIN if rate != SAMPLE_RATE else 0.0
         step = rate // math.gcd(rate, SAMPLE_RATE)  # both rates have a sample at each multiple of it
         first = max(0, int((start - margin) * rate) // step * step)
@@ -273,7 +271,7 @@ def cut_array(wave_SC: np.ndarray, start: float, duration: float | None, rate: i
     if rate < LOWEST_RATE:
         raise InputError(f"sample_rate = {rate} is not the rate of an array of speech; give it in Hz, such as 16000")
     if number > wave_SC.shape[1]:
-        raise InputError(f"the array has {wave_SC.shape[1]} channel(s), not the {channel_names(number)[-1]} one")
+        raise InputError(no_channel("the array", wave_SC.shape[1], number))
     first = round(start * rate)
     stop = None if duration is None else first + round(duration * rate)
     wave_SC = wave_SC.astype(np.float32, copy=False)

@@ -26,6 +26,11 @@ def channel_names(channels: int) -> list[str]:
     return ["left", "right"][:channels] if channels <= 2 else [str(n) for n in range(channels)]
 
 
+def no_channel(name: str, channels: int, number: int) -> str:
+    """The error of a channel that a recording lacks."""
+    return f"{name} has no channel {channel_names(number)[-1]!r}, only {', '.join(channel_names(channels))}; choose one of them"
+
+
 class Mix:
     """Pieces (S, C) of a file, in order, to one channel (S,)."""
 
