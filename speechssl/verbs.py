@@ -3,7 +3,7 @@
 A verb's parameters are its arguments: positional ones before the `*`, then flags (`from_scratch` is `--from-scratch`), whose
 defaults are those of the signature. Each parameter is annotated with its type, its help and, if its choices are the keys of a
 table, that table as "module:NAME". `overrides` receives words such as `--optim.lr 1e-4`. Imports stand in the functions, so
-that help is quick.
+that help is quick. What several verbs have in common stands in arguments.py.
 """
 
 import os
@@ -13,32 +13,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-MODEL = (
-    "a run, a transformers folder, a fairseq, torchaudio or BYOL-S file, a state dict, the name of a shipped model, or a hub id; "
-    "MODEL@fra: with an adapter of MMS, owner/name@REVISION: pinned, owner/name@REVISION:fra: both"
+from speechssl.arguments import (
+    MODEL,
+    SPLIT,
+    VALID,
+    Channel,
+    Device,
+    FromScratch,
+    Label,
+    Model,
+    Pattern,
+    Precision,
+    Recipe,
+    Resume,
+    Run,
+    Where,
 )
-Model = Annotated[str, MODEL]
-Pattern = Annotated[
-    str,
-    "for the folder of a corpus not listed above: a regular expression, searched for in each path below the folder, whose "
-    r"groups are the speaker and the label, such as '(?P<speaker>[FM]_\d+)_.*_(?P<label>[A-Z]+)_\d+$'",
-]
-Label = Annotated[str, "column to predict"]
-Where = Annotated[
-    Sequence[str],
-    "only rows with these values: split=test language=fr, or with commas; values of one column are alternatives",
-]
-SPLIT = (
-    "rows that its column `split` marks as dev or test are not trained on, and without --valid those of dev validate (the mark "
-    "begins with train, training or tr; dev, devel, development, valid, validation or val; test, testing, eval or evaluation)"
-)
-VALID = "table(s) whose rows choose the best checkpoint (those of dev, if others are there too), or a folder"
-Device = Annotated[str, "auto (a GPU if there is one), cpu, cuda or cuda:N"]
-Precision = Annotated[Literal["float32", "bf16"], "bf16: faster on a GPU, and equal up to rounding"]
-Recipe = Annotated[Path, "a TOML file, such as those in recipes/; any value of it can be overridden"]
-Run = Annotated[Path, "the run folder to create"]
-Resume = Annotated[bool, "continue the run in --out where it stopped"]
-FromScratch = Annotated[bool, "take only the sizes of --init, with random weights: the baseline for pretraining"]
 
 
 def prepare(
@@ -58,6 +48,7 @@ def prepare(
         Sequence[str], "what columns of a table mean: text=transcription speaker=spk; id= for none"
     ] = (),
     encoding: Annotated[str, "of tables and transcripts that are not UTF-8, such as latin-1"] = "",
+    channel: Channel = "mix",
     min_seconds: Annotated[float, "leave out shorter clips"] = 0.1,
     max_seconds: Annotated[float, "cut longer clips into equal rows (0: never)"] = 0.0,
     jobs: Annotated[int, "number of processes (0: one per core)"] = 0,
@@ -74,7 +65,7 @@ def prepare(
     if out is None:
         raise InputError("the following arguments are required: --out (or --dry-run); see `speechssl prepare --help`")
     limits: dict[str, Any] = {"min_seconds": min_seconds, "max_seconds": max_seconds}
-    print(prepare(src, out, where=where, jobs=jobs, **how, **limits))
+    print(prepare(src, out, where=where, channel=channel, jobs=jobs, **how, **limits))
 
 
 def split(
@@ -216,13 +207,16 @@ def transcribe(
     where: Where = (),
     format: Annotated[Literal["txt", "srt", "vtt", "json"], "of the transcripts"] = "txt",
     out: Annotated[Path | None, "write one file per input into this folder; those already there are kept"] = None,
+    channel: Channel = "mix",
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
     """Transcribe audio files, with word times."""
     from speechssl.use.transcribe import transcribe_files
 
-    failed = transcribe_files(load(model, device, precision), sources, where=where, style=format, out=out)
+    failed = transcribe_files(
+        load(model, device, precision), sources, where=where, style=format, out=out, channel=channel
+    )
     if failed:
         sys.exit(2)
 
@@ -233,6 +227,7 @@ def embed(
     *,
     out: Annotated[Path | None, "the Parquet file to write (by default here, named after the first source)"] = None,
     where: Where = (),
+    channel: Channel = "mix",
     layer: Annotated[
         str,
         "best (of its training; the last if that is not recorded), last, a number (0: the input of the first layer), all, or "
@@ -248,7 +243,8 @@ def embed(
     from speechssl.use.embed import default_out, embed_to_parquet
 
     out = out or default_out(sources)
-    done = embed_to_parquet(load(model, device, precision), sources, out, layer=layer, pool=pool, where=where)
+    options: dict[str, Any] = {"layer": layer, "pool": pool, "where": where, "channel": channel}
+    done = embed_to_parquet(load(model, device, precision), sources, out, **options)
     if done is not None:
         print(done)
 

@@ -47,7 +47,10 @@ FILES = {
     ),
     "empty.wav": (lambda path: path.write_bytes(b""), "is an empty file; copy it again or leave it out"),
     "text.wav": (lambda path: path.write_text("I am a text"), "cannot be decoded (Format not recognised); is it audio"),
-    "cut.flac": (lambda path: path.write_bytes(CLIP.read_bytes()[:3000]), "breaks off while decoding"),
+    "cut.flac": (
+        lambda path: path.write_bytes(CLIP.read_bytes()[:3000]),
+        "is truncated (0 of 32720 samples); copy it again",
+    ),
     "loud.wav": (
         lambda path: soundfile.write(path, 9000 * soundfile.read(CLIP)[0], 16_000, subtype="FLOAT"),
         "but audio lies within ±1; divide 16-bit values by 32768",

@@ -3,28 +3,61 @@
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from speechssl.core.errors import InputError
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Every file below a folder, each folder entered once even if links lead back to it. InputError for an unreadable folder."""
+    """Every file below a folder that may be somebody's; see entries_below. InputError for an unreadable folder."""
+    yield from (path for path, why in entries_below(folder) if not why)
 
-    def refuse(error: OSError) -> None:
-        raise InputError(
-            f"the folder {error.filename} cannot be read ({error.strerror}); get permission to read it, or move it elsewhere"
-        )
 
-    entered = set()
-    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        folders.sort()
-        if os.path.realpath(place) in entered:
-            folders.clear()
+def entries_below(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Every file below a folder, and why it is passed over ("": it is not), folders in order, each entered once.
+
+    Passed over are the files in which macOS keeps notes on others, links back to a folder, and what blocks whoever opens it:
+    pipes, sockets and devices. Broken links are files too, so that they are reported. InputError for an unreadable folder.
+    """
+    entered, waiting = set(), [str(folder)]
+    while waiting:
+        place = waiting.pop()
+        if (real := os.path.realpath(place)) in entered:
+            yield Path(place), "links to folders that are read anyway"
             continue
-        entered.add(os.path.realpath(place))
-        yield from (Path(place, name) for name in names)
+        entered.add(real)
+        try:
+            with os.scandir(place) as listing:
+                entries = list(listing)
+        except OSError as error:
+            raise InputError(
+                f"the folder {place} cannot be read ({error.strerror}); get permission to read it, or move it elsewhere"
+            ) from None
+        folders = [entry.path for entry in entries if is_kind(entry.is_dir)]
+        yield from ((Path(entry.path), why_passed(entry)) for entry in entries if not is_kind(entry.is_dir))
+        waiting += sorted(folders, reverse=True)
+
+
+def is_kind(question: Callable[[], bool]) -> bool:
+    """The answer of a directory entry; False for a link that leads to itself."""
+    try:
+        return question()
+    except OSError:
+        return False
+
+
+def why_passed(entry: os.DirEntry) -> str:
+    """Why a file is passed over; "" if it is not."""
+    if entry.name.startswith("._") or entry.name == ".DS_Store":
+        return "notes of macOS (._ and .DS_Store)"
+    if is_kind(entry.is_file):
+        return ""
+    try:
+        entry.stat()
+    except OSError:
+        return ""  # a broken link
+    return "pipes, sockets and devices"
 
 
 def output_folder(path: Path) -> Path:

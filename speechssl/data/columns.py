@@ -22,7 +22,7 @@ ALIASES = {  # compared without case, blanks, hyphens and underscores
     "id": "utt utt_id utterance_id segment_id",
     "channel": "",
 }
-ROLES = (*COLUMNS, "end", "channel")
+ROLES = (*COLUMNS, "end")
 TIMES = {"start": "start", "begin": "start", "onset": "start", "offset": "start"}
 TIMES |= {"end": "end", "stop": "end", "duration": "duration", "dur": "duration", "length": "duration"}
 UNITS = {"s": 1.0, "sec": 1.0, "secs": 1.0, "seconds": 1.0, "ms": 1e-3, "msec": 1e-3, "milliseconds": 1e-3}
@@ -193,7 +193,7 @@ def make_row(values: dict[str, str], places: Places, where: str) -> Utterance:
     if not path:
         raise InputError(f"{where} has no path; fill it in or remove the row")
     extra = {name: values[name] for name in values.keys() - COLUMNS}
-    known = {name: " ".join(values.get(name, "").split()) for name in ("speaker", "label", "text", "split")}
+    known = {name: " ".join(values.get(name, "").split()) for name in ("channel", "speaker", "label", "text", "split")}
     start = seconds(values, "start", 0.0, where)
     return Utterance(
         id=values.get("id") or path + (f"@{start:g}" if start else ""),

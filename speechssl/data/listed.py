@@ -12,9 +12,9 @@ from xml.etree import ElementTree
 from speechssl.core.errors import InputError
 from speechssl.data.columns import Reading
 from speechssl.data.lines import first_text, read_lines
-from speechssl.data.manifest import COLUMNS, Utterance
+from speechssl.data.manifest import Utterance
 from speechssl.data.marked import NAMES
-from speechssl.data.separated import DELIMITERS, header_of
+from speechssl.data.separated import DELIMITERS, OURS, header_of
 from speechssl.data.tables import read_rows
 from speechssl.data.tree import Tree, is_ending
 
@@ -146,7 +146,7 @@ def found(row: Utterance, table: Path, tree: Tree) -> Utterance:
 def is_ours(table: Path) -> bool:
     """Whether `prepare` wrote a table: one without texts lies in its folder for other reasons."""
     with open(table, encoding="utf-8", errors="replace") as file:
-        return file.readline().startswith("\t".join(COLUMNS[:4]))
+        return file.readline().startswith(OURS)
 
 
 ARCTIC = re.compile(r'\(\s*(\S+)\s+"(.*)"\s*\)')

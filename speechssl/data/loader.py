@@ -93,7 +93,7 @@ class MicroBatches(Dataset):
             offset = float(rng.uniform(0, duration - self.crop_seconds))
             duration = self.crop_seconds
         start = utterance.start + offset
-        wave_S = audio.load(utterance.path, start=start, duration=duration)
+        wave_S = audio.load(utterance.path, start=start, duration=duration, channel=utterance.channel)
         if len(wave_S) < (duration - SLACK) * audio.SAMPLE_RATE:
             raise InputError(
                 f"{utterance.path} holds {len(wave_S) / audio.SAMPLE_RATE:.2f} s after {start:.2f} s but the manifest says "

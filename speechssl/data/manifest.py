@@ -14,17 +14,18 @@ import numpy as np
 from speechssl.core.errors import InputError
 from speechssl.core.files import replacing
 
-COLUMNS = ("id", "path", "start", "duration", "speaker", "label", "text", "split")
+COLUMNS = ("id", "path", "start", "duration", "channel", "speaker", "label", "text", "split")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Utterance:
-    """One row. start, duration: seconds; duration is NaN where it is not known yet. extra: any further columns."""
+    """One row. start, duration: seconds (NaN: not known yet). channel: see data/channels.py. extra: any further columns."""
 
     id: str
     path: str
     start: float = 0.0
     duration: float = float("nan")
+    channel: str = ""
     speaker: str = ""
     label: str = ""
     text: str = ""

@@ -19,11 +19,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
-from speechssl.core.errors import InputError
-from speechssl.core.files import output_file, writing
+from speechssl.core.errors import DamagedError, InputError
+from speechssl.core.files import entries_below, output_file, writing
 from speechssl.core.progress import Progress
+from speechssl.data.channels import by_channel
 from speechssl.data.columns import AudioInside, Reading, parse_columns
 from speechssl.data.corpora import find
 from speechssl.data.cremad import is_pointer
@@ -37,20 +37,23 @@ from speechssl.data.manifest import (
 )
 from speechssl.data.tables import is_table, read_rows
 from speechssl.sound import audio
+from speechssl.sound.mix import SILENCE, Mix, channel_names, channel_number
 
-BLOCK = 2**20  # samples of all channels together that are decoded at once
-SILENCE = 1e-4  # a peak below -80 dB of full scale
+FOUND_BY = 2  # the way in which files are looked at; what was found in another way is not used again
 
 
 @dataclass(kw_only=True)
 class Summary:
-    """The lines of prepare. reused: files whose findings were cached; notes: what was read as what; reasons: of rejections."""
+    """The lines of prepare. reused: files whose findings were cached; passed: what was passed over -> how often; opposed: rows of
+    which the louder channel is used; notes: what was read as what; reasons: of rejections."""
 
     out: Path
     kept: int = 0
     seconds: float = 0.0
     reused: int = 0
     ignored: int = 0
+    passed: Counter = field(default_factory=Counter)
+    opposed: int = 0
     speakers: int = 0
     corpus: str = ""
     notes: list[str] = field(default_factory=list)
@@ -69,6 +72,11 @@ class Summary:
             lines.append(f"  {self.reused} files unchanged since the last run and not decoded again")
         if self.ignored:
             lines.append(f"  {self.ignored} other files ignored")
+        lines += [f"  {count} {what} passed over" for what, count in sorted(self.passed.items())]
+        if self.opposed:
+            lines.append(
+                f"  {self.opposed} rows: channels in opposite phase cancel each other out; the louder one is used"
+            )
         for reason, count in self.reasons.most_common():
             lines.append(f"  {count} rejected: {reason}")
         if self.rejected:
@@ -86,6 +94,7 @@ def prepare(
     where: str | Sequence[str] = "",
     columns: Sequence[str] = (),
     encoding: str = "",
+    channel: str = "mix",
     min_seconds: float = 0.1,
     max_seconds: float = 0.0,
     jobs: int = 0,
@@ -102,8 +111,10 @@ def prepare(
     if where and again:
         raise InputError(f"--where would leave only some rows of {out} in it; choose another --out")
     summary = Summary(out=out, corpus=source.corpus, notes=source.told(), ignored=source.ignored)
+    summary.passed = Counter(why for _, why in (entries_below(src) if src.is_dir() else ()) if why)
     findings = inspect_all(sorted({row.path for row in rows}), out, jobs, summary)
-    kept, rejected = sort_out(rows, findings, min_seconds, max_seconds)
+    rows = list(by_channel(rows, channel, lambda path: channel_names(len(findings[path].get("peaks", ["mix"])) - 1)))
+    kept, rejected = sort_out(rows, findings, min_seconds, max_seconds, summary)
     rejected = [*source.left_out, *rejected]
     write_rejected([*(read_rejected(out) if again else ()), *rejected], out)
     summary.reasons = Counter(reason.split(" (")[0] for _, reason in rejected)
@@ -159,43 +170,51 @@ def by_hand(source: Path, out: str | Path, name: str) -> str:
 
 
 def inspect(path: str) -> dict:
-    """Decode a whole file in blocks. {"seconds": its length}, or {"reason": why it cannot be used}."""
+    """Decode a whole file in pieces, once: {"seconds": its length, "peaks": of the mix and then of each channel, "opposed": the
+    place of the channel that is used where channels cancel each other out, else 0}; or {"reason": why it cannot be used}."""
     try:
         if not fits_a_line(path):
             return {"reason": "name with a tab, a line break or bytes that are not UTF-8 (rename it)"}
         if is_pointer(path):
             return {"reason": "git-lfs pointer, not audio (run `git lfs pull`)"}
-        with audio.opened(path) as file:
-            read, peak, finite = 0, 0.0, True
-            while len(block := file.read(BLOCK // file.channels, dtype="float32", always_2d=True)):
-                read += len(block)
-                finite &= bool(np.isfinite(block).all())
-                peak = max(peak, float(np.abs(audio.mono(block)).max(initial=0.0)))
-            declared, rate = file.frames, file.samplerate
+        sound = audio.opened(path)
+        try:
+            mix, read, peaks_C = Mix(0, audio.PIECE * sound.rate), 0, np.zeros(1 + sound.channels)
+            for piece_SC in sound.pieces(0, None, mix.size):
+                read += len(piece_SC)
+                peaks_C = np.maximum(peaks_C, peaks_of(mix(piece_SC), piece_SC))
+        finally:
+            sound.close()
     except InputError as error:
-        return {"reason": reason_of(path, str(error))}
-    except (soundfile.LibsndfileError, RuntimeError, OSError, MemoryError) as error:
+        return {"reason": reason_of(path, error)}
+    except (OSError, MemoryError) as error:
         return {"reason": f"breaks off while decoding ({error})"}
     if read == 0:
         return {"reason": "no samples"}
-    if read < declared - rate // 100:
-        return {"reason": f"truncated ({read} of {declared} samples)"}
-    if not finite:
+    if not np.isfinite(peaks_C).all():
         return {"reason": "NaN or infinite samples"}
-    if peak > audio.LOUDEST:
-        return {"reason": f"samples beyond ±1 (up to {peak:.3g}: divide by 32768?)"}
-    if peak < SILENCE:
-        return {"reason": f"silent (peak {peak:.1e})"}
-    return {"seconds": read / rate}
+    if peaks_C.max() > audio.LOUDEST:
+        return {"reason": f"samples beyond ±1 (up to {peaks_C.max():.3g}: divide by 32768?)"}
+    peaks = [float(f"{peak:.3g}") for peak in peaks_C]
+    return {"seconds": read / sound.rate, "peaks": peaks, "opposed": mix.opposed or 0}
 
 
-def reason_of(path: str, message: str) -> str:
+def peaks_of(mix_S: np.ndarray, piece_SC: np.ndarray) -> np.ndarray:
+    """The largest absolute samples of the mix and then of each channel; NaN where one is NaN."""
+    if piece_SC.shape[1] == 1:
+        return np.abs(mix_S).max(initial=0.0).repeat(2)
+    return np.array([np.abs(wave_S).max(initial=0.0) for wave_S in (mix_S, *piece_SC.T)])
+
+
+def reason_of(path: str, error: InputError) -> str:
     """A short reason, by which files are counted, with the details in brackets."""
     if not os.path.exists(path):
         return "missing"
     if os.path.getsize(path) == 0:
         return "empty file"
-    return f"cannot be used ({message.removeprefix(path).strip()})"
+    if isinstance(error, DamagedError):
+        return error.reason
+    return f"cannot be used ({str(error).removeprefix(path).strip()})"
 
 
 def stamp(path: str) -> list[int]:
@@ -217,7 +236,7 @@ def inspect_all(paths: list[str], out: Path, jobs: int, summary: Summary) -> dic
             findings[entry["path"]] = entry
         except (ValueError, KeyError, TypeError):
             continue  # a line cut short by a killed process
-    fresh = [path for path in paths if findings.get(path, {}).get("stamp") != stamp(path)]
+    fresh = [path for path in paths if findings.get(path, {}).get("stamp") != [FOUND_BY, *stamp(path)]]
     summary.reused = len(paths) - len(fresh)
     seconds = sum(findings[path].get("seconds", 0.0) for path in set(paths) - set(fresh))
     with (
@@ -226,7 +245,7 @@ def inspect_all(paths: list[str], out: Path, jobs: int, summary: Summary) -> dic
         Progress(len(paths), "file", "prepare", initial=summary.reused, show=bool(fresh)) as progress,
     ):
         for path, finding in run_all(fresh, jobs or os.cpu_count() or 1):
-            findings[path] = {"path": path, "stamp": stamp(path)} | finding
+            findings[path] = {"path": path, "stamp": [FOUND_BY, *stamp(path)]} | finding
             file.write(json.dumps(findings[path]) + "\n")
             file.flush()  # a killed process loses no finding
             seconds += finding.get("seconds", 0.0)
@@ -273,15 +292,15 @@ def end_with_parent() -> None:
 
 
 def sort_out(
-    rows: list[Utterance], findings: dict[str, dict], min_seconds: float, max_seconds: float
+    rows: list[Utterance], findings: dict[str, dict], min_seconds: float, max_seconds: float, summary: Summary
 ) -> tuple[list[Utterance], list[tuple[str, str]]]:
-    """The rows to keep, cut where they are too long, and (path, reason) of the others."""
+    """The rows to keep, cut where they are too long, and (path, reason) of the others; counts those in opposite phase."""
     kept, rejected, seen = [], [], set()
     for row in rows:
         finding = findings[row.path]
         rest = finding.get("seconds", 0.0) - row.start  # of the file
         seconds = rest if np.isnan(row.duration) else min(row.duration, rest)
-        reason = finding.get("reason")
+        reason = finding.get("reason") or channel_fault(row, finding["peaks"])
         if reason is None and "\ufffd" in row.text:
             reason = "transcript is not UTF-8 (convert it: iconv -f latin1 -t utf-8)"
         if reason is None and row.id in seen:
@@ -292,8 +311,22 @@ def sort_out(
             rejected.append((row.path, reason))
             continue
         seen.add(row.id)
+        if finding["opposed"] and not channel_number(row.channel):
+            louder = channel_names(len(finding["peaks"]) - 1)[finding["opposed"] - 1]
+            row, summary.opposed = replace(row, channel=louder), summary.opposed + 1
         kept += cut(replace(row, duration=seconds), max_seconds)
     return kept, rejected
+
+
+def channel_fault(row: Utterance, peaks: list[float]) -> str | None:
+    """Why the channel of a row cannot be used. peaks: of the mix, and then of each channel."""
+    try:
+        number = channel_number(row.channel)
+    except InputError as error:
+        return str(error)
+    if number >= len(peaks):
+        return f"has no such channel ({row.channel}; {len(peaks) - 1} in the file)"
+    return f"silent (peak {peaks[number]:.1e})" if peaks[number] < SILENCE else None
 
 
 def cut(row: Utterance, max_seconds: float) -> list[Utterance]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from speechssl.core.errors import InputError
+from speechssl.data.channels import segment_of
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.sources import rows_of
 from speechssl.score.metrics import Result
@@ -50,7 +51,7 @@ def rank_layers(
 
 def wave_of(row: Utterance) -> np.ndarray:
     """The audio of a row."""
-    return audio.load(row.path, start=row.start, duration=None if np.isnan(row.duration) else row.duration)
+    return audio.load(row.path, **segment_of(row))
 
 
 def embed_rows(model: Any, rows: Manifest) -> np.ndarray:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from speechssl.data.channels import segment_of
 from speechssl.data.manifest import Utterance
 from speechssl.score.metrics import Result
 from speechssl.score.report import PALETTE, Page, axes, escape_dollars, player, plot_embedding_map
@@ -45,7 +46,7 @@ def write_page(result: Result, rows: Sequence[Utterance], vectors: str, vectors_
     shown = np.random.default_rng(1).permutation(wrong)[:12].tolist()
     clips = []
     for row, guess in [(rows[i], best.predicted[i]) for i in shown]:
-        sound = player(row.path, row.start, row.duration)
+        sound = player(row.path, **segment_of(row))
         clips.append({"clip": row.id, "speaker": row.speaker, "is": row.label, "taken for": guess, "listen": sound})
     if clips:
         page.table(clips)

@@ -92,10 +92,10 @@ def cell(value: Any) -> str:
     return value if isinstance(value, Html) else html.escape(str(value))
 
 
-def player(path: str, start: float = 0.0, duration: float = float("nan")) -> Html:
-    """A control that plays a piece of an audio file (a NaN duration: to its end) from inside the page, at 16 kHz."""
+def player(path: str, **segment: Any) -> Html:
+    """A control that plays an audio file, or a segment as in audio.load, from inside the page, at 16 kHz."""
     buffer = io.BytesIO()
-    wave_S = audio.load(path, start=start, duration=None if duration != duration else duration)
+    wave_S = audio.load(path, **segment)
     soundfile.write(buffer, wave_S, audio.SAMPLE_RATE, format="FLAC")
     data = base64.b64encode(buffer.getvalue()).decode()
     return Html(f'<audio controls preload=none src="data:audio/flac;base64,{data}"></audio>')

@@ -87,9 +87,9 @@ def label_by_folder(rows: list[Utterance], data: Path, notes: list[str]) -> list
 
 def drop_copies(rows: list[Utterance], notes: list[str]) -> list[Utterance]:
     """One row for each file name of a speaker, sound before video; adds a note if there were more."""
-    once: dict[tuple[str, str], Utterance] = {}
+    once: dict[tuple[str, str, float, str], Utterance] = {}
     for row in sorted(rows, key=lambda row: Path(row.path).suffix.lower() in FOREIGN):
-        once.setdefault((row.speaker, Path(row.path).stem), row)
+        once.setdefault((row.speaker, Path(row.path).stem, row.start, row.channel), row)
     if len(once) < len(rows):
         notes.append(f"{len(rows) - len(once)} clips exist twice under the same name; one copy is used")
     return list(once.values())

@@ -5,8 +5,7 @@ a kept frame is close to, but not the same as, the frame of the whole clip; the 
 """
 
 from collections.abc import Iterator
-from os import PathLike
-from pathlib import Path
+from itertools import chain, count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,76 +21,47 @@ class Window(NamedTuple):
     rows: slice
 
 
-class Span(NamedTuple):
-    """Where a window lies: samples `first` to `stop` of the clip (None: its end). rows: the frames that are kept."""
-
-    first: int
-    stop: int | None
-    rows: slice
-
-
 def windows(
     source: Any,
     geometry: Geometry,
     *,
-    start: float = 0.0,
-    duration: float | None = None,
-    sample_rate: int | None = None,
     window: float = 30.0,
     context: float = 2.0,
     silence: float = 0.0,
+    **segment: Any,
 ) -> Iterator[Window]:
     """Yield a clip in windows of `window` seconds with `context` seconds on either side; a shorter clip is one window.
 
-    source, start, duration, sample_rate: as in audio.load. silence: seconds joined to both ends of the clip, of which the windows
-    are then. Less than one frame at the very end is left out. InputError as in audio.load.
+    source, segment: as in audio.load. silence: seconds joined to both ends of the clip, of which the windows are then. Less than
+    one frame at the very end is left out. InputError as in audio.load.
     """
-    added = round(silence * audio.SAMPLE_RATE)
-    if isinstance(source, (str, PathLike)):
-        seconds = audio.info(Path(source)).duration - start
-        samples = round(min(seconds, seconds if duration is None else duration) * audio.SAMPLE_RATE)
-    else:
-        source = audio.load(source, start=start, duration=duration, sample_rate=sample_rate)
-        samples = len(source)
-    total = samples + 2 * added
-    for span in plan(total, geometry.hop, window, context):
-        first, stop = max(0, span.first - added), None if span.stop is None else max(0, span.stop - added)
-        if isinstance(source, np.ndarray):
-            wave_S = source[first:stop]
-        elif stop == 0 or (added and first >= samples):
-            wave_S = np.zeros(0, np.float32)  # nothing but silence
-        else:
-            wave_S = read(source, start, duration, Span(first, stop, span.rows))
-        if added:
-            end = total if span.stop is None else min(span.stop, total)
-            before, after = min(added, end) - span.first, end - max(span.first, added + samples)
-            wave_S = np.pad(wave_S, (max(0, before), max(0, after)))
-        if len(wave_S) >= geometry.receptive_field:
-            yield Window(wave_S, span.rows)
-
-
-def plan(samples: int, hop: int, window: float, context: float) -> Iterator[Span]:
-    """The windows of a clip of so many samples; window and context (seconds) are cut to whole frames, one at least."""
-    size, margin = whole_frames(window, hop), whole_frames(context, hop)
-    for start in range(0, max(samples, 1), size):
+    quiet_S = np.zeros(round(silence * audio.SAMPLE_RATE), np.float32)
+    clip = Ahead(chain([quiet_S], audio.stream(source, **segment), [quiet_S]))
+    size, margin = whole_frames(window, geometry.hop), whole_frames(context, geometry.hop)
+    for start in count(0, size):
         first = max(0, start - margin)
-        before = (start - first) // hop  # frames of context
-        if start + size >= samples:
-            yield Span(first, None, slice(before, None))
-        else:
-            yield Span(first, start + size + margin, slice(before, before + size // hop))
+        wave_S = clip.read(first, start + size + margin)
+        last, before = first + len(wave_S) <= start + size, (start - first) // geometry.hop  # frames of context
+        if len(wave_S) >= geometry.receptive_field:
+            yield Window(wave_S, slice(before, None if last else before + size // geometry.hop))
+        if last:
+            return
+
+
+class Ahead:
+    """A stream of which the last samples are held, so that parts that overlap can be read one after the other."""
+
+    def __init__(self, pieces: Iterator[np.ndarray]) -> None:
+        self.pieces, self.held_S, self.begin = pieces, np.zeros(0, np.float32), 0
+
+    def read(self, first: int, stop: int) -> np.ndarray:
+        """Samples `first` to `stop`, fewer at the end; what lies before `first` is forgotten."""
+        self.held_S, self.begin = self.held_S[first - self.begin :], first
+        while len(self.held_S) < stop - first and (piece_S := next(self.pieces, None)) is not None:
+            self.held_S = np.concatenate([self.held_S, piece_S]) if len(self.held_S) else piece_S
+        return self.held_S[: stop - first]
 
 
 def whole_frames(seconds: float, hop: int) -> int:
     """Seconds as samples: the largest multiple of the hop, one hop at least."""
     return max(hop, round(seconds * audio.SAMPLE_RATE) // hop * hop)
-
-
-def read(source: str | PathLike, start: float, duration: float | None, span: Span) -> np.ndarray:
-    """The samples of a window, from a file whose clip begins at `start` and lasts `duration` seconds (None: to the end)."""
-    offset = span.first / audio.SAMPLE_RATE
-    if span.stop is not None:
-        length = (span.stop - span.first) / audio.SAMPLE_RATE
-    else:
-        length = None if duration is None else duration - offset
-    return audio.load(source, start=start + offset, duration=length)

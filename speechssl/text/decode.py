@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -26,15 +26,18 @@ class Word:
     start: float
     end: float
     score: float
+    channel: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transcript:
-    """The text of a clip and its words with their times; duration: seconds that the frames cover."""
+    """The text of a clip and its words with their times; duration: seconds that the frames cover. channels: what was said on
+    each, if they were transcribed one by one."""
 
     text: str
     words: list[Word]
     duration: float
+    channels: "dict[str, Transcript]" = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.text

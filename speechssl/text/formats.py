@@ -1,7 +1,9 @@
 """The formats that transcripts are written in: txt, srt, vtt and json."""
 
 import json
-from dataclasses import asdict
+import math
+from dataclasses import asdict, replace
+from typing import Any
 
 from speechssl.text.decode import PAUSE, Transcript, Word
 
@@ -11,16 +13,34 @@ def write(transcript: Transcript, style: str) -> str:
     if style == "txt":
         return transcript.text + "\n"
     if style == "json":
-        return json.dumps(asdict(transcript), ensure_ascii=False, indent=2) + "\n"
+        return json.dumps(plain(transcript), ensure_ascii=False, indent=2) + "\n"
     comma = "," if style == "srt" else "."
     blocks = [] if style == "srt" else ["WEBVTT\n"]
-    place = 0
-    for number, words in enumerate(captions(transcript.words), 1):
+    for number, (start, end, channel, text) in enumerate(cues(transcript), 1):
         heading = f"{number}\n" if style == "srt" else ""
-        times = f"{clock(words[0].start, comma)} --> {clock(words[-1].end, comma)}"
-        text, place = stretch(transcript.text, words, place)
-        blocks.append(f"{heading}{times}\n{text}\n")
+        speaker = "" if not channel else f"<v {channel}>" if style == "vtt" else f"{channel}: "
+        blocks.append(f"{heading}{clock(start, comma)} --> {clock(end, comma)}\n{speaker}{text}\n")
     return "\n".join(blocks)
+
+
+def plain(transcript: Transcript) -> dict[str, Any]:
+    """A transcript for JSON: words have a channel where channels were transcribed one by one."""
+    values = asdict(transcript)
+    if not values.pop("channels"):
+        for word in values["words"]:
+            del word["channel"]
+    return values
+
+
+def cues(transcript: Transcript, seconds: float = 6.0) -> list[tuple[float, float, str, str]]:
+    """(start, end, channel, text) of each caption, in the order of time; captions of each channel by itself."""
+    found = []
+    for channel, part in (transcript.channels or {"": transcript}).items():
+        place = 0
+        for words in captions(part.words, seconds):
+            text, place = stretch(part.text, words, place)
+            found.append((words[0].start, words[-1].end, channel, text))
+    return sorted(found, key=lambda cue: cue[0])
 
 
 def stretch(text: str, words: list[Word], place: int) -> tuple[str, int]:
@@ -30,6 +50,17 @@ def stretch(text: str, words: list[Word], place: int) -> tuple[str, int]:
     for word in words:
         stop = text.index(word.text, stop) + len(word.text)
     return text[first:stop], stop
+
+
+def dialogue(channels: dict[str, Transcript]) -> Transcript:
+    """What was said on each channel of a recording as one transcript: a line per turn, which ends at a pause, and all words in
+    the order of time."""
+    words = [replace(word, channel=name) for name, part in channels.items() for word in part.words]
+    words.sort(key=lambda word: word.start)
+    duration = max(part.duration for part in channels.values())
+    whole = Transcript(text="", words=words, duration=duration, channels=channels)
+    lines = [f"{channel}: {text}" for _, _, channel, text in cues(whole, math.inf)]
+    return replace(whole, text="\n".join(lines))
 
 
 def captions(words: list[Word], seconds: float = 6.0, gap: float = PAUSE) -> list[list[Word]]:

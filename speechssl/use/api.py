@@ -16,7 +16,9 @@ from speechssl.interop.source import read
 from speechssl.models import families
 from speechssl.models.checkpoint import checkpoint_of, extra_tensors
 from speechssl.models.protocol import Encoder
+from speechssl.sound import audio
 from speechssl.sound.audio import SAMPLE_RATE
+from speechssl.sound.mix import EACH
 from speechssl.text.tokenizer import CharTokenizer
 
 PRECISIONS = ("float32", "bf16")
@@ -138,18 +140,46 @@ class SpeechModel:
         with self.computing():
             return self.model.class_logits(waves).cpu()
 
-    def embed(self, source: Any, *, layer: int | str = "best", pool: str = "model", sample_rate: int | None = None):
-        """One clip (path, file object, array or tensor) -> numpy array; see speechssl.use.embed for layer and pool."""
+    def embed(
+        self,
+        source: Any,
+        *,
+        layer: int | str = "best",
+        pool: str = "model",
+        sample_rate: int | None = None,
+        channel: str = "mix",
+    ):
+        """One clip, any source of speechssl.sound.audio.load -> numpy array; see speechssl.use.embed for layer and pool.
+
+        Several, as a list of sources or an array (B, S) -> one more axis in front; a list with pool="none". channel: as in load,
+        or "each": several clips, one of each channel.
+        """
         from speechssl.use.embed import embed_clip
 
-        return embed_clip(self, source, layer=layer, pool=pool, sample_rate=sample_rate)
+        several = audio.several(source, channel)
+        if several is None:
+            return embed_clip(self, source, layer=layer, pool=pool, sample_rate=sample_rate, channel=channel)
+        how: dict[str, Any] = {"layer": layer, "pool": pool, "sample_rate": sample_rate}
+        found = [self.embed(part, channel=name, **how) for part, name in several]
+        return found if pool == "none" else np.stack(found)
 
-    def transcribe(self, source: Any, **options: Any):
-        """One clip of any length -> Transcript (text, words with times); options as in speechssl.use.transcribe."""
+    def transcribe(self, source: Any, *, channel: str = "mix", **options: Any):
+        """One clip of any length -> Transcript (text, words with times); options as in speechssl.use.transcribe.
+
+        Several, as a list of sources or an array (B, S) -> a list. channel: as in audio.load, or "each": one Transcript with a
+        speaker for each channel.
+        """
+        from speechssl.text.formats import dialogue
         from speechssl.use.transcribe import transcribe
 
         self.require_tokenizer()
-        return transcribe(self, source, **options)
+        several = audio.several(source, channel)
+        if several is None:
+            return transcribe(self, source, channel=channel, **options)
+        found = [self.transcribe(part, channel=name, **options) for part, name in several]
+        if channel == EACH and audio.batch(source) is None:
+            return dialogue({name: text for (_, name), text in zip(several, found, strict=True)})
+        return found
 
     def save(self, folder: str | Path, *, half: bool = False) -> None:
         """Write a model folder that speechssl opens, and transformers too unless it is BYOL-S; half: weights in 16 bits."""

@@ -15,6 +15,7 @@ import numpy as np
 from speechssl.core import dist
 from speechssl.core.errors import InputError
 from speechssl.core.files import output_file
+from speechssl.data.channels import with_channel
 from speechssl.data.manifest import Manifest, escape, rejected_path
 from speechssl.data.prepare import stamp
 from speechssl.data.sources import rows_of
@@ -52,7 +53,7 @@ def embed_clip(
 ) -> np.ndarray:
     """One clip of any length -> (D,) or (2 D,); (T, D) for pool="none"; with a leading axis of layers for layer="all".
 
-    segment: start, duration and sample_rate as in audio.load. A long clip is read in windows, whose frames are pooled
+    segment: start, duration, sample_rate and channel as in audio.load. A long clip is read in windows, whose frames are pooled
     together; its memory grows with pool="none" only.
     """
     check_pool(pool)
@@ -106,17 +107,19 @@ def embed_to_parquet(
     layer: int | str = "best",
     pool: str = "model",
     where: str | Sequence[str] = "",
+    channel: str = "mix",
     batch_seconds: float | None = None,
 ) -> Embedded | None:
     """Embed every clip of `sources` into the Parquet file `out`: id, path, speaker, label, text, split, duration, vector.
 
     layer "all" (or "weighted": the probe then learns how to mix them) writes one column per layer, vector_00 ...; pool
-    "none" writes every frame, row after row in one list with `frames` rows. The metadata of the file name model, layer, pool.
+    "none" writes every frame, row after row in one list with `frames` rows. The metadata of the file
+    name model, layer, pool. channel: "each" makes a row of each channel.
     Finished rows wait in a folder beside `out`: after a kill, the same call computes the rest. Under torchrun the processes
     share the rows; rank 0 writes the file, the others return None.
     """
     out = output_file(out, "e.parquet")
-    rows, began = rows_of(sources, where), time.perf_counter()
+    rows, began = with_channel(rows_of(sources, where), channel), time.perf_counter()
     check_pool(pool)
     chosen = choose_layers(layer, model)
     meta = {"model": str(model.source), "layer": str(layer) if keeps_layers(layer) else str(chosen[0]), "pool": pool}

@@ -18,7 +18,7 @@ from speechssl.use.stream import SHARE, Outcome, reason
 
 GROUP = 2**22  # numbers that are collected before they are written
 SECONDS = 600.0  # of audio whose results are collected at most
-TEXTS = ("id", "path", "speaker", "label", "text", "split")
+TEXTS = ("id", "path", "channel", "speaker", "label", "text", "split")
 # floats do not repeat: a dictionary of them costs memory and space
 ENCODING: dict[str, Any] = {"use_dictionary": list(TEXTS)}
 

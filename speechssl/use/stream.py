@@ -17,6 +17,7 @@ import numpy as np
 from speechssl.core import dist
 from speechssl.core.errors import InputError
 from speechssl.core.progress import Progress
+from speechssl.data.channels import segment_of
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.sound import audio
 
@@ -59,7 +60,7 @@ def stream_clips(
     """The results of some rows, batch by batch, in the order of `indices`, under a progress bar named `what`.
 
     several: computes waves, about `batch_seconds` at a time. one: computes a clip of more than `longest` seconds, called as
-    one(path, start=..., duration=...). reach: samples of the shortest clip that the model can take.
+    one(path, start=..., duration=..., channel=...). reach: samples of the shortest clip that the model can take.
     """
     waiting: list[Outcome] = []
     total = 0.0
@@ -99,9 +100,11 @@ def read(index: int, row: Utterance, longest: float, reach: int) -> Outcome:
     """Decode a row. At most `longest` + 1 s are read: more than `longest` means that the clip is processed in windows."""
     known = np.inf if np.isnan(row.duration) else row.duration
     try:
-        wave_S = audio.load(row.path, start=row.start, duration=min(known, longest + 1))
+        segment = segment_of(row)
+        segment["duration"] = min(known, longest + 1)
+        wave_S = audio.load(row.path, **segment)
         if len(wave_S) > longest * audio.SAMPLE_RATE:
-            seconds = min(known, audio.info(row.path).duration - row.start)
+            seconds = known if np.isfinite(known) else audio.info(row.path).duration - row.start
             return Outcome(index, replace(row, duration=seconds), None)
         if len(wave_S) < reach:
             raise TooShort(f"{row.path} has {len(wave_S)} samples, which are less than one frame ({reach} samples)")
@@ -120,8 +123,7 @@ def run_batch(waiting: list[Outcome], several: Callable[[list[np.ndarray]], list
 def run_long_clip(row: Utterance, result: Outcome, one: Callable[..., Any]) -> Outcome:
     """The result of a clip that `one` reads itself."""
     try:
-        duration = None if np.isnan(row.duration) else row.duration
-        return result._replace(value=one(row.path, start=row.start, duration=duration))
+        return result._replace(value=one(row.path, **segment_of(row)))
     except InputError as error:
         return result._replace(value=error)
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ import torch
 from speechssl.core import dist, progress
 from speechssl.core.errors import InputError
 from speechssl.core.files import output_file, output_folder, replacing
+from speechssl.data.channels import by_channel, check_channel
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.sources import transcripts_of
 from speechssl.sound.audio import between_silence
 from speechssl.sound.windows import windows
 from speechssl.text.decode import Transcript, greedy, spell
-from speechssl.text.formats import write
+from speechssl.text.formats import dialogue, write
 from speechssl.use.stream import BATCH, Outcome, own_rows, stream_clips
 
 
@@ -61,6 +62,20 @@ def transcribe_rows(
     yield from chain.from_iterable(batches)
 
 
+def transcribe_channels(model: Any, rows: Manifest, indices: Sequence[int], channel: str) -> Iterator[Outcome]:
+    """The same of a channel of each row; for "each", one Transcript of all channels."""
+    parts = [list(by_channel([rows[index]], channel)) for index in indices]
+    clips = Manifest.of(chain.from_iterable(parts))
+    results = transcribe_rows(model, clips, range(len(clips)), 30.0, BATCH[model.device.type], "transcribe")
+    for index, own in zip(indices, parts, strict=True):
+        found = list(islice(results, len(own)))
+        failed = [result.value for result in found if isinstance(result.value, InputError)]
+        value = failed[0] if failed else found[0].value
+        if len(found) > 1 and not failed:
+            value = dialogue({result.row.channel: result.value for result in found})
+        yield Outcome(index, rows[index], value)
+
+
 def transcribe_files(
     model: Any,
     sources: Sequence[Path],
@@ -68,6 +83,7 @@ def transcribe_files(
     where: str | Sequence[str] = "",
     style: str = "txt",
     out: Path | None = None,
+    channel: str = "mix",
 ) -> int:
     """Transcribe files, all audio in folders and the rows of tables, print or write into `out`; returns how many failed (each is
     reported).
@@ -76,15 +92,16 @@ def transcribe_files(
     share the files.
     """
     model.require_tokenizer()
-    rows, failed = transcripts_of(sources, where), 0
+    check_channel(channel)
+    rows, failed, key = transcripts_of(sources, where), 0, f"{model.fingerprint()} {channel}"
     with dist.sharing():
         if out is None and dist.world() > 1:
             raise InputError("several processes cannot print in order; name a folder for the transcripts with --out")
         if out is None and style != "txt" and len(rows) > 1:
             raise InputError(f"{len(rows)} files do not fit into one {style}; name a folder for them with --out")
         mine = own_rows(len(rows), dist.rank(), dist.world())
-        waiting = mine if out is None else unwritten(model, rows, mine, output_folder(out), style)
-        for result in transcribe_rows(model, rows, waiting, 30.0, BATCH[model.device.type], "transcribe"):
+        waiting = mine if out is None else unwritten(key, rows, mine, output_folder(out), style)
+        for result in transcribe_channels(model, rows, waiting, channel):
             file, text = Path(result.row.path), result.value
             if isinstance(text, InputError):
                 failed += 1
@@ -99,13 +116,13 @@ def transcribe_files(
         return int(dist.all_sum_float(failed))  # waits for the other processes
 
 
-def unwritten(model: Any, rows: Manifest, indices: Sequence[int], out: Path, style: str) -> list[int]:
-    """The rows that have no transcript in `out`, or an older one than the audio or than the note that names this model."""
+def unwritten(key: str, rows: Manifest, indices: Sequence[int], out: Path, style: str) -> list[int]:
+    """The rows that have no transcript in `out`, or an older one than the audio or than the note of what made it, `key`."""
     refuse_equal_names(rows, style)
     note = out / f".{style}.model"
-    if dist.rank() == 0 and not (note.is_file() and note.read_text() == model.fingerprint()):
+    if dist.rank() == 0 and not (note.is_file() and note.read_text() == key):
         with replacing(note) as draft:
-            draft.write_text(model.fingerprint())
+            draft.write_text(key)
     dist.barrier()
     since = note.stat().st_mtime_ns
 

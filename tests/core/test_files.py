@@ -3,11 +3,12 @@
 import contextlib
 import errno
 import os
+import socket
 
 import pytest
 
 from speechssl.core.errors import InputError
-from speechssl.core.files import output_file, output_folder, replacing
+from speechssl.core.files import entries_below, files_below, output_file, output_folder, replacing
 
 
 def test_the_file_is_replaced_at_the_end(tmp_path):
@@ -81,3 +82,37 @@ def test_places_that_cannot_be_written(tmp_path):
     with pytest.raises(InputError, match="cannot be made"):
         output_folder(tmp_path / "file")
     assert output_file(tmp_path / "a" / "b" / "x", "x").parent.is_dir()
+
+
+def test_what_blocks_or_belongs_to_the_system_is_passed_over_and_named(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for name in ("x.wav", "a/y.wav", "a/b/z.wav", "a/._y.wav", ".DS_Store"):
+        (tmp_path / name).write_text(name)
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "gone.wav").symlink_to("nowhere.wav")
+    (tmp_path / "loop.wav").symlink_to("loop.wav")
+    (tmp_path / "zero.wav").symlink_to("/dev/zero")
+    (tmp_path / "a" / "b" / "up").symlink_to("../..")
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.chdir(tmp_path):
+        listener.bind("socket.wav")
+    found = {str(path.relative_to(tmp_path)): why for path, why in entries_below(tmp_path)}
+    assert {str(path.relative_to(tmp_path)) for path in files_below(tmp_path)} == {
+        *("x.wav", "a/y.wav", "a/b/z.wav", "gone.wav", "loop.wav")
+    }
+    assert {name: why for name, why in found.items() if why} == {
+        "pipe.wav": "pipes, sockets and devices",
+        "zero.wav": "pipes, sockets and devices",
+        "socket.wav": "pipes, sockets and devices",
+        "a/._y.wav": "notes of macOS (._ and .DS_Store)",
+        ".DS_Store": "notes of macOS (._ and .DS_Store)",
+        "a/b/up": "links to folders that are read anyway",
+    }
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch):
+    def refuse(_place):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match=r"cannot be read \(Permission denied\); get permission"):
+        list(files_below(tmp_path))

@@ -77,7 +77,7 @@ def test_figures_leave_the_callers_matplotlib_alone(speech, tmp_path):
 def test_a_player_holds_its_piece_only(tmp_path):
     rate = 44_100
     soundfile.write(tmp_path / "long.WAV", np.random.default_rng(1).uniform(-1, 1, (30 * rate, 2)), rate)
-    markup = player(str(tmp_path / "long.WAV"), 10.0, 1.5)
+    markup = player(str(tmp_path / "long.WAV"), start=10.0, duration=1.5)
     wave, rate = soundfile.read(io.BytesIO(base64.b64decode(markup.partition("base64,")[2].partition('"')[0])))
     assert (rate, wave.shape) == (16_000, (24_000,))
 

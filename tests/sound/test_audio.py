@@ -1,6 +1,8 @@
 """Decoding against soundfile, librosa and soxr; segments against the whole; what is refused and how."""
 
 import io
+import os
+import threading
 
 import librosa
 import numpy as np
@@ -20,9 +22,100 @@ def sentence() -> np.ndarray:
     return soundfile.read(CLIP, dtype="float32")[0]
 
 
-@pytest.mark.parametrize("source", [CLIP, str(CLIP), io.BytesIO(CLIP.read_bytes())], ids=["path", "text", "file"])
-def test_any_source_gives_soundfile_s_samples(source, sentence):
-    np.testing.assert_array_equal(audio.load(source), sentence)
+class Decoder:
+    """What torchcodec's AudioDecoder and the library datasets hand out: two channels, at 8 kHz."""
+
+    def __init__(self, wave_S: np.ndarray) -> None:
+        self.data, self.sample_rate = torch.from_numpy(np.stack([wave_S, wave_S])), 8_000
+
+    def get_all_samples(self) -> "Decoder":
+        return self
+
+
+def piped() -> io.RawIOBase:
+    """A file that cannot seek."""
+    reading, writing = os.pipe()
+    threading.Thread(target=lambda: os.fdopen(writing, "wb").write(CLIP.read_bytes())).start()
+    return os.fdopen(reading, "rb")
+
+
+FILES = {
+    "path": lambda: CLIP,
+    "text": lambda: str(CLIP),
+    "file": lambda: io.BytesIO(CLIP.read_bytes()),
+    "bytes": CLIP.read_bytes,
+    "pipe": piped,
+    "bytes of datasets": lambda: {"bytes": CLIP.read_bytes(), "path": None},
+    "path of datasets": lambda: {"bytes": None, "path": str(CLIP)},
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_any_source_gives_soundfile_s_samples(name, sentence):
+    np.testing.assert_array_equal(audio.load(FILES[name]()), sentence)
+
+
+def test_the_arrays_of_datasets_have_their_own_rate_and_channels_first(sentence):
+    slow_S = soxr.resample(sentence, 16_000, 8_000)
+    expected = audio.load(slow_S, sample_rate=8_000)
+    for source in (
+        {"array": slow_S, "sampling_rate": 8_000, "path": "x.wav"},
+        {"array": slow_S.tolist(), "sampling_rate": 8_000},
+        {"array": np.stack([slow_S, slow_S]), "sampling_rate": 8_000},
+        Decoder(slow_S),
+    ):
+        np.testing.assert_allclose(audio.load(source, sample_rate=16_000), expected, atol=1e-6)
+    part = audio.load({"array": slow_S, "sampling_rate": 8_000}, start=0.5, duration=0.5)
+    assert len(part) == 8_000
+
+
+def test_text_is_told_from_bytes():
+    class Page:
+        def read(self) -> str:
+            return "<html>"
+
+    with pytest.raises(InputError, match="text, not bytes"):
+        audio.load(Page())
+
+
+def test_channels_are_chosen_by_name_or_number(sentence, tmp_path):
+    right_S = sentence[::-1].copy()
+    stereo_S2 = np.stack([sentence, right_S], axis=1)
+    soundfile.write(tmp_path / "x.wav", stereo_S2, 16_000, subtype="FLOAT")
+    for source in (tmp_path / "x.wav", stereo_S2):
+        for channel, expected in (("left", sentence), ("0", sentence), ("right", right_S), ("1", right_S)):
+            np.testing.assert_array_equal(audio.load(source, channel=channel), expected)
+        np.testing.assert_allclose(audio.load(source, channel="mix"), (sentence + right_S) / 2, atol=1e-7)
+        with pytest.raises(InputError, match="has no channel '2', only left, right; choose"):
+            audio.load(source, channel="2")
+    with pytest.raises(InputError, match="channel = 'middle' is not left, right, mix or a number from 0"):
+        audio.load(tmp_path / "x.wav", channel="middle")
+    with pytest.raises(InputError, match="flac has no channel 'right', only left; choose"):
+        audio.load(CLIP, channel="right")
+
+
+def test_of_channels_that_cancel_each_other_out_the_louder_one_is_taken(sentence, tmp_path):
+    """In the whole and in any part, also after silence; two people on two channels do not cancel each other out."""
+    quiet_S = np.zeros(16_000 * 11, np.float32)
+    wave_S = np.concatenate([quiet_S, sentence])
+    soundfile.write(tmp_path / "x.wav", np.stack([-0.8 * wave_S, wave_S], 1), 16_000, subtype="FLOAT")
+    np.testing.assert_allclose(audio.load(tmp_path / "x.wav"), wave_S, atol=1e-4)
+    np.testing.assert_array_equal(audio.load(tmp_path / "x.wav", start=12.0, duration=0.5), wave_S[192_000:200_000])
+    with open(tmp_path / "x.wav", "rb") as file:
+        np.testing.assert_array_equal(audio.load(file, start=12.0, duration=0.5), wave_S[192_000:200_000])
+    np.testing.assert_allclose(np.concatenate(list(audio.stream(tmp_path / "x.wav"))), wave_S, atol=1e-4)
+    np.testing.assert_allclose(audio.load(np.stack([sentence, -sentence], 1)), sentence, atol=1e-7)
+    for other_S in (sentence[::-1], 0 * sentence, sentence):
+        expected = (sentence + other_S) / 2
+        np.testing.assert_allclose(audio.load(np.stack([sentence, other_S], 1)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+def test_a_stream_is_the_whole_in_pieces(rate, speech, tmp_path):
+    soundfile.write(tmp_path / "x.wav", soxr.resample(speech, 16_000, rate), rate, subtype="FLOAT")
+    pieces = list(audio.stream(tmp_path / "x.wav"))
+    assert len(pieces) > 4
+    np.testing.assert_allclose(np.concatenate(pieces), audio.load(tmp_path / "x.wav"), atol=1e-6)
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000, 96_000])
@@ -54,7 +147,7 @@ def test_channels_are_averaged(sentence, tmp_path):
     stereo_S2 = np.stack([sentence, 0.5 * sentence], axis=1)
     soundfile.write(tmp_path / "x.wav", stereo_S2, 16_000, subtype="FLOAT")
     np.testing.assert_allclose(audio.load(tmp_path / "x.wav"), 0.75 * sentence, atol=1e-7)
-    np.testing.assert_allclose(audio.load(stereo_S2.T), 0.75 * sentence, atol=1e-7)
+    np.testing.assert_allclose(audio.load(stereo_S2), 0.75 * sentence, atol=1e-7)
 
 
 def test_the_ending_of_a_name_decides_nothing(sentence, tmp_path):
@@ -100,7 +193,10 @@ def test_tensors_pass(sentence):
         (DATA / "LICENSES.md", None, r"LICENSES\.md cannot be decoded"),
         (io.BytesIO(b"nothing"), None, "cannot be decoded"),
         ((np.zeros(100), 16_000), None, "load\\(wave, sample_rate=rate\\)"),
-        (np.zeros((9, 100)), None, "shape"),
+        (np.zeros((9, 100)), None, "9 utterances, not one"),
+        (np.zeros((2, 100)), None, r"2 utterances, not one; channels are columns, \(samples, channels\)"),
+        ({"array": [0.0, 0.1]}, None, "needs its rate"),
+        ({"file": "x.wav"}, None, "a dict with file is not audio"),
         (np.zeros(100, np.int64), None, "64-bit integers"),
         (np.full(100, 3e4), None, "up to 3e\\+04, but audio lies within"),
     ],
@@ -116,6 +212,9 @@ def test_tensors_pass(sentence):
         "file",
         "pair",
         "utterances",
+        "channels first",
+        "no rate",
+        "dict",
         "int64",
         "loud",
     ],
@@ -123,12 +222,6 @@ def test_tensors_pass(sentence):
 def test_what_is_no_audio_is_refused(source, rate, complaint):
     with pytest.raises(InputError, match=complaint):
         audio.load(source, sample_rate=rate)
-
-
-def test_a_file_that_cannot_be_decoded_names_the_remedy(tmp_path):
-    (tmp_path / "my call.m4a").write_bytes(b"ftyp")
-    with pytest.raises(InputError, match=r"ffmpeg -i 'my call\.m4a' 'my call\.wav'"):
-        audio.load(tmp_path / "my call.m4a")
 
 
 def test_a_file_object_can_be_read_twice(sentence):
@@ -141,15 +234,10 @@ def test_a_path_that_the_system_refuses():
         audio.load("x" * 300)
 
 
-def test_headers_that_cannot_be_right(sentence, tmp_path):
+def test_a_header_that_cannot_be_right(sentence, tmp_path):
     soundfile.write(tmp_path / "slow.wav", sentence, 1_000)
-    streamed = bytearray(CLIP.read_bytes())  # flac written into a pipe: the header's 36 bits of length stay zero
-    streamed[21] &= 0xF0
-    streamed[22:26] = bytes(4)
-    (tmp_path / "streamed.flac").write_bytes(bytes(streamed))
-    for name, problem in (("slow.wav", "1000 Hz"), ("streamed.flac", "no length")):
-        with pytest.raises(InputError, match=f"{name} has a header that cannot be right .*{problem}"):
-            audio.load(tmp_path / name)
+    with pytest.raises(InputError, match=r"slow\.wav has a header that cannot be right .*1000 Hz"):
+        audio.load(tmp_path / "slow.wav")
 
 
 def test_beyond_the_end_of_a_file():

@@ -12,11 +12,38 @@ from tests.conftest import CLIP
 def test_every_kind_of_source_gives_the_same(pretrained_folder, clip):
     model = speechssl.load(pretrained_folder)
     with open(CLIP, "rb") as file:
-        sources = (CLIP, str(CLIP), file, clip, torch.from_numpy(clip), np.stack([clip, clip]))
+        data = CLIP.read_bytes()
+        arrays = (
+            clip,
+            torch.from_numpy(clip),
+            np.stack([clip, clip], axis=1),
+            {"array": clip, "sampling_rate": 16_000},
+        )
+        sources = (CLIP, str(CLIP), file, data, {"bytes": data, "path": None}, *arrays)
         first, *others = [model.embed(source) for source in sources]
     for other in others:
         np.testing.assert_allclose(other, first, atol=1e-6)
     assert first.shape == (model.config.hidden_size,)
+
+
+def test_rows_are_utterances_and_columns_are_channels(pretrained_folder, speech):
+    """A batch is never mixed, whatever its size; channels never become utterances."""
+    model = speechssl.load(pretrained_folder)
+    waves = [speech[i * 20_000 :][:20_000] for i in range(9)]
+    alone = [model.embed(wave_S) for wave_S in waves]
+    for size in (1, 2, 9):
+        for batch in (np.stack(waves[:size]), torch.from_numpy(np.stack(waves[:size])), waves[:size]):
+            np.testing.assert_allclose(model.embed(batch), np.stack(alone[:size]), atol=1e-6)
+    mixed = model.embed((waves[0] + waves[1]) / 2)
+    stereo_S2 = np.stack(waves[:2], axis=1)
+    np.testing.assert_allclose(model.embed(stereo_S2), mixed, atol=1e-5)
+    np.testing.assert_allclose(model.embed({"array": stereo_S2.T, "sampling_rate": 16_000}), mixed, atol=1e-5)
+    np.testing.assert_allclose(model.embed(stereo_S2, channel="each"), np.stack(alone[:2]), atol=1e-6)
+    np.testing.assert_allclose(model.embed([CLIP, waves[0], CLIP.read_bytes()])[1], alone[0], atol=1e-6)
+    frames = model.embed([waves[0], waves[1][:9_000]], pool="none")
+    assert [len(frames_TD) for frames_TD in frames] == [model.config.geometry.frames(n) for n in (20_000, 9_000)]
+    with pytest.raises(InputError, match="give a pair"):
+        model.embed((waves[0], 16_000))
 
 
 def test_hidden_states_have_a_row_per_frame_and_layer(pretrained_folder, clip):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from speechssl.core.errors import InputError
+from speechssl.data.channels import segment_of
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.tables import read_manifest
 from speechssl.use import stream as module
@@ -50,7 +51,7 @@ def test_what_cannot_be_used_and_what_is_long_keep_their_places(tmp_path):
     ]
     values = [result.value for result in chain.from_iterable(batches)]
     assert [isinstance(value, InputError) for value in values] == [False, True, False, False, True, True, False]
-    assert values[2] == (long.path, {"start": 1.0, "duration": None}) and batches[1][0].row.duration == 13.085
+    assert values[2] == (long.path, segment_of(long)) and batches[1][0].row.duration == 13.085
     assert isinstance(values[5], TooShort)
     assert reason(batches[0][1]).startswith("is missing")
 

@@ -1,5 +1,6 @@
 """Long audio: windows change no word, memory stays constant, any rate aligns; files in and files out."""
 
+import json
 import os
 import shutil
 
@@ -183,3 +184,38 @@ def test_what_is_written_is_not_made_again_unless_audio_or_model_changed(model, 
     assert made([folder], other) == 11
     for file in folder.glob("*.flac"):
         assert (tmp_path / "out" / f"{file.stem}.txt").read_text() == other.transcribe(file).text + "\n"
+
+
+def test_each_channel_of_a_call_is_a_speaker(model, speech, tmp_path, capsys):
+    """Words are those of the channels alone, in the order of time; a recording with one channel stays as it is."""
+    waves = {"left": speech[: 16_000 * 3], "right": speech[160_000 : 160_000 + 16_000 * 3]}
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "call.wav", np.stack(list(waves.values()), 1), 16_000, subtype="FLOAT")
+    shutil.copy(CLIP, tmp_path / "in" / "mono.flac")
+    alone = {name: model.transcribe(wave_S) for name, wave_S in waves.items()}
+    found = model.transcribe(tmp_path / "in" / "call.wav", channel="each")
+    for name, transcript in alone.items():
+        said = [word for word in found.words if word.channel == name]
+        assert [(word.text, word.start) for word in said] == [(word.text, word.start) for word in transcript.words]
+        assert model.transcribe(tmp_path / "in" / "call.wav", channel=name) == transcript
+        assert " ".join(word.text for word in said).split()[0] in found.text
+    assert [word.start for word in found.words] == sorted(word.start for word in found.words)
+    assert {line.partition(": ")[0] for line in found.text.splitlines()} == {"left", "right"}
+    for style in ("txt", "srt", "vtt", "json"):
+        assert transcribe_files(model, [tmp_path / "in"], style=style, out=tmp_path / "out", channel="each") == 0
+        assert (tmp_path / "out" / f"call.{style}").read_text(encoding="utf-8") == write(found, style)
+        assert (tmp_path / "out" / f"mono.{style}").read_text() == write(model.transcribe(CLIP), style)
+    assert "\n<v left>" in write(found, "vtt") and "\nright: " in write(found, "srt")
+    words = json.loads(write(found, "json"))["words"]
+    assert {word["channel"] for word in words} == {"left", "right"} and len(words) == len(found.words)
+    assert "channel" not in json.loads(write(model.transcribe(CLIP), "json"))["words"][0]
+    assert transcribe_files(model, [tmp_path / "in"], style="txt", out=tmp_path / "out", channel="left") == 0
+    assert (tmp_path / "out" / "call.txt").read_text() == alone["left"].text + "\n"
+
+
+def test_several_sources_give_several_transcripts(model, clip, speech):
+    other = speech[:20_000]
+    expected = [model.transcribe(clip), model.transcribe(other)]
+    assert model.transcribe([CLIP, other]) == expected
+    both = model.transcribe(np.stack([clip[:20_000], other]))
+    assert both == [model.transcribe(clip[:20_000]), expected[1]]

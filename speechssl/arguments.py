@@ -1,0 +1,37 @@
+"""Arguments that several verbs have: their types and their help."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+MODEL = (
+    "a run, a transformers folder, a fairseq, torchaudio or BYOL-S file, a state dict, the name of a shipped model, or a hub id; "
+    "MODEL@fra: with an adapter of MMS, owner/name@REVISION: pinned, owner/name@REVISION:fra: both"
+)
+Model = Annotated[str, MODEL]
+Pattern = Annotated[
+    str,
+    "for the folder of a corpus not listed above: a regular expression, searched for in each path below the folder, whose "
+    r"groups are the speaker and the label, such as '(?P<speaker>[FM]_\d+)_.*_(?P<label>[A-Z]+)_\d+$'",
+]
+Label = Annotated[str, "column to predict"]
+Where = Annotated[
+    Sequence[str],
+    "only rows with these values: split=test language=fr, or with commas; values of one column are alternatives",
+]
+SPLIT = (
+    "rows that its column `split` marks as dev or test are not trained on, and without --valid those of dev validate (the mark "
+    "begins with train, training or tr; dev, devel, development, valid, validation or val; test, testing, eval or evaluation)"
+)
+VALID = "table(s) whose rows choose the best checkpoint (those of dev, if others are there too), or a folder"
+Channel = Annotated[
+    str,
+    "of each file: mix (the mean; of channels in opposite phase the louder one), left, right, a number from 0, or each by "
+    "itself; a row that names a channel keeps it",
+]
+Device = Annotated[str, "auto (a GPU if there is one), cpu, cuda or cuda:N"]
+Precision = Annotated[Literal["float32", "bf16"], "bf16: faster on a GPU, and equal up to rounding"]
+Recipe = Annotated[Path, "a TOML file, such as those in recipes/; any value of it can be overridden"]
+Run = Annotated[Path, "the run folder to create"]
+Resume = Annotated[bool, "continue the run in --out where it stopped"]
+FromScratch = Annotated[bool, "take only the sizes of --init, with random weights: the baseline for pretraining"]
