@@ -71,18 +71,19 @@ def tables_of(tree: Tree) -> list[Path]:
 
 def read_listed(table: Path, tree: Tree, reading: Reading) -> tuple[list[Utterance], str]:
     """The rows of a table of recordings of the tree, and why there are none in words ("" if it is no table at all)."""
-    rows, problem = [], ""
+    rows, problem, kind = [], "", table.suffix.lower()
     try:
-        if table.suffix.lower() == ".xml":
+        headed = naming(table, tree, reading) if kind in LINES else None
+        if kind == ".xml":
             rows = [found(row, table, tree) for row in read_recordings(table)]
-        if table.suffix.lower() in LINES:
+        elif kind in LINES and not headed:
             rows = read_lines_of(table, tree, reading)
-        if not rows and table.suffix.lower() in TABLES:
-            rows = [found(row, table, tree) for row in read_rows(table, naming(table, tree, reading))]
+        if not rows and (headed or kind in TABLES):
+            rows = [found(row, table, tree) for row in read_rows(table, headed or reading)]
     except InputError as error:
         problem = str(error).removeprefix(str(table)).lstrip(": ")
     if not rows:
-        return [], problem if table.suffix.lower() in TABLES[:4] or NAMELESS in problem else ""
+        return [], problem if kind in TABLES[:4] or NAMELESS in problem else ""
     there = {row.path for row in rows if row.path in tree.paths or os.path.isfile(row.path)}
     if not covers(there, len({row.path for row in rows}), tree):
         return [], f"{sum(row.path not in there for row in rows)} of its {len(rows)} rows name no audio of the folder"
@@ -119,16 +120,24 @@ def covers(there: set[str], count: int, tree: Tree) -> bool:
     return bool(there) and 2 * len(there) >= min(count, around or count)
 
 
-def naming(table: Path, tree: Tree, reading: Reading) -> Reading:
-    """How a table is read whose column of paths has a name of its own: it is the only one that names recordings."""
-    text = first_text(table, reading.encoding) if table.suffix.lower() in (".tsv", ".csv") else ""
-    if not text or "path" in reading.columns or header_of(text, reading):
-        return reading
+def naming(table: Path, tree: Tree, reading: Reading) -> Reading | None:
+    """How a table is read whose first line names the columns, with the name of that of the paths: one that is known, else the only
+    column that names recordings; None if there is no such line."""
+    text = first_text(table, reading.encoding)
+    if header := header_of(text, reading):
+        return reading if not any(tree.recording(name, table.parent) for name in header[1]) else None
     delimiter = max(DELIMITERS, key=text.partition("\n")[0].count)
-    head, *rows = [row for row in csv.reader(text.split("\n")[:21], delimiter=delimiter) if row]
+    head, *rows = [row for row in csv.reader(text.split("\n")[:21], delimiter=delimiter) if row] or [[]]
     hits = [[tree.recording(cell, table.parent) is not None for cell in column] for column in zip(*rows)]
     names = [name for name, hit in zip(head, hits) if hit and sum(hit) >= 0.8 * len(hit)]
-    return replace(reading, columns={**reading.columns, "path": names[0]}) if len(names) == 1 else reading
+    if len(head) < 2 or len(names) != 1 or is_a_file(names[0], tree, table.parent):
+        return None
+    return replace(reading, columns={**reading.columns, "path": names[0]})
+
+
+def is_a_file(name: str, tree: Tree, folder: Path) -> bool:
+    """Whether the first cell of a column is a recording, perhaps one that is not there, not the name of the column."""
+    return re.search(r"\d|\.\w{2,5}$", name) is not None or tree.recording(name, folder) is not None
 
 
 def found(row: Utterance, table: Path, tree: Tree) -> Utterance:
@@ -159,9 +168,8 @@ def read_lines_of(table: Path, tree: Tree, reading: Reading) -> list[Utterance]:
     Between both may be a tab, a bar, a comma or a space; the forms of festival, ( a_1 "text" ), and Sphinx, text (a_1), are
     read too. InputError if there are more columns and nothing says what they are.
     """
-    with open(table, "rb") as file:
-        if b"\0" in file.read(4096) and not reading.encoding:
-            return []
+    if not first_text(table, reading.encoding):
+        return []
     lines = [line for line in read_lines(table, reading.encoding) if line.strip()]
     for cut in (cut_fleurs, cut_tabs, cut_bars, cut_form, cut_commas, cut_spaces):
         pairs = [cut(line) for line in (lines if TEXTS.search(table.name) else islice(lines, 50))]
@@ -169,7 +177,7 @@ def read_lines_of(table: Path, tree: Tree, reading: Reading) -> list[Utterance]:
         there = {str(path) for path in meant if path}
         if not there or (sum(map(bool, meant)) < 0.8 * len(meant) and not covers(there, len(meant), tree)):
             continue
-        if meant[0] is None and sum(map(bool, meant[1:])) == len(meant) - 1:
+        if meant[0] is None and all(meant[1:]) and not is_a_file(pairs[0][0], tree, table.parent):
             continue  # the first line names the columns
         pairs = [cut(line) for line in lines]
         fields = fields_of([rest for _, rest in pairs])
