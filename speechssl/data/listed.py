@@ -13,10 +13,9 @@ from speechssl.core.errors import InputError
 from speechssl.data.columns import Reading
 from speechssl.data.lines import first_text, read_lines
 from speechssl.data.manifest import Utterance
-from speechssl.data.marked import NAMES
 from speechssl.data.separated import DELIMITERS, OURS, header_of
 from speechssl.data.tables import read_rows
-from speechssl.data.tree import Tree, is_ending
+from speechssl.data.tree import SPLITS, Tree, is_ending, split_folder
 
 TABLES = (".tsv", ".csv", ".jsonl", ".parquet", ".json", ".arrow", ".feather", ".gz")
 NAMELESS = "columns have no names"
@@ -24,7 +23,6 @@ LINES = ("", ".txt", ".tsv", ".csv", ".list", ".lst", ".trans", ".transcript", "
 TEXTS = re.compile(
     r"(?i)(^|[^a-z])(trans|transcripts?|transcriptions?|text|texts|prompts?|metadata|line_index|sentences?)([^a-z]|$)"
 )
-SPLITS = {word: part for word, part in NAMES.items() if len(word) > 2}  # tr may be Turkish
 CONTAINERS = {  # folders that are named after what they hold, not after who speaks
     *("wav", "wavs", "flac", "mp3", "ogg", "sound", "sounds", "audio", "audios", "clips", "samples", "data", "speech"),
     *("recordings", "wav_files", "audio_files"),
@@ -36,23 +34,22 @@ def speaker_of(path: Path, folders: Sequence[str]) -> str:
 
     Only the upper one of speaker/chapter where the file is called speaker_chapter_number, as in LibriTTS and MLS.
     """
-    names = [name for name in folders if name.lower() not in CONTAINERS]
-    if len(names) > 1 and re.split(r"[-_]", path.stem)[:2] == names[-2:]:
-        return names[-2]
-    return "/".join(names)
+    if tuple(re.split(r"[-_]", path.stem)[:2]) == path.parts[-3:-1]:
+        return path.parts[-3]
+    return "/".join(name for name in folders if name.lower() not in CONTAINERS)
 
 
-def with_speakers(rows: list[Utterance], table: Path, tree: Tree) -> list[Utterance]:
-    """The rows of a table without speakers with those of the folders below it, as in a folder without a table."""
-    if any(row.speaker for row in rows):
-        return rows
-    spoken = []
+def with_folders(rows: list[Utterance], table: Path, tree: Tree) -> list[Utterance]:
+    """The rows of a table without speakers, or without splits, with those by the folders of the recordings, as in a folder."""
+    splits = {} if any(row.split for row in rows) else tree.splits
+    spoken, done = any(row.speaker for row in rows), []
     for row in rows:
         path = Path(row.path)
         base = table.parent if table.parent in path.parents else tree.folder
         folders = path.relative_to(base).parts[:-1] if base in path.parents else ()
-        spoken.append(replace(row, speaker=speaker_of(path, [name for name in folders if not split_of(name)])))
-    return spoken
+        speaker = row.speaker if spoken else speaker_of(path, [name for name in folders if not split_folder(name)])
+        done.append(replace(row, speaker=speaker, split=row.split or splits.get(path, "")))
+    return done
 
 
 def split_of(name: str) -> str:
@@ -89,7 +86,7 @@ def read_listed(table: Path, tree: Tree, reading: Reading) -> tuple[list[Utteran
         return [], f"{sum(row.path not in there for row in rows)} of its {len(rows)} rows name no audio of the folder"
     if not any(row.text or row.label or row.split for row in rows):
         return [], "" if is_ours(table) else "it has neither text nor labels"
-    return with_speakers(rows, table, tree), ""
+    return with_folders(rows, table, tree), ""
 
 
 def read_recordings(table: Path) -> list[Utterance]:
@@ -115,14 +112,13 @@ def read_recordings(table: Path) -> list[Utterance]:
 def covers(there: set[str], count: int, tree: Tree) -> bool:
     """Whether a table of `count` recordings, of which some are there, is one of the folder: it names half of those in the folders
     in which they lie, as the table of a corpus that is there in part, or half of its own are there."""
-    folders = {os.path.dirname(path) for path in there}
-    around = sum(os.path.dirname(path) in folders for path in tree.paths)
+    around = sum(tree.counts[folder] for folder in {os.path.dirname(path) for path in there})
     return bool(there) and 2 * len(there) >= min(count, around or count)
 
 
 def naming(table: Path, tree: Tree, reading: Reading) -> Reading | None:
-    """How a table is read whose first line names the columns, with the name of that of the paths: one that is known, else the only
-    column that names recordings; None if there is no such line."""
+    """How a table is read whose first line names the columns, with that of the paths by its name, else as the only one that
+    names recordings; None if there is no such line."""
     text = first_text(table, reading.encoding)
     if header := header_of(text, reading):
         return reading if not any(tree.recording(name, table.parent) for name in header[1]) else None

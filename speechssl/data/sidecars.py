@@ -18,6 +18,7 @@ from speechssl.data.aligned import (
     read_captions,
     read_elan,
     read_plain,
+    read_stm,
     read_textgrid,
 )
 from speechssl.data.lines import read_lines
@@ -26,7 +27,8 @@ from speechssl.data.tree import Tree, composed
 
 Reader = Callable[[str, str], list[Tier]]
 SIDECARS: dict[str, Reader] = {  # the best first
-    **{".textgrid": read_textgrid, ".eaf": read_elan, ".srt": read_captions, ".vtt": read_captions},
+    **{".textgrid": read_textgrid, ".eaf": read_elan, ".stm": read_stm},
+    **{".srt": read_captions, ".vtt": read_captions},
     **{".normalized.txt": read_plain, ".txt": read_plain, ".lab": read_plain, ".original.txt": read_plain},
 }
 

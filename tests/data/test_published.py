@@ -25,3 +25,54 @@ def test_a_list_whose_first_recording_is_missing_is_a_list(tmp_path):
     clips(tmp_path, "a2.wav", "a3.wav")
     put(tmp_path / "list.txt", "a1.wav|one two", f"a2.wav|{WANT}", f"a3.wav|{SPITE}")
     assert texts(tmp_path) == {"a1.wav": "one two", "a2.wav": WANT, "a3.wav": SPITE}
+
+
+def test_ted_lium_has_the_segments_of_its_stm_files(tmp_path):
+    clips(tmp_path, "train/sph/Talk_2010.sph", "dev/sph/Other_2011.sph")
+    put(
+        tmp_path / "train/stm/Talk_2010.stm",
+        ";; a comment",
+        f"Talk_2010 1 Al 0.10 0.70 <o,f0,male> {WANT}",
+        "Talk_2010 1 inter_segment_gap 0.70 0.80 <o,,unknown> ignore_time_segment_in_scoring",
+        f"Talk_2010 1 Al 0.80 1 {SPITE}",
+    )
+    put(tmp_path / "dev/stm/Other_2011.stm", "Other_2011 1 Bo 0 0.5 <NA> one two")
+    rows = [(row.speaker, row.start, round(row.duration, 3), row.text, row.split) for row in find(tmp_path).rows]
+    assert rows == [
+        ("Bo", 0, 0.5, "one two", "dev"),
+        ("Al", 0.1, 0.6, WANT, "train"),
+        ("Al", 0.8, 0.2, SPITE, "train"),
+    ]
+
+
+def test_a_damaged_stm_file_is_told(tmp_path):
+    clips(tmp_path, "a.sph")
+    put(tmp_path / "a.stm", "a 1 anna 0.1")
+    assert "a.stm line 1 is not `file channel speaker start end text`" in find(tmp_path).left_out[0][1]
+
+
+def test_a_sentence_of_timit_is_not_a_label_of_htk(tmp_path):
+    clips(tmp_path, "TRAIN/DR1/FCJF0/SA1.WAV", "TEST/DR1/MABC0/SA2.WAV")
+    put(tmp_path / "TRAIN/DR1/FCJF0/SA1.TXT", "0 46797 She had your dark suit.")
+    put(tmp_path / "TEST/DR1/MABC0/SA2.TXT", "0 30000 Don't ask me.")
+    rows = [(row.text, row.split, row.start, row.speaker) for row in find(tmp_path).rows]
+    assert rows == [
+        ("Don't ask me.", "test", 0, "DR1/MABC0"),
+        ("She had your dark suit.", "train", 0, "DR1/FCJF0"),
+    ]
+
+
+def test_folders_of_splits_count_below_others_and_beside_a_table_too(tmp_path):
+    clips(tmp_path, "AISHELL/wav/train/S1/B1.wav", "AISHELL/wav/test/S2/B2.wav")
+    put(tmp_path / "AISHELL/transcript/transcript.txt", f"B1 {WANT}", f"B2 {SPITE}")
+    assert {row.id: row.split for row in find(tmp_path).rows} == {"B1": "train", "B2": "test"}
+    (tmp_path / "AISHELL/transcript/transcript.txt").unlink()
+    assert {row.split for row in find(tmp_path).rows} == {"train", "test"}
+
+
+def test_libritts_has_its_speakers_and_splits(tmp_path):
+    clips(tmp_path, "train-clean-100/103/1241/103_1241_000_001.wav", "test-clean/7/11/7_11_000_001.wav")
+    put(tmp_path / "train-clean-100/103/1241/103_1241.trans.tsv", f"103_1241_000_001\t{WANT}\t{WANT.lower()}")
+    put(tmp_path / "test-clean/7/11/7_11.trans.tsv", f"7_11_000_001\t{SPITE}\t{SPITE.lower()}")
+    rows = [(row.speaker, row.split, row.text) for row in find(tmp_path).rows]
+    assert sorted(rows) == [("103", "train", WANT.lower()), ("7", "test", SPITE.lower())]
