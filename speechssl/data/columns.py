@@ -46,6 +46,10 @@ class AudioInside(InputError):
     """A table that holds the audio itself, which must be written into files first."""
 
 
+class NoPath(InputError):
+    """A table of whose columns none is that of the audio."""
+
+
 def parse_columns(words: Iterable[str]) -> dict[str, str]:
     """["text=transcription", "speaker="] -> {"text": "transcription", "speaker": ""}. InputError for other words and names."""
     columns: dict[str, str] = {}
@@ -86,7 +90,7 @@ class Header:
         found = {role: self.source(role, reading, [name for name in names if meaning[name] == role]) for role in ROLES}
         self.sources = {role: source for role, source in found.items() if source}
         if "path" not in self.sources:
-            raise InputError(
+            raise NoPath(
                 f"{self.where} has no column `path`; its first line must name the columns, separated by tabs or commas, "
                 f"or say which one it is: {self.by_hand('path=COLUMN')}; it has: {', '.join(names)[:200]}"
             )

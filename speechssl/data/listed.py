@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from speechssl.core.errors import InputError
-from speechssl.data.columns import Reading
+from speechssl.data.columns import NoPath, Reading
 from speechssl.data.lines import first_text, read_lines
 from speechssl.data.manifest import Utterance
 from speechssl.data.separated import DELIMITERS, OURS, header_of
@@ -77,6 +77,8 @@ def read_listed(table: Path, tree: Tree, reading: Reading) -> tuple[list[Utteran
             rows = read_lines_of(table, tree, reading)
         if not rows and (headed or kind in TABLES):
             rows = [found(row, table, tree) for row in read_rows(table, headed or reading)]
+    except NoPath:
+        problem = f"none of its columns names recordings; if one does: {by_hand(table, '--columns path=COLUMN ')}"
     except InputError as error:
         problem = str(error).removeprefix(str(table)).lstrip(": ")
     if not rows:
@@ -87,6 +89,11 @@ def read_listed(table: Path, tree: Tree, reading: Reading) -> tuple[list[Utteran
     if not any(row.text or row.label or row.split for row in rows):
         return [], "" if is_ours(table) else "it has neither text nor labels"
     return with_folders(rows, table, tree), ""
+
+
+def by_hand(table: Path, options: str = "") -> str:
+    """The command that reads a table by itself."""
+    return f"`speechssl prepare {table} {options}--out x.tsv`"
 
 
 def read_recordings(table: Path) -> list[Utterance]:

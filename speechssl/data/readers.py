@@ -38,6 +38,12 @@ def read_vctk(files: Sequence[Path], folder: Path) -> Iterator[Utterance]:
 
 
 COMMON_VOICE = ("train", "dev", "test", "validated", "other", "invalidated")
+COMMON_VOICE_NOTES = (
+    "clip_durations",
+    "reported",
+    "validated_sentences",
+    "unvalidated_sentences",
+)  # tables without texts of clips
 
 
 def read_common_voice(files: Sequence[Path], folder: Path) -> Iterator[Utterance]:

@@ -11,10 +11,10 @@ from speechssl.core.errors import InputError
 from speechssl.data.columns import Reading
 from speechssl.data.cremad import CREMA_D_NAME, CREMA_D_SURE
 from speechssl.data.lines import read_lines
-from speechssl.data.listed import found, read_listed, tables_of
+from speechssl.data.listed import by_hand, found, read_listed, tables_of
 from speechssl.data.manifest import Utterance
 from speechssl.data.named import NAMED, doubts, members, stranger
-from speechssl.data.readers import COMMON_VOICE, CORPORA, common_voice_rows, common_voice_tables
+from speechssl.data.readers import COMMON_VOICE, COMMON_VOICE_NOTES, CORPORA, common_voice_rows, common_voice_tables
 from speechssl.data.sidecars import ending_of, sidecars, stem_of
 from speechssl.data.tables import read_rows
 from speechssl.data.tree import Tree
@@ -46,6 +46,14 @@ class Part:
             else ""
         )
         return f"{self.corpus}: {self.count} rows of {self.folder}{f' ({self.why}{way_out})' if self.why else ''}"
+
+
+def told_together(parts: list[Part]) -> list[str]:
+    """Lines about parts that tables of one kind list: one for each, or one for all where these are many."""
+    if len(parts) < 5:
+        return [part.told() for part in parts]
+    count, why = sum(part.count for part in parts), f", each {parts[0].why}" if parts[0].why else ""
+    return [f"{parts[0].corpus}: {count} rows of {len(parts)} tables such as {parts[0].folder}{why}"]
 
 
 @dataclass(kw_only=True)
@@ -92,20 +100,21 @@ class Search:
         for path in paths:
             self.free.pop(path, None)
         if known:
-            alone = f"`speechssl prepare {table} --out x.tsv` reads it alone"
-            self.notes.append(f"{len(known)} recordings of {table} are in another part already, which counts; {alone}")
+            told = f"{len(known)} recordings of {table} are in another part already, which counts"
+            self.notes.append(f"{told}; {by_hand(table)} reads it alone")
             rows = [row for row in rows if row.path not in known]
         return Part(corpus="table", folder=table, rows=rows, why=why, listed=True)
 
     def kaldi(self) -> Iterator[Part]:
         """Folders with wav.scp."""
         for scp in [path for path in self.tree.others if path.name == "wav.scp"]:
-            self.used.update(path for path in self.tree.others if path.parent == scp.parent)
             try:
                 rows = [found(row, scp, self.tree) for row in read_rows(scp.parent, self.reading)]
             except InputError as error:
+                self.used.add(scp)
                 self.notes.append(f"not read: {error}")
                 continue
+            self.used.update(path for path in self.tree.others if path.parent == scp.parent)
             yield self.listed_part(scp.parent, rows, "a Kaldi folder (wav.scp)")
 
     def common_voice(self) -> Iterator[Part]:
@@ -117,7 +126,7 @@ class Search:
             read = [table for table in common_voice_tables(folder) if table in tables]
             if not read:
                 continue
-            self.used.update(tables)
+            self.used.update([*tables, *(folder / f"{name}.tsv" for name in COMMON_VOICE_NOTES)])
             clips = {table: {row["path"] for row in common_voice_rows(table)} for table in tables}
             names = set().union(*clips.values())
             files = [path for path in self.free if path.parent == folder / "clips" and {path.name, path.stem} & names]
@@ -159,6 +168,7 @@ class Search:
 
     def tables(self) -> Iterator[Part]:
         """Every table that names recordings and brings texts, labels or a split. The others are named in the notes."""
+        unread: dict[str, list[Path]] = defaultdict(list)
         for table in tables_of(self.tree):
             if table.name in KALDI and table.with_name("text").is_file():
                 self.used.add(table)  # read with that, or said by it
@@ -172,8 +182,12 @@ class Search:
                     yield part
             elif problem:
                 self.used.add(table)
-                remedy = f"if it lists recordings, mend that, then `speechssl prepare {table} --out x.tsv` reads it"
-                self.notes.append(f"{table} is not read ({problem}); {remedy}")
+                unread[problem.replace(str(table), "TABLE")].append(table)
+        for problem, alike in unread.items():
+            told = f"{alike[0]} is not read ({problem.replace('TABLE', str(alike[0]))})"
+            told += f", nor are {len(alike) - 1} tables like it" if len(alike) > 1 else ""
+            remedy = f"; once that is mended, {by_hand(alike[0])} reads it" if "`" not in problem else ""
+            self.notes.append(told + remedy)
 
     def crema_d(self) -> Iterator[Part]:
         """CREMA-D: names of its 91 actors, 12 sentences, 6 emotions and 3 levels."""

@@ -1,7 +1,6 @@
 """Transcripts that lie beside recordings: which endings are read, how, and the rows that come of them."""
 
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -155,6 +154,7 @@ def part(row: Utterance, segment: Segment, name: str) -> Utterance:
 
 def unread(tree: Tree, used: set[Path]) -> Counter[str]:
     """Files that look like transcripts but were not read: endings of files called as a recording is -> their number."""
-    known = {(os.fspath(path.parent), path.stem) for path in tree.audio}
-    left = [path for path in tree.others if path not in used and (os.fspath(path.parent), path.stem) in known]
-    return Counter(path.suffix for path in left)
+    left = [
+        path for path in tree.others if path not in used and {stem_of(path), composed(path.stem)} & tree.by_name.keys()
+    ]
+    return Counter(ending_of(path) or path.suffix for path in left)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from speechssl.data.corpora import find
 from tests.data.test_folders import SPITE, WANT, clips, put, texts
 
 
@@ -76,3 +77,48 @@ def test_libritts_has_its_speakers_and_splits(tmp_path):
     put(tmp_path / "test-clean/7/11/7_11.trans.tsv", f"7_11_000_001\t{SPITE}\t{SPITE.lower()}")
     rows = [(row.speaker, row.split, row.text) for row in find(tmp_path).rows]
     assert sorted(rows) == [("103", "train", WANT.lower()), ("7", "test", SPITE.lower())]
+
+
+def test_texts_of_a_kaldi_folder_with_pipes_find_the_files_of_the_same_names(tmp_path):
+    clips(tmp_path, "sph/a.sph", "sph/b.sph")
+    put(tmp_path / "train/wav.scp", *[f"{name} sph2pipe -f wav -p -c 1 /corpora/{name}.sph |" for name in "ab"])
+    put(tmp_path / "train/text", f"a {WANT}", f"b {SPITE}")
+    found = find(tmp_path)
+    assert {row.id: row.text for row in found.rows} == {"a": WANT, "b": SPITE}
+    assert "a is a shell pipe" in " ".join(found.told())
+
+
+def test_what_is_not_opened_is_named_and_not_counted_as_of_no_use(tmp_path):
+    clips(tmp_path, "wav/a.wav", "b.wav")
+    put(tmp_path / "list.xlsx", "PK")
+    put(tmp_path / "clips.tar.gz", "x")
+    put(tmp_path / "txt/a.cha", "x")
+    put(tmp_path / "b.wav.trn", "x")
+    put(tmp_path / "README.md", "x")
+    found = find(tmp_path)
+    notes = " ".join(found.notes)
+    assert f"1 files such as {tmp_path / 'list.xlsx'} are not opened: save workbooks as CSV" in notes
+    assert f"1 files such as {tmp_path / 'clips.tar.gz'} are not opened: unpack archives" in notes
+    assert "1 .cha files beside the audio are not read" in notes and "1 .trn files" in notes
+    assert found.ignored == 3
+
+
+def test_a_table_without_recordings_is_named_in_a_short_line_and_many_in_one(tmp_path):
+    clips(tmp_path, "a.wav", *[f"{part}/x{part}.wav" for part in range(6)])
+    put(tmp_path / "speakers.tsv", "READER\tGENDER", "103\tF")
+    for part in range(6):
+        put(tmp_path / f"{part}/t.tsv", "path\ttext", f"x{part}.wav\t{WANT}")
+        put(tmp_path / f"{part}/notes.tsv", "who\twhen", "anna\tMay")
+    told = find(tmp_path).told()
+    assert f"table: 6 rows of 6 tables such as {tmp_path / '0/t.tsv'}" in told
+    unread = [line for line in told if "is not read" in line]
+    assert len(unread) == 1 and unread[0].endswith("nor are 6 tables like it")
+
+
+def test_transcripts_beside_the_rows_of_a_table_are_named(tmp_path):
+    clips(tmp_path, "a.wav")
+    put(tmp_path / "a.normalized.txt", WANT.lower())
+    put(tmp_path / "t.tsv", "path\ttext", f"a.wav\t{WANT}")
+    assert (
+        "1 .normalized.txt files beside the audio are not read: their recordings have texts" in find(tmp_path).notes[0]
+    )
