@@ -86,15 +86,24 @@ class Places:
         if re.match(r"[A-Za-z][\w+.-]+://", name):
             raise InputError(f"{where}: {name} is an address, not a file; download it, and name the file in the table")
         if re.match(r"[A-Za-z]:[\\/]", name) and sys.platform != "win32":
-            raise InputError(
-                f"{where}: {name} is a path of a Windows machine; make the paths of the table relative to its folder"
-            )
+            return self.without_drive(name, where)
         name = re.sub(r"^(\{data_root\}|\$data_root)[\\/]", "", name)
         if name.startswith("~") and not os.path.exists(os.path.join(self.root, name)):
             name = os.path.expanduser(name)
         if "\\" in name and not os.path.exists(os.path.join(self.root, name)):
             name = name.replace("\\", "/")
         return name
+
+    def without_drive(self, name: str, where: str) -> str:
+        """The path of a Windows machine as an absolute one of another machine. InputError if no end of it is found here."""
+        path = name[2:].replace("\\", "/")
+        if self.searches:
+            self.search(path)
+        if not (self.gone and path.startswith(self.gone)):
+            raise InputError(
+                f"{where}: {name} is a path of a Windows machine; make the paths of the table relative to its folder"
+            )
+        return path
 
     def spelled(self, path: str) -> str:
         """An absolute or relative path as it is spelled on the disk, where accents may be letters of their own (NFD, as macOS

@@ -65,9 +65,12 @@ def read_common_voice(files: Sequence[Path], folder: Path) -> Iterator[Utterance
             yield Utterance(
                 id=Path(row["path"]).stem,
                 path=str(path if path.suffix else path.with_suffix(".mp3")),
-                speaker=row.get("client_id", "")[:16],
+                speaker=row.get("client_id", ""),
                 text=row.get("sentence", ""),
                 split=table.stem,
+                extra={
+                    name: cell for name, cell in row.items() if name not in ("client_id", "path", "sentence", "split")
+                },
             )
 
 

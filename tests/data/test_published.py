@@ -1,8 +1,16 @@
 """Folders as strangers have them: headers in plain text files, corpora as published, files of other programs."""
 
+import os
+import shutil
+
 import pytest
 
+from speechssl.core.errors import InputError
 from speechssl.data.corpora import find
+from speechssl.data.prepare import clock, inspect, prepare
+from speechssl.data.tables import read_manifest
+from speechssl.sound import audio
+from tests.conftest import CLIP
 from tests.data.test_folders import SPITE, WANT, clips, put, texts
 
 
@@ -122,3 +130,79 @@ def test_transcripts_beside_the_rows_of_a_table_are_named(tmp_path):
     assert (
         "1 .normalized.txt files beside the audio are not read: their recordings have texts" in find(tmp_path).notes[0]
     )
+
+
+@pytest.mark.parametrize(
+    "begin", ["C:\\\\Users\\\\ada\\\\corpus\\\\", "\\\\\\\\server\\\\share\\\\", "D:/speech/", "file:///C:/speech/"]
+)
+def test_paths_of_a_windows_machine_find_the_files_that_were_copied_with_the_table(begin, tmp_path, capsys):
+    clips(tmp_path, "wav/a.wav", "wav/b.wav")
+    begin = begin.replace("\\\\", "\\")
+    put(tmp_path / "t.csv", "path,text", f"{begin}wav\\a.wav,{WANT}", f"{begin}wav\\b.wav,{SPITE}")
+    assert {row.path: row.text for row in read_manifest(tmp_path / "t.csv")} == {
+        str(tmp_path / "wav/a.wav"): WANT,
+        str(tmp_path / "wav/b.wav"): SPITE,
+    }
+    assert "is not here" in capsys.readouterr().err
+    assert texts(tmp_path) == {"wav/a.wav": WANT, "wav/b.wav": SPITE}
+
+
+def test_common_voice_has_whole_speakers_and_its_other_columns_as_its_tables_by_themselves(tmp_path):
+    head = "client_id\tpath\tsentence_id\tsentence\tsentence_domain\tup_votes\tage\tgender\tvariant\tlocale\tsegment"
+    clips(tmp_path, "clips/cv_1.mp3", "clips/cv_2.mp3")
+    for split, number in (("train", 1), ("test", 2)):
+        put(
+            tmp_path / f"{split}.tsv",
+            head,
+            f"{'a' * 60}{number}\tcv_{number}.mp3\tx\t{WANT}\t\t2\tteens\tfemale\t\tsw\t",
+        )
+    put(tmp_path / "clip_durations.tsv", "clip\tduration[ms]", "cv_1.mp3\t3000")
+    put(tmp_path / "validated_sentences.tsv", "sentence_id\tsentence", "x\ty")
+    found = find(tmp_path)
+    first = next(row for row in found.rows if row.split == "train")
+    assert not found.notes and not found.ignored
+    alone = read_manifest(tmp_path / "train.tsv")[0]
+    assert (first.speaker, first.text, first.path) == (alone.speaker, alone.text, alone.path)
+    assert first.extra == alone.extra and first.extra["gender"] == "female"
+
+
+def test_a_file_that_git_annex_keeps_once_more_is_one_recording(tmp_path):
+    key = (
+        clips(tmp_path, ".git/annex/objects/ab/MD5E-s1--c.wav/MD5E-s1--c.wav") / ".git/annex/objects/ab/MD5E-s1--c.wav"
+    )
+    os.symlink(key / "MD5E-s1--c.wav", tmp_path / "a.wav")
+    summary = prepare(tmp_path, tmp_path / "out/x.tsv", jobs=1)
+    assert (summary.kept, summary.passed) == (1, {"hidden folders": 1})
+    (tmp_path / ".hidden").mkdir()
+    shutil.copy(CLIP, tmp_path / ".hidden/b.wav")
+    assert len(find(tmp_path / ".hidden").rows) == 1
+
+
+def test_rows_that_say_more_than_their_file_holds_are_told(tmp_path):
+    clips(tmp_path, "a.wav")
+    length = audio.info(CLIP).duration
+    rows = [f"long\ta.wav\t0\t{length + 1}", f"fits\ta.wav\t0\t{length + 0.01}", f"late\ta.wav\t{length + 5}\t1"]
+    put(tmp_path / "t.tsv", "id\tpath\tstart\tduration", *rows)
+    summary = prepare(tmp_path / "t.tsv", tmp_path / "x.tsv", jobs=1)
+    assert (summary.kept, summary.longer) == (2, 1)
+    assert "1 rows are said to last longer than their file does" in str(summary)
+    assert "1 rejected: starts behind the end of its file" in str(summary)
+
+
+def test_equal_paths_without_ids_need_times_and_not_other_ids(tmp_path):
+    clips(tmp_path, "a.wav")
+    put(tmp_path / "t.csv", "path,text", f"a.wav,{WANT}", f"a.wav,{SPITE}")
+    with pytest.raises(
+        InputError, match=r"same id 'a\.wav'; ids must differ: remove one of them, or add the columns start"
+    ):
+        read_manifest(tmp_path / "t.csv")
+
+
+def test_a_page_called_mp3_is_said_to_be_no_audio(tmp_path):
+    page = put(tmp_path / "a.mp3", "<!DOCTYPE html><html>404</html>")
+    assert inspect(str(page))["reason"].startswith("cannot be used (cannot be decoded (Format not recognised)")
+
+
+@pytest.mark.parametrize("seconds, said", [(8.4, "8.4 s"), (738, "12.3 min"), (3_457_476, "960.41 h")])
+def test_lengths_are_told_in_a_unit_of_their_size(seconds, said):
+    assert clock(seconds) == said

@@ -110,8 +110,8 @@ def test_segments_and_channels_of_lhotse(folder):
     Path("supervisions.jsonl").write_text("".join(json.dumps(part) + "\n" for part in parts))
     Path("cuts.jsonl").write_text(json.dumps(cut))
     first, second = read_manifest("recordings.jsonl")
-    assert (first.start, first.duration, first.extra["channel"]) == (0.5, 1.0, "0")
-    assert (second.start, second.duration, second.extra["channel"]) == (1.5, 1.0, "1")
+    assert (first.start, first.duration, first.channel) == (0.5, 1.0, "0")
+    assert (second.start, second.duration, second.channel) == (1.5, 1.0, "1")
     first, second = read_manifest("cuts.jsonl")
     assert (first.id, first.start, first.duration) == ("u0", 1.5, 1.0)
     assert (second.id, second.start, second.duration) == ("u1", 2.5, 0.5)  # up to the end of the cut
@@ -214,10 +214,10 @@ def test_kaldi_ends_channels_and_lines_that_would_be_lost(folder):
         (folder / "data" / name).write_text(text)
     for source in ("data", "data/wav.scp"):
         first, second = read_manifest(source)
-        assert (first.start, first.duration, first.extra["channel"], first.text) == (0.5, 0.5, "0", "hi")
-        assert (second.start, str(second.duration), second.extra["channel"]) == (0.5, "nan", "1")
+        assert (first.start, first.duration, first.channel, first.text) == (0.5, 0.5, "0", "hi")
+        assert (second.start, str(second.duration), second.channel) == (0.5, "nan", "1")
     (folder / "data" / "segments").write_text("u1 r-A 0.5 1.0 1\n")
-    assert read_manifest("data")[0].extra["channel"] == "1"
+    assert read_manifest("data")[0].channel == "1"
     for name, text, complaint in (
         ("text", "u1 hi\nu2 a\nu1 you\n", "text: lines 1 and 3 both begin with u1; remove one of them"),
         ("wav.scp", "r-A raw.1.ark:26\n", "r-A lies in an archive of Kaldi"),
