@@ -339,7 +339,8 @@ def channel_fault(row: Utterance, peaks: list[float]) -> str | None:
         return str(error)
     if number >= len(peaks):
         return f"has no such channel ({row.channel}; {len(peaks) - 1} in the file)"
-    return f"silent (peak {peaks[number]:.1e})" if peaks[number] < SILENCE else None
+    where = f" of channel {row.channel}" if row.channel else ""
+    return f"silent (peak {peaks[number]:.1e}{where})" if peaks[number] < SILENCE else None
 
 
 def cut(row: Utterance, max_seconds: float) -> list[Utterance]:

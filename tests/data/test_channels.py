@@ -9,8 +9,9 @@ import speechssl
 from speechssl.core.errors import InputError
 from speechssl.data.channels import by_channel, segment_of
 from speechssl.data.loader import MicroBatches
-from speechssl.data.manifest import Manifest, Utterance, read_manifest
+from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.prepare import prepare
+from speechssl.data.tables import read_manifest
 from speechssl.sound import audio
 from speechssl.use.embed import embed_to_parquet
 from speechssl.use.stream import read
