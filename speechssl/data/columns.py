@@ -35,11 +35,13 @@ TIME = re.compile(
 @dataclass(frozen=True, kw_only=True)
 class Reading:
     """How tables are read where they do not say it. columns: our name -> theirs, "" for none. encoding: of text without a byte
-    order mark. unpack: the folder for audio that lies inside a table; None: it is refused."""
+    order mark. unpack: the folder for audio that lies inside a table; None: it is refused. unpacked: the names of the files that
+    were written there, of all tables that are read so."""
 
     columns: dict[str, str] = field(default_factory=dict)
     encoding: str = ""
     unpack: Path | None = None
+    unpacked: set[str] = field(default_factory=set)
 
 
 class AudioInside(InputError):

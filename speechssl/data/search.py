@@ -1,5 +1,6 @@
 """The parts of a folder: corpora recognised by evidence, tables that list recordings, and what is left over."""
 
+import math
 import os
 import re
 from collections import defaultdict
@@ -19,6 +20,7 @@ from speechssl.data.sidecars import ending_of, sidecars, stem_of
 from speechssl.data.tables import read_rows
 from speechssl.data.tree import Tree
 
+Piece = tuple[str, float]  # channel and start
 KALDI = ("utt2spk", "spk2utt", "spk2gender")  # beside a file `text`
 
 
@@ -48,6 +50,17 @@ class Part:
         return f"{self.corpus}: {self.count} rows of {self.folder}{f' ({self.why}{way_out})' if self.why else ''}"
 
 
+def piece_of(row: Utterance) -> Piece | None:
+    """The piece of its recording that a row is, None for the whole."""
+    return None if row.start == 0 and math.isnan(row.duration) else (row.channel, row.start)
+
+
+def is_new(row: Utterance, pieces: set[Piece]) -> bool:
+    """Whether a row is a piece of a recording, and none of these."""
+    piece = piece_of(row)
+    return piece is not None and piece not in pieces
+
+
 def told_together(parts: list[Part]) -> list[str]:
     """Lines about parts that tables of one kind list: one for each, or one for all where these are many."""
     if len(parts) < 5:
@@ -60,13 +73,14 @@ def told_together(parts: list[Part]) -> list[str]:
 class Search:
     """The search for the parts of a folder.
 
-    free: the recordings that are in no part yet. used: the tables that were read. notes: lines for the summary. left_out:
-    (path, reason) of recordings that are in no row.
+    free: the recordings that are in no part yet. cuts: recordings that tables cut -> the pieces that are in parts. used: the
+    tables that were read. notes: lines for the summary. left_out: (path, reason) of recordings that are in no row.
     """
 
     tree: Tree
     reading: Reading
     free: dict[Path, None]
+    cuts: dict[str, set[Piece]] = field(default_factory=dict)
     used: set[Path] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
@@ -94,15 +108,22 @@ class Search:
         )
 
     def listed_part(self, table: Path, rows: list[Utterance], why: str = "") -> Part:
-        """A part whose rows a table lists. Rows of recordings that are in a part already are left out."""
-        paths = {Path(row.path) for row in rows}
-        known = {str(path) for path in paths if str(path) in self.tree.paths and path not in self.free}
+        """A part whose rows a table lists. Rows of recordings that are in a part already are left out, unless both cut them and
+        this is another piece."""
+        paths = {row.path for row in rows}
+        known = {path for path in paths if path in self.tree.paths and Path(path) not in self.free}
+        fresh = [
+            row for row in rows if row.path not in known or (row.path in self.cuts and is_new(row, self.cuts[row.path]))
+        ]
         for path in paths:
-            self.free.pop(path, None)
-        if known:
-            told = f"{len(known)} recordings of {table} are in another part already, which counts"
+            self.free.pop(Path(path), None)
+        if len(fresh) < len(rows):
+            told = f"{len(rows) - len(fresh)} rows of {table} are in another part already, which counts"
             self.notes.append(f"{told}; {by_hand(table)} reads it alone")
-            rows = [row for row in rows if row.path not in known]
+        rows = fresh
+        for row in rows:
+            if piece_of(row):
+                self.cuts.setdefault(row.path, set()).add(piece_of(row))
         return Part(corpus="table", folder=table, rows=rows, why=why, listed=True)
 
     def kaldi(self) -> Iterator[Part]:

@@ -1,9 +1,14 @@
 """Folders as strangers have them: headers in plain text files, corpora as published, files of other programs."""
 
+import io
 import os
 import shutil
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import soundfile
 
 from speechssl.core.errors import InputError
 from speechssl.data.corpora import find
@@ -12,6 +17,8 @@ from speechssl.data.tables import read_manifest
 from speechssl.sound import audio
 from tests.conftest import CLIP
 from tests.data.test_folders import SPITE, WANT, clips, put, texts
+
+SHARDS = [("train", 0), ("train", 1), ("test", 0)]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
@@ -206,3 +213,31 @@ def test_a_page_called_mp3_is_said_to_be_no_audio(tmp_path):
 @pytest.mark.parametrize("seconds, said", [(8.4, "8.4 s"), (738, "12.3 min"), (3_457_476, "960.41 h")])
 def test_lengths_are_told_in_a_unit_of_their_size(seconds, said):
     assert clock(seconds) == said
+
+
+@pytest.mark.parametrize("name", ["c.flac", None])
+def test_shards_whose_clips_have_the_same_names_keep_their_own_audio(name, tmp_path):
+    """Parquet as on the Hugging Face hub: many files, in which every clip may be called audio.wav, or nothing."""
+    waves = {f"{part} {number}": audio.load(CLIP)[1000 * k :][:8000] for k, (part, number) in enumerate(SHARDS)}
+    for part, number in SHARDS:
+        data = io.BytesIO()
+        soundfile.write(data, waves[f"{part} {number}"], 16_000, format="FLAC")
+        clip = {"bytes": data.getvalue(), "path": name}
+        (tmp_path / "in/data").mkdir(parents=True, exist_ok=True)
+        table = pa.table({"audio": [clip, clip], "sentence": [f"{part} {number}"] * 2})
+        pq.write_table(table, tmp_path / f"in/data/{part}-0000{number}-of-00002.parquet")
+    for _ in range(2):  # a second run finds the same files
+        prepare(tmp_path / "in", tmp_path / "x.tsv", jobs=1)
+        rows = read_manifest(tmp_path / "x.tsv")
+        assert len(rows) == 6 and len(list((tmp_path / "x.audio").iterdir())) == 6
+        for row in rows:
+            np.testing.assert_allclose(audio.load(row.path), waves[row.text], atol=1e-4)
+
+
+def test_tables_that_cut_the_same_recording_keep_their_rows(tmp_path):
+    clips(tmp_path, "wav/meeting.wav", "wav/other.wav")
+    put(tmp_path / "train.csv", "path,start,end,text", "wav/meeting.wav,0,0.5,one", "wav/other.wav,0,0.5,two")
+    put(tmp_path / "test.csv", "path,start,end,text", "wav/meeting.wav,0.5,0.9,three", "wav/other.wav,0,0.5,two")
+    found = find(tmp_path)
+    assert {row.text: row.split for row in found.rows} == {"one": "train", "two": "test", "three": "test"}
+    assert "1 rows of" in " ".join(found.notes) and "are in another part already" in " ".join(found.notes)
