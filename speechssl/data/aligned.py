@@ -1,14 +1,16 @@
 """Time-aligned transcripts: Praat's TextGrid, ELAN's .eaf, SRT, WebVTT, NIST's STM, Audacity's and HTK's labels, as tiers."""
 
 import html
+import json
 import math
 import re
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from speechssl.core.errors import InputError
+from speechssl.data.columns import MEANING, squeezed
 
 
 class Segment(NamedTuple):
@@ -249,3 +251,26 @@ def read_plain(text: str, where: str) -> list[Tier]:
             segments = [Segment(start, end, " ".join(row[2].split())) for (start, end), row in zip(seconds, rows)]
             return [Tier("labels", segments)]
     return [Tier("", [Segment(0.0, math.nan, " ".join(text.split()))])]
+
+
+def read_json_text(text: str, where: str) -> list[Tier]:
+    """A JSON object with the text of a recording: its `segments` with start, end and text, as Whisper and WhisperX write them,
+    else its text under one of the names that columns of tables have; [] for any other JSON."""
+    del where  # JSON of another kind is not damaged
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return []
+    parts = data.get("segments") if isinstance(data, dict) else None
+    try:
+        segments = [segment_of(part, float(part["start"]), float(part["end"])) for part in parts or ()]
+        whole = [segment_of(data, 0.0, math.nan)] if not segments and isinstance(data, dict) else []
+    except (KeyError, TypeError, ValueError):
+        return []
+    return [Tier("captions", segments or whole)]
+
+
+def segment_of(values: dict[str, Any], start: float, end: float) -> Segment:
+    """A segment from an object with a text and perhaps a speaker. KeyError without a text."""
+    known = {MEANING.get(squeezed(name)): str(value) for name, value in reversed(values.items()) if value is not None}
+    return Segment(start, end, " ".join(known["text"].split()), known.get("speaker", ""))

@@ -185,7 +185,7 @@ def notes_of(search: Search, texts: Transcripts, left: Counter[str]) -> list[str
     notes = [f"{count} rows with the text of {told}" for told, count in texts.read.items()]
     for ending, count in left.items():
         known = ending.lower() in SIDECARS
-        why = "their recordings have texts elsewhere, or share a name" if known else "no transcript of a known kind"
+        why = "they hold no text, or their recordings have it elsewhere" if known else "no transcript of a known kind"
         notes.append(f"{count} {ending or 'nameless'} files beside the audio are not read: {why}")
     others = [path for path in search.tree.others if path not in texts.used | search.used]
     orphans = [

@@ -122,8 +122,8 @@ class Search:
             self.notes.append(f"{told}; {by_hand(table)} reads it alone")
         rows = fresh
         for row in rows:
-            if piece_of(row):
-                self.cuts.setdefault(row.path, set()).add(piece_of(row))
+            if piece := piece_of(row):
+                self.cuts.setdefault(row.path, set()).add(piece)
         return Part(corpus="table", folder=table, rows=rows, why=why, listed=True)
 
     def kaldi(self) -> Iterator[Part]:

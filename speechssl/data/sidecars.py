@@ -16,6 +16,7 @@ from speechssl.data.aligned import (
     plain_name,
     read_captions,
     read_elan,
+    read_json_text,
     read_plain,
     read_stm,
     read_textgrid,
@@ -29,6 +30,7 @@ SIDECARS: dict[str, Reader] = {  # the best first
     **{".textgrid": read_textgrid, ".eaf": read_elan, ".stm": read_stm},
     **{".srt": read_captions, ".vtt": read_captions},
     **{".normalized.txt": read_plain, ".txt": read_plain, ".lab": read_plain, ".original.txt": read_plain},
+    ".json": read_json_text,
 }
 
 CAPTIONS, TIERED = (".srt", ".vtt"), (".textgrid", ".eaf")
@@ -78,14 +80,15 @@ class Transcripts:
     def rows(self, row: Utterance) -> Iterator[Utterance]:
         """A row for a whole recording with the text beside it, or one row for each segment of that; no row if it is damaged."""
         files = sidecars(self.tree, Path(row.path))
-        self.used.update(files)
         try:
             found = [(path, SIDECARS[ending_of(path)](self.text(path), str(path))) for path in files]
             path, tiers = self.best(found)
         except InputError as error:
+            self.used.update(files)
             self.left_out.append((row.path, f"transcript cannot be read ({error})"))
             yield from [row] if self.lenient else ()
             return
+        self.used.update(read for read, every in found if every)
         if path is None:
             yield row
             return
@@ -98,7 +101,7 @@ class Transcripts:
         more = [ending_of(other) for other, every in found if other != path and any(tier.spoken for tier in every)]
         self.count(path, tiers, dict(found)[path], len(segments), more)
         if any(math.isnan(segment.end) for segment in segments):
-            yield replace(row, text=segments[0].text)
+            yield replace(row, text=segments[0].text, speaker=segments[0].speaker or row.speaker)
             return
         starts: Counter[str] = Counter()
         for segment in sorted(segments):

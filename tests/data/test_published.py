@@ -1,6 +1,7 @@
 """Folders as strangers have them: headers in plain text files, corpora as published, files of other programs."""
 
 import io
+import json
 import os
 import shutil
 
@@ -134,9 +135,7 @@ def test_transcripts_beside_the_rows_of_a_table_are_named(tmp_path):
     clips(tmp_path, "a.wav")
     put(tmp_path / "a.normalized.txt", WANT.lower())
     put(tmp_path / "t.tsv", "path\ttext", f"a.wav\t{WANT}")
-    assert (
-        "1 .normalized.txt files beside the audio are not read: their recordings have texts" in find(tmp_path).notes[0]
-    )
+    assert "1 .normalized.txt files beside the audio are not read: they hold no text, or" in find(tmp_path).notes[0]
 
 
 @pytest.mark.parametrize(
@@ -241,3 +240,27 @@ def test_tables_that_cut_the_same_recording_keep_their_rows(tmp_path):
     found = find(tmp_path)
     assert {row.text: row.split for row in found.rows} == {"one": "train", "two": "test", "three": "test"}
     assert "1 rows of" in " ".join(found.notes) and "are in another part already" in " ".join(found.notes)
+
+
+def test_json_beside_a_recording_has_its_segments_or_its_text(tmp_path):
+    clips(tmp_path, "a.wav", "b.wav", "c.wav", "d.wav")
+    segments = [
+        {"id": 0, "start": 0, "end": 0.5, "text": " one", "speaker": "S1"},
+        {"start": 0.5, "end": 0.9, "text": "two"},
+    ]
+    put(tmp_path / "a.json", json.dumps({"text": " one two", "segments": segments, "language": "en"}))
+    put(tmp_path / "b.json", json.dumps({"transcription": WANT, "speaker": "anna", "label": None}))
+    put(tmp_path / "c.json", json.dumps({"gain": 3}))
+    put(tmp_path / "d.json", json.dumps({"text": "by a machine"}))
+    put(tmp_path / "d.txt", SPITE)
+    found = find(tmp_path)
+    rows = {row.id: (row.text, row.speaker) for row in found.rows}
+    assert rows == {
+        "a.wav@0": ("one", "S1"),
+        "a.wav@0.5": ("two", ""),
+        "b.wav": (WANT, "anna"),
+        "c.wav": ("", ""),
+        "d.wav": (SPITE, ""),
+    }
+    notes = " ".join(found.notes)
+    assert "1 .json files beside the audio are not read" in notes and "not of .json files there" in notes
