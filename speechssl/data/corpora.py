@@ -22,6 +22,7 @@ from speechssl.sound.audio import EXTENSIONS, FOREIGN
 
 CLOSED = {  # what may hold transcripts or recordings, and what to do
     "save workbooks as CSV": (".xlsx", ".xlsm", ".xls", ".ods"),
+    "write raw samples as wav, such as ffmpeg -f s16le -ar 16000 -i x.pcm x.wav": (".pcm", ".raw"),
     "unpack archives": (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar"),
 }
 
@@ -153,7 +154,7 @@ def find_parts(
     texts = Transcripts(tree=tree, **options)
     rows = Manifest.of(all_rows(parts, texts, keep=pattern if "(?P<text>" in pattern else ""))
     if not audio and not len(rows):
-        told = f"; {search.notes[0]}" if search.notes else ""
+        told = "".join(f"; {note}" for note in notes_of(search, texts, Counter())[:1])
         raise InputError(f"{source} holds no audio; looked for files ending in {' '.join(EXTENSIONS)}{told}")
     used = texts.used | search.used
     left = unread(tree, used)

@@ -264,3 +264,16 @@ def test_json_beside_a_recording_has_its_segments_or_its_text(tmp_path):
     }
     notes = " ".join(found.notes)
     assert "1 .json files beside the audio are not read" in notes and "not of .json files there" in notes
+
+
+@pytest.mark.parametrize("name, remedy", [("a.pcm", "ffmpeg -f s16le"), ("clips.tar", "unpack archives")])
+def test_a_folder_of_raw_samples_or_archives_says_what_to_do(name, remedy, tmp_path):
+    put(tmp_path / name, "x")
+    with pytest.raises(InputError, match=rf"holds no audio; .*{remedy}"):
+        find(tmp_path)
+
+
+def test_a_pipe_is_called_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "a.wav")
+    with pytest.raises(InputError, match=r"a\.wav is a pipe, and files are read more than once"):
+        audio.load(tmp_path / "a.wav")
