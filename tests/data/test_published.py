@@ -277,3 +277,12 @@ def test_a_pipe_is_called_a_pipe(tmp_path):
     os.mkfifo(tmp_path / "a.wav")
     with pytest.raises(InputError, match=r"a\.wav is a pipe, and files are read more than once"):
         audio.load(tmp_path / "a.wav")
+
+
+def test_a_table_by_itself_finds_clips_that_were_converted(tmp_path, capsys):
+    """Common Voice's tables name mp3; many people keep wav."""
+    clips(tmp_path, "clips/cv_1.wav", "clips/cv_2.wav", "clips/cv_3.mp3")
+    put(tmp_path / "t.tsv", "path\tsentence", *[f"cv_{number}.mp3\t{WANT}" for number in (1, 2, 3)])
+    paths = [row.path for row in read_manifest(tmp_path / "t.tsv")]
+    assert paths == [str(tmp_path / f"clips/{name}") for name in ("cv_1.wav", "cv_2.wav", "cv_3.mp3")]
+    assert "cv_1.mp3 is not here, cv_1.wav is" in capsys.readouterr().err
