@@ -59,11 +59,15 @@ def split_of(name: str) -> str:
 
 
 def tables_of(tree: Tree) -> list[Path]:
-    """The files that may be tables, the likeliest first: metadata.*, those of splits, then by name."""
+    """The files that may be tables, the likeliest first: metadata.*, those of splits, those called as texts are, then by name."""
     found = [path for path in tree.others if path.suffix.lower() in {*TABLES, *LINES, ".xml"} and path.is_file()]
     skip = (".rejected.tsv", ".cache.jsonl")  # what `prepare` writes
     found = [path for path in found if not path.name.endswith(skip)]
-    return sorted(found, key=lambda path: (path.stem.lower() != "metadata", not split_of(path.stem), str(path)))
+
+    def place(path: Path) -> tuple[bool, bool, bool, str]:
+        return path.stem.lower() != "metadata", not split_of(path.stem), not TEXTS.search(path.name), str(path)
+
+    return sorted(found, key=place)
 
 
 def read_listed(table: Path, tree: Tree, reading: Reading) -> tuple[list[Utterance], str]:

@@ -73,13 +73,15 @@ def told_together(parts: list[Part]) -> list[str]:
 class Search:
     """The search for the parts of a folder.
 
-    free: the recordings that are in no part yet. cuts: recordings that tables cut -> the pieces that are in parts. used: the
-    tables that were read. notes: lines for the summary. left_out: (path, reason) of recordings that are in no row.
+    free: the recordings that are in no part yet. doubles: table -> how many of its rows are in another part. cuts: recordings
+    that tables cut -> the pieces that are in parts. used: the tables that were read. notes: lines for the summary. left_out:
+    (path, reason) of recordings that are in no row.
     """
 
     tree: Tree
     reading: Reading
     free: dict[Path, None]
+    doubles: dict[Path, int] = field(default_factory=dict)
     cuts: dict[str, set[Piece]] = field(default_factory=dict)
     used: set[Path] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
@@ -93,6 +95,7 @@ class Search:
         yield from self.vctk()
         yield from self.named(["nemo"])  # before its table is read as any other
         yield from self.tables()
+        self.tell_doubles()
         yield from self.crema_d()
         yield from self.named([corpus for corpus in NAMED if corpus != "nemo"])
         if self.free:
@@ -118,13 +121,20 @@ class Search:
         for path in paths:
             self.free.pop(Path(path), None)
         if len(fresh) < len(rows):
-            told = f"{len(rows) - len(fresh)} rows of {table} are in another part already, which counts"
-            self.notes.append(f"{told}; {by_hand(table)} reads it alone")
+            self.doubles[table] = len(rows) - len(fresh)
         rows = fresh
         for row in rows:
             if piece := piece_of(row):
                 self.cuts.setdefault(row.path, set()).add(piece)
         return Part(corpus="table", folder=table, rows=rows, why=why, listed=True)
+
+    def tell_doubles(self) -> None:
+        """Note the rows of tables that were left out for being in another part."""
+        if self.doubles:
+            first, count = next(iter(self.doubles)), len(self.doubles)
+            tables = str(first) if count == 1 else f"{count} tables such as {first}"
+            told = f"{sum(self.doubles.values())} rows of {tables} are in another part already, which counts"
+            self.notes.append(f"{told}; {by_hand(first)} reads that alone")
 
     def kaldi(self) -> Iterator[Part]:
         """Folders with wav.scp."""

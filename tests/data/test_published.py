@@ -286,3 +286,13 @@ def test_a_table_by_itself_finds_clips_that_were_converted(tmp_path, capsys):
     paths = [row.path for row in read_manifest(tmp_path / "t.tsv")]
     assert paths == [str(tmp_path / f"clips/{name}") for name in ("cv_1.wav", "cv_2.wav", "cv_3.mp3")]
     assert "cv_1.mp3 is not here, cv_1.wav is" in capsys.readouterr().err
+
+
+def test_a_table_called_as_texts_are_comes_before_others_and_doubles_are_told_in_one_line(tmp_path):
+    clips(tmp_path, "train/7/1/7_1_001.wav", "train/7/2/7_2_001.wav")
+    for chapter in (1, 2):
+        put(tmp_path / f"train/7/{chapter}/7_{chapter}.book.tsv", f"7_{chapter}_001\tof the book\t12")
+        put(tmp_path / f"train/7/{chapter}/7_{chapter}.trans.tsv", f"7_{chapter}_001\t{WANT}\t{WANT.lower()}")
+    found = find(tmp_path)
+    assert {row.text for row in found.rows} == {WANT.lower()}
+    assert [note for note in found.notes if "2 rows of 2 tables such as" in note]
