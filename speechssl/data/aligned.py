@@ -1,14 +1,16 @@
-"""Time-aligned transcripts: Praat's TextGrid, ELAN's .eaf, SRT and WebVTT captions, Audacity's and HTK's labels, as tiers."""
+"""Time-aligned transcripts: Praat's TextGrid, ELAN's .eaf, SRT, WebVTT, NIST's STM, Audacity's and HTK's labels, as tiers."""
 
 import html
+import json
 import math
 import re
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from speechssl.core.errors import InputError
+from speechssl.data.columns import MEANING, squeezed
 
 
 class Segment(NamedTuple):
@@ -208,14 +210,39 @@ def clock(time: str) -> float:
     return seconds
 
 
+STM = re.compile(
+    r"\S+\s+\S+\s+(\S+)\s+(\d+\.?\d*)\s+(\d+\.?\d*)(?:\s+<[^>]*>)?(?:\s+(.*))?"
+)  # file channel speaker start end <labels> text
+
+
+def read_stm(text: str, where: str) -> list[Tier]:
+    """The segments of an STM file of NIST, as in TED-LIUM, without those to be ignored; comments begin with ;;."""
+    segments = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith(";;"):
+            continue
+        found = STM.fullmatch(line.strip())
+        if not found:
+            raise InputError(
+                f"{where} line {number} is not `file channel speaker start end text`; correct or remove it"
+            )
+        speaker, start, end, said = found.groups()
+        if "ignore_time_segment_in_scoring" not in (said or "").lower():
+            segments.append(Segment(float(start), float(end), " ".join((said or "").split()), speaker))
+    return [Tier("captions", segments)]
+
+
 AUDACITY = re.compile(r"(-?\d+[.,]\d+)\t(-?\d+[.,]\d+)\t(.*)")
 HTK = re.compile(r"(\d+) (\d+) (\S+).*")
+TIMIT = re.compile(r"0 \d{4,} (.*[^\W\d_].*)")  # 0, the number of samples, and the whole sentence
 
 
 def read_plain(text: str, where: str) -> list[Tier]:
     """A text: the transcript of the whole recording, unless each line is a label of Audacity (seconds) or of HTK (100 ns)."""
     del where  # any text will do
     lines = [line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith("\\")]
+    if len(lines) == 1 and (whole := TIMIT.fullmatch(lines[0])) and " " in whole[1]:
+        text, lines = whole[1], []
     for form, unit in ((AUDACITY, 1.0), (HTK, 1e-7)):
         found = [form.fullmatch(line) for line in lines]
         rows = [match.groups() for match in found if match]
@@ -224,3 +251,26 @@ def read_plain(text: str, where: str) -> list[Tier]:
             segments = [Segment(start, end, " ".join(row[2].split())) for (start, end), row in zip(seconds, rows)]
             return [Tier("labels", segments)]
     return [Tier("", [Segment(0.0, math.nan, " ".join(text.split()))])]
+
+
+def read_json_text(text: str, where: str) -> list[Tier]:
+    """A JSON object with the text of a recording: its `segments` with start, end and text, as Whisper and WhisperX write them,
+    else its text under one of the names that columns of tables have; [] for any other JSON."""
+    del where  # JSON of another kind is not damaged
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return []
+    parts = data.get("segments") if isinstance(data, dict) else None
+    try:
+        segments = [segment_of(part, float(part["start"]), float(part["end"])) for part in parts or ()]
+        whole = [segment_of(data, 0.0, math.nan)] if not segments and isinstance(data, dict) else []
+    except (KeyError, TypeError, ValueError):
+        return []
+    return [Tier("captions", segments or whole)]
+
+
+def segment_of(values: dict[str, Any], start: float, end: float) -> Segment:
+    """A segment from an object with a text and perhaps a speaker. KeyError without a text."""
+    known = {MEANING.get(squeezed(name)): str(value) for name, value in reversed(values.items()) if value is not None}
+    return Segment(start, end, " ".join(known["text"].split()), known.get("speaker", ""))

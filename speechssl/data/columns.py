@@ -35,15 +35,21 @@ TIME = re.compile(
 @dataclass(frozen=True, kw_only=True)
 class Reading:
     """How tables are read where they do not say it. columns: our name -> theirs, "" for none. encoding: of text without a byte
-    order mark. unpack: the folder for audio that lies inside a table; None: it is refused."""
+    order mark. unpack: the folder for audio that lies inside a table; None: it is refused. unpacked: the names of the files that
+    were written there, of all tables that are read so."""
 
     columns: dict[str, str] = field(default_factory=dict)
     encoding: str = ""
     unpack: Path | None = None
+    unpacked: set[str] = field(default_factory=set)
 
 
 class AudioInside(InputError):
     """A table that holds the audio itself, which must be written into files first."""
+
+
+class NoPath(InputError):
+    """A table of whose columns none is that of the audio."""
 
 
 def parse_columns(words: Iterable[str]) -> dict[str, str]:
@@ -86,7 +92,7 @@ class Header:
         found = {role: self.source(role, reading, [name for name in names if meaning[name] == role]) for role in ROLES}
         self.sources = {role: source for role, source in found.items() if source}
         if "path" not in self.sources:
-            raise InputError(
+            raise NoPath(
                 f"{self.where} has no column `path`; its first line must name the columns, separated by tabs or commas, "
                 f"or say which one it is: {self.by_hand('path=COLUMN')}; it has: {', '.join(names)[:200]}"
             )

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,11 +14,17 @@ from speechssl.data.columns import Reading
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.named import read_pattern
 from speechssl.data.readers import CORPORA
-from speechssl.data.search import Part, Search
-from speechssl.data.sidecars import Transcripts, ending_of, unread
+from speechssl.data.search import Part, Search, told_together
+from speechssl.data.sidecars import SIDECARS, Transcripts, ending_of, stem_of, unread
 from speechssl.data.tables import is_table, read_manifest
 from speechssl.data.tree import Tree
 from speechssl.sound.audio import EXTENSIONS, FOREIGN
+
+CLOSED = {  # what may hold transcripts or recordings, and what to do
+    "save workbooks as CSV": (".xlsx", ".xlsm", ".xls", ".ods"),
+    "write raw samples as wav, such as ffmpeg -f s16le -ar 16000 -i x.pcm x.wav": (".pcm", ".raw"),
+    "unpack archives": (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar"),
+}
 
 
 def audio_files(folder: Path) -> list[Path]:
@@ -71,8 +78,11 @@ class Found:
 
     def told(self, most: int = 12) -> list[str]:
         """What was read as what, in lines: the parts with their evidence, then the notes."""
-        lines = [part.told() for part in self.parts if len(self.parts) > 1 or part.why or part.corpus == "table"]
-        lines += self.notes
+        alike: dict[str, list[Part]] = defaultdict(list)
+        for part in self.parts:
+            if len(self.parts) > 1 or part.why or part.corpus == "table":
+                alike[part.why if part.listed else str(id(part))].append(part)
+        lines = [line for parts in alike.values() for line in told_together(parts)] + self.notes
         return [*lines[:most], *([f"and {len(lines) - most} lines more"] if len(lines) > most else [])]
 
 
@@ -144,11 +154,12 @@ def find_parts(
     texts = Transcripts(tree=tree, **options)
     rows = Manifest.of(all_rows(parts, texts, keep=pattern if "(?P<text>" in pattern else ""))
     if not audio and not len(rows):
-        told = f"; {search.notes[0]}" if search.notes else ""
+        told = "".join(f"; {note}" for note in notes_of(search, texts, Counter())[:1])
         raise InputError(f"{source} holds no audio; looked for files ending in {' '.join(EXTENSIONS)}{told}")
     used = texts.used | search.used
-    unused = sum(path not in used for path in tree.others)
-    return Found(rows=rows, parts=parts, notes=notes_of(search, texts), left_out=texts.left_out, ignored=unused)
+    left = unread(tree, used)
+    unused = sum(path not in used for path in tree.others) - sum(left.values())
+    return Found(rows=rows, parts=parts, notes=notes_of(search, texts, left), left_out=texts.left_out, ignored=unused)
 
 
 def all_rows(parts: Sequence[Part], texts: Transcripts, keep: str = "") -> Iterator[Utterance]:
@@ -170,19 +181,20 @@ def all_rows(parts: Sequence[Part], texts: Transcripts, keep: str = "") -> Itera
         part.count = total - part.first
 
 
-def notes_of(search: Search, texts: Transcripts) -> list[str]:
-    """What is to be said about transcripts and tables, beside the parts."""
+def notes_of(search: Search, texts: Transcripts, left: Counter[str]) -> list[str]:
+    """What is to be said about transcripts and tables, beside the parts. left: see unread."""
     notes = [f"{count} rows with the text of {told}" for told, count in texts.read.items()]
-    for ending, count in unread(search.tree, texts.used | search.used).items():
-        notes.append(
-            f"{count} {ending or 'nameless'} files beside the audio are not read: no transcript of a known kind"
-        )
+    for ending, count in left.items():
+        known = ending.lower() in SIDECARS
+        why = "they hold no text, or their recordings have it elsewhere" if known else "no transcript of a known kind"
+        notes.append(f"{count} {ending or 'nameless'} files beside the audio are not read: {why}")
+    others = [path for path in search.tree.others if path not in texts.used | search.used]
     orphans = [
-        path
-        for path in search.tree.others
-        if ending_of(path) not in ("", ".txt") and path not in texts.used | search.used
+        path for path in others if ending_of(path) not in ("", ".txt") and stem_of(path) not in search.tree.by_name
     ]
-    orphans = [path for path in orphans if path.stem not in search.tree.by_name]
     if orphans:
         notes.append(f"{len(orphans)} transcripts such as {orphans[0]} have no recording of the same name")
+    for remedy, endings in CLOSED.items():
+        if closed := [path for path in others if path.name.lower().endswith(endings)]:
+            notes.append(f"{len(closed)} files such as {closed[0]} are not opened: {remedy}")
     return [*search.notes, *notes]

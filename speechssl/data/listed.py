@@ -10,13 +10,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from speechssl.core.errors import InputError
-from speechssl.data.columns import Reading
+from speechssl.data.columns import NoPath, Reading
 from speechssl.data.lines import first_text, read_lines
 from speechssl.data.manifest import Utterance
-from speechssl.data.marked import NAMES
 from speechssl.data.separated import DELIMITERS, OURS, header_of
 from speechssl.data.tables import read_rows
-from speechssl.data.tree import Tree, is_ending
+from speechssl.data.tree import SPLITS, Tree, is_ending, split_folder
 
 TABLES = (".tsv", ".csv", ".jsonl", ".parquet", ".json", ".arrow", ".feather", ".gz")
 NAMELESS = "columns have no names"
@@ -24,7 +23,6 @@ LINES = ("", ".txt", ".tsv", ".csv", ".list", ".lst", ".trans", ".transcript", "
 TEXTS = re.compile(
     r"(?i)(^|[^a-z])(trans|transcripts?|transcriptions?|text|texts|prompts?|metadata|line_index|sentences?)([^a-z]|$)"
 )
-SPLITS = {word: part for word, part in NAMES.items() if len(word) > 2}  # tr may be Turkish
 CONTAINERS = {  # folders that are named after what they hold, not after who speaks
     *("wav", "wavs", "flac", "mp3", "ogg", "sound", "sounds", "audio", "audios", "clips", "samples", "data", "speech"),
     *("recordings", "wav_files", "audio_files"),
@@ -36,23 +34,22 @@ def speaker_of(path: Path, folders: Sequence[str]) -> str:
 
     Only the upper one of speaker/chapter where the file is called speaker_chapter_number, as in LibriTTS and MLS.
     """
-    names = [name for name in folders if name.lower() not in CONTAINERS]
-    if len(names) > 1 and re.split(r"[-_]", path.stem)[:2] == names[-2:]:
-        return names[-2]
-    return "/".join(names)
+    if tuple(re.split(r"[-_]", path.stem)[:2]) == path.parts[-3:-1]:
+        return path.parts[-3]
+    return "/".join(name for name in folders if name.lower() not in CONTAINERS)
 
 
-def with_speakers(rows: list[Utterance], table: Path, tree: Tree) -> list[Utterance]:
-    """The rows of a table without speakers with those of the folders below it, as in a folder without a table."""
-    if any(row.speaker for row in rows):
-        return rows
-    spoken = []
+def with_folders(rows: list[Utterance], table: Path, tree: Tree) -> list[Utterance]:
+    """The rows of a table without speakers, or without splits, with those by the folders of the recordings, as in a folder."""
+    splits = {} if any(row.split for row in rows) else tree.splits
+    spoken, done = any(row.speaker for row in rows), []
     for row in rows:
         path = Path(row.path)
         base = table.parent if table.parent in path.parents else tree.folder
         folders = path.relative_to(base).parts[:-1] if base in path.parents else ()
-        spoken.append(replace(row, speaker=speaker_of(path, [name for name in folders if not split_of(name)])))
-    return spoken
+        speaker = row.speaker if spoken else speaker_of(path, [name for name in folders if not split_folder(name)])
+        done.append(replace(row, speaker=speaker, split=row.split or splits.get(path, "")))
+    return done
 
 
 def split_of(name: str) -> str:
@@ -62,33 +59,45 @@ def split_of(name: str) -> str:
 
 
 def tables_of(tree: Tree) -> list[Path]:
-    """The files that may be tables, the likeliest first: metadata.*, those of splits, then by name."""
+    """The files that may be tables, the likeliest first: metadata.*, those of splits, those called as texts are, then by name."""
     found = [path for path in tree.others if path.suffix.lower() in {*TABLES, *LINES, ".xml"} and path.is_file()]
     skip = (".rejected.tsv", ".cache.jsonl")  # what `prepare` writes
     found = [path for path in found if not path.name.endswith(skip)]
-    return sorted(found, key=lambda path: (path.stem.lower() != "metadata", not split_of(path.stem), str(path)))
+
+    def place(path: Path) -> tuple[bool, bool, bool, str]:
+        return path.stem.lower() != "metadata", not split_of(path.stem), not TEXTS.search(path.name), str(path)
+
+    return sorted(found, key=place)
 
 
 def read_listed(table: Path, tree: Tree, reading: Reading) -> tuple[list[Utterance], str]:
     """The rows of a table of recordings of the tree, and why there are none in words ("" if it is no table at all)."""
-    rows, problem = [], ""
+    rows, problem, kind = [], "", table.suffix.lower()
     try:
-        if table.suffix.lower() == ".xml":
+        headed = naming(table, tree, reading) if kind in LINES else None
+        if kind == ".xml":
             rows = [found(row, table, tree) for row in read_recordings(table)]
-        if table.suffix.lower() in LINES:
+        elif kind in LINES and not headed:
             rows = read_lines_of(table, tree, reading)
-        if not rows and table.suffix.lower() in TABLES:
-            rows = [found(row, table, tree) for row in read_rows(table, naming(table, tree, reading))]
+        if not rows and (headed or kind in TABLES):
+            rows = [found(row, table, tree) for row in read_rows(table, headed or reading)]
+    except NoPath:
+        problem = f"none of its columns names recordings; if one does: {by_hand(table, '--columns path=COLUMN ')}"
     except InputError as error:
         problem = str(error).removeprefix(str(table)).lstrip(": ")
     if not rows:
-        return [], problem if table.suffix.lower() in TABLES[:4] or NAMELESS in problem else ""
+        return [], problem if kind in TABLES[:4] or NAMELESS in problem else ""
     there = {row.path for row in rows if row.path in tree.paths or os.path.isfile(row.path)}
     if not covers(there, len({row.path for row in rows}), tree):
         return [], f"{sum(row.path not in there for row in rows)} of its {len(rows)} rows name no audio of the folder"
     if not any(row.text or row.label or row.split for row in rows):
         return [], "" if is_ours(table) else "it has neither text nor labels"
-    return with_speakers(rows, table, tree), ""
+    return with_folders(rows, table, tree), ""
+
+
+def by_hand(table: Path, options: str = "") -> str:
+    """The command that reads a table by itself."""
+    return f"`speechssl prepare {table} {options}--out x.tsv`"
 
 
 def read_recordings(table: Path) -> list[Utterance]:
@@ -114,21 +123,28 @@ def read_recordings(table: Path) -> list[Utterance]:
 def covers(there: set[str], count: int, tree: Tree) -> bool:
     """Whether a table of `count` recordings, of which some are there, is one of the folder: it names half of those in the folders
     in which they lie, as the table of a corpus that is there in part, or half of its own are there."""
-    folders = {os.path.dirname(path) for path in there}
-    around = sum(os.path.dirname(path) in folders for path in tree.paths)
+    around = sum(tree.counts[folder] for folder in {os.path.dirname(path) for path in there})
     return bool(there) and 2 * len(there) >= min(count, around or count)
 
 
-def naming(table: Path, tree: Tree, reading: Reading) -> Reading:
-    """How a table is read whose column of paths has a name of its own: it is the only one that names recordings."""
-    text = first_text(table, reading.encoding) if table.suffix.lower() in (".tsv", ".csv") else ""
-    if not text or "path" in reading.columns or header_of(text, reading):
-        return reading
+def naming(table: Path, tree: Tree, reading: Reading) -> Reading | None:
+    """How a table is read whose first line names the columns, with that of the paths by its name, else as the only one that
+    names recordings; None if there is no such line."""
+    text = first_text(table, reading.encoding)
+    if header := header_of(text, reading):
+        return reading if not any(tree.recording(name, table.parent) for name in header[1]) else None
     delimiter = max(DELIMITERS, key=text.partition("\n")[0].count)
-    head, *rows = [row for row in csv.reader(text.split("\n")[:21], delimiter=delimiter) if row]
+    head, *rows = [row for row in csv.reader(text.split("\n")[:21], delimiter=delimiter) if row] or [[]]
     hits = [[tree.recording(cell, table.parent) is not None for cell in column] for column in zip(*rows)]
     names = [name for name, hit in zip(head, hits) if hit and sum(hit) >= 0.8 * len(hit)]
-    return replace(reading, columns={**reading.columns, "path": names[0]}) if len(names) == 1 else reading
+    if len(head) < 2 or len(names) != 1 or is_a_file(names[0], tree, table.parent):
+        return None
+    return replace(reading, columns={**reading.columns, "path": names[0]})
+
+
+def is_a_file(name: str, tree: Tree, folder: Path) -> bool:
+    """Whether the first cell of a column is a recording, perhaps one that is not there, not the name of the column."""
+    return re.search(r"\d|\.\w{2,5}$", name) is not None or tree.recording(name, folder) is not None
 
 
 def found(row: Utterance, table: Path, tree: Tree) -> Utterance:
@@ -159,9 +175,8 @@ def read_lines_of(table: Path, tree: Tree, reading: Reading) -> list[Utterance]:
     Between both may be a tab, a bar, a comma or a space; the forms of festival, ( a_1 "text" ), and Sphinx, text (a_1), are
     read too. InputError if there are more columns and nothing says what they are.
     """
-    with open(table, "rb") as file:
-        if b"\0" in file.read(4096) and not reading.encoding:
-            return []
+    if not first_text(table, reading.encoding):
+        return []
     lines = [line for line in read_lines(table, reading.encoding) if line.strip()]
     for cut in (cut_fleurs, cut_tabs, cut_bars, cut_form, cut_commas, cut_spaces):
         pairs = [cut(line) for line in (lines if TEXTS.search(table.name) else islice(lines, 50))]
@@ -169,7 +184,7 @@ def read_lines_of(table: Path, tree: Tree, reading: Reading) -> list[Utterance]:
         there = {str(path) for path in meant if path}
         if not there or (sum(map(bool, meant)) < 0.8 * len(meant) and not covers(there, len(meant), tree)):
             continue
-        if meant[0] is None and sum(map(bool, meant[1:])) == len(meant) - 1:
+        if meant[0] is None and all(meant[1:]) and not is_a_file(pairs[0][0], tree, table.parent):
             continue  # the first line names the columns
         pairs = [cut(line) for line in lines]
         fields = fields_of([rest for _, rest in pairs])

@@ -24,7 +24,7 @@ ENDING = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg"}  # by how a file b
 def read_objects(path: Path, objects: Iterable[tuple[str, dict[str, Any]]], reading: Reading) -> Iterator[Utterance]:
     """The rows that some objects are, each with its place in the file; objects may have different keys."""
     headers: dict[tuple[str | bool, ...], Header] = {}
-    places, unpack = Places.of(path), Unpack(path, reading.unpack)
+    places, unpack = Places.of(path), Unpack(path, reading)
     for where, values in objects:
         audio = next(
             (name for name, value in values.items() if isinstance(value, dict) and names_a_path([name], reading)), ""
@@ -49,11 +49,10 @@ def cell(value: Any) -> str:
 
 class Unpack:
     """Turns an object that stands for audio into columns; what Hugging Face's {"bytes", "path"} holds is written into the folder
-    `into`."""
+    `reading.unpack`."""
 
-    def __init__(self, table: Path, into: Path | None) -> None:
-        self.table, self.into = table, into
-        self.names: set[str] = set()
+    def __init__(self, table: Path, reading: Reading) -> None:
+        self.table, self.into, self.names = table, reading.unpack, reading.unpacked
 
     def __call__(self, column: str, value: dict[str, Any], where: str) -> dict[str, Any]:
         """The file under the name of its column, and the samples that SpeechBrain cuts from it. InputError for audio that

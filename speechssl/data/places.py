@@ -22,6 +22,12 @@ ENDINGS = (*EXTENSIONS, *FOREIGN)
 PATIENCE = 100  # rows of which none is found before the search for a place ends
 
 
+def bare(name: str) -> str:
+    """A path without its ending, if that is one of audio."""
+    stem, ending = os.path.splitext(name)
+    return stem if ending.lower() in ENDINGS else name
+
+
 class Places:
     """Where the files of a table lie: in the first of some folders in which one of its first paths is found, or the end of one
     that is absolute and of another machine, which is told on stderr.
@@ -52,18 +58,20 @@ class Places:
         if not os.path.isabs(name):
             if self.tries:
                 self.tries = 0 if self.look(name) else self.tries - 1
-            if self.ending and not name.lower().endswith(ENDINGS):
-                name += self.ending
+            if self.ending and not os.path.isfile(self.spelled(os.path.join(self.root, name))):
+                name = bare(name) + self.ending
             name = os.path.join(self.root, name)
         return name if name.isascii() else self.spelled(name)
 
     def look(self, name: str) -> bool:
-        """Search the folders for a relative path, without its ending too; whether it is found, which settles the place."""
-        endings = ("",) if name.lower().endswith(ENDINGS) else ("", *ENDINGS)
-        for folder in self.folders:
-            for ending in endings:
-                if os.path.isfile(self.spelled(os.path.join(folder, name + ending))):
+        """Search the folders for a relative path, then for one with an ending, or with another one, which is told on stderr;
+        whether it is found, which settles the place."""
+        for ending in ("", *ENDINGS):
+            for folder in self.folders:
+                if os.path.isfile(self.spelled(os.path.join(folder, bare(name) + ending if ending else name))):
                     self.root, self.ending = folder, ending
+                    if ending and bare(name) != name:
+                        print(f"{name} is not here, {bare(name)}{ending} is; so are others taken", file=sys.stderr)
                     return True
         return False
 
@@ -86,15 +94,24 @@ class Places:
         if re.match(r"[A-Za-z][\w+.-]+://", name):
             raise InputError(f"{where}: {name} is an address, not a file; download it, and name the file in the table")
         if re.match(r"[A-Za-z]:[\\/]", name) and sys.platform != "win32":
-            raise InputError(
-                f"{where}: {name} is a path of a Windows machine; make the paths of the table relative to its folder"
-            )
+            return self.without_drive(name, where)
         name = re.sub(r"^(\{data_root\}|\$data_root)[\\/]", "", name)
         if name.startswith("~") and not os.path.exists(os.path.join(self.root, name)):
             name = os.path.expanduser(name)
         if "\\" in name and not os.path.exists(os.path.join(self.root, name)):
             name = name.replace("\\", "/")
         return name
+
+    def without_drive(self, name: str, where: str) -> str:
+        """The path of a Windows machine as an absolute one of another machine. InputError if no end of it is found here."""
+        path = name[2:].replace("\\", "/")
+        if self.searches:
+            self.search(path)
+        if not (self.gone and path.startswith(self.gone)):
+            raise InputError(
+                f"{where}: {name} is a path of a Windows machine; make the paths of the table relative to its folder"
+            )
+        return path
 
     def spelled(self, path: str) -> str:
         """An absolute or relative path as it is spelled on the disk, where accents may be letters of their own (NFD, as macOS

@@ -39,13 +39,14 @@ from speechssl.data.tables import is_table, read_rows
 from speechssl.sound import audio
 from speechssl.sound.mix import SILENCE, Mix, channel_names, channel_number
 
+LONGER = 0.25  # seconds that a table may say more than its file holds: rounding, and the padding of encoders
 FOUND_BY = 2  # the way in which files are looked at; what was found in another way is not used again
 
 
 @dataclass(kw_only=True)
 class Summary:
     """The lines of prepare. reused: files whose findings were cached; passed: what was passed over -> how often; opposed: rows of
-    which the louder channel is used; notes: what was read as what; reasons: of rejections."""
+    which the louder channel is used; longer: rows that were shortened; notes: what was read as what; reasons: of rejections."""
 
     out: Path
     kept: int = 0
@@ -54,6 +55,7 @@ class Summary:
     ignored: int = 0
     passed: Counter = field(default_factory=Counter)
     opposed: int = 0
+    longer: int = 0
     speakers: int = 0
     corpus: str = ""
     notes: list[str] = field(default_factory=list)
@@ -65,8 +67,7 @@ class Summary:
         return sum(self.reasons.values())
 
     def __str__(self) -> str:
-        hours = f"{self.seconds / 3600:.2f} h"
-        lines = [f"{self.out}: {self.kept} utterances, {hours}, {self.speakers} speakers ({self.corpus})"]
+        lines = [f"{self.out}: {self.kept} utterances, {clock(self.seconds)}, {self.speakers} speakers ({self.corpus})"]
         lines += [f"  {note}" for note in self.notes]
         if self.reused:
             lines.append(f"  {self.reused} files unchanged since the last run and not decoded again")
@@ -77,11 +78,20 @@ class Summary:
             lines.append(
                 f"  {self.opposed} rows: channels in opposite phase cancel each other out; the louder one is used"
             )
+        if self.longer:
+            lines.append(f"  {self.longer} rows are said to last longer than their file does; they end with it")
         for reason, count in self.reasons.most_common():
             lines.append(f"  {count} rejected: {reason}")
         if self.rejected:
             lines.append(f"  each one is listed in {rejected_path(self.out)}")
         return "\n".join(lines)
+
+
+def clock(seconds: float) -> str:
+    """A length in a unit in which it has some digits: 8.4 s, 12.3 min, 960.41 h."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.2f} h"
 
 
 def prepare(
@@ -249,7 +259,7 @@ def inspect_all(paths: list[str], out: Path, jobs: int, summary: Summary) -> dic
             file.write(json.dumps(findings[path]) + "\n")
             file.flush()  # a killed process loses no finding
             seconds += finding.get("seconds", 0.0)
-            progress.postfix(f"{seconds / 3600:.2f} h")
+            progress.postfix(clock(seconds))
             progress.update()
     return findings
 
@@ -305,12 +315,15 @@ def sort_out(
             reason = "transcript is not UTF-8 (convert it: iconv -f latin1 -t utf-8)"
         if reason is None and row.id in seen:
             reason = f"duplicate id ({row.id})"
+        if reason is None and rest <= 0 < row.start:
+            reason = f"starts behind the end of its file (at {row.start:g} s of {rest + row.start:.3f} s)"
         if reason is None and seconds < min_seconds:
             reason = f"shorter than {min_seconds} s ({max(seconds, 0):.3f} s)"
         if reason is not None:
             rejected.append((row.path, reason))
             continue
         seen.add(row.id)
+        summary.longer += row.duration > rest + LONGER
         if finding["opposed"] and not channel_number(row.channel):
             louder = channel_names(len(finding["peaks"]) - 1)[finding["opposed"] - 1]
             row, summary.opposed = replace(row, channel=louder), summary.opposed + 1
@@ -326,7 +339,8 @@ def channel_fault(row: Utterance, peaks: list[float]) -> str | None:
         return str(error)
     if number >= len(peaks):
         return f"has no such channel ({row.channel}; {len(peaks) - 1} in the file)"
-    return f"silent (peak {peaks[number]:.1e})" if peaks[number] < SILENCE else None
+    where = f" of channel {row.channel}" if row.channel else ""
+    return f"silent (peak {peaks[number]:.1e}{where})" if peaks[number] < SILENCE else None
 
 
 def cut(row: Utterance, max_seconds: float) -> list[Utterance]:

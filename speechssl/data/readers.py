@@ -2,16 +2,17 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from speechssl.core.errors import InputError
 from speechssl.data.cremad import read_crema_d
 from speechssl.data.lines import read_lines
-from speechssl.data.listed import SPLITS, speaker_of
+from speechssl.data.listed import speaker_of
 from speechssl.data.manifest import Utterance
 from speechssl.data.named import NAMED, read_named
-from speechssl.data.tree import identity
+from speechssl.data.tree import identity, split_folder, split_folders
 
 
 def read_librispeech(files: Sequence[Path], folder: Path) -> Iterator[Utterance]:
@@ -37,6 +38,12 @@ def read_vctk(files: Sequence[Path], folder: Path) -> Iterator[Utterance]:
 
 
 COMMON_VOICE = ("train", "dev", "test", "validated", "other", "invalidated")
+COMMON_VOICE_NOTES = (
+    "clip_durations",
+    "reported",
+    "validated_sentences",
+    "unvalidated_sentences",
+)  # tables without texts of clips
 
 
 def read_common_voice(files: Sequence[Path], folder: Path) -> Iterator[Utterance]:
@@ -58,9 +65,12 @@ def read_common_voice(files: Sequence[Path], folder: Path) -> Iterator[Utterance
             yield Utterance(
                 id=Path(row["path"]).stem,
                 path=str(path if path.suffix else path.with_suffix(".mp3")),
-                speaker=row.get("client_id", "")[:16],
+                speaker=row.get("client_id", ""),
                 text=row.get("sentence", ""),
                 split=table.stem,
+                extra={
+                    name: cell for name, cell in row.items() if name not in ("client_id", "path", "sentence", "split")
+                },
             )
 
 
@@ -79,13 +89,11 @@ def common_voice_rows(table: Path) -> Iterator[dict[str, str]]:
 
 def read_folder(files: Sequence[Path], folder: Path) -> Iterator[Utterance]:
     """Any folder: the speaker is the folder (see speaker_of); folders train, dev and test are the split."""
-    splits = {path.relative_to(folder).parts[0].lower() for path in files}
-    told = splits & SPLITS.keys() if {SPLITS.get(name) for name in splits} >= {"train"} and len(splits) > 1 else set()
+    splits = split_folders(files, folder)
     for path in files:
-        parts = path.relative_to(folder).parts[:-1]
-        split = SPLITS[parts[0].lower()] if parts and parts[0].lower() in told else ""
-        speaker = speaker_of(path, parts[bool(split) :])
-        yield Utterance(id=identity(path, folder) + path.suffix, path=str(path), speaker=speaker, split=split)
+        names = [name for name in path.relative_to(folder).parts[:-1] if not (splits and split_folder(name))]
+        row = Utterance(id=identity(path, folder) + path.suffix, path=str(path), speaker=speaker_of(path, names))
+        yield replace(row, split=splits.get(path, ""))
 
 
 Reader = Callable[[Sequence[Path], Path], Iterator[Utterance]]

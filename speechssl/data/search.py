@@ -1,5 +1,6 @@
 """The parts of a folder: corpora recognised by evidence, tables that list recordings, and what is left over."""
 
+import math
 import os
 import re
 from collections import defaultdict
@@ -11,14 +12,15 @@ from speechssl.core.errors import InputError
 from speechssl.data.columns import Reading
 from speechssl.data.cremad import CREMA_D_NAME, CREMA_D_SURE
 from speechssl.data.lines import read_lines
-from speechssl.data.listed import found, read_listed, tables_of
+from speechssl.data.listed import by_hand, found, read_listed, tables_of
 from speechssl.data.manifest import Utterance
 from speechssl.data.named import NAMED, doubts, members, stranger
-from speechssl.data.readers import COMMON_VOICE, CORPORA, common_voice_rows, common_voice_tables
+from speechssl.data.readers import COMMON_VOICE, COMMON_VOICE_NOTES, CORPORA, common_voice_rows, common_voice_tables
 from speechssl.data.sidecars import ending_of, sidecars, stem_of
 from speechssl.data.tables import read_rows
 from speechssl.data.tree import Tree
 
+Piece = tuple[str, float]  # channel and start
 KALDI = ("utt2spk", "spk2utt", "spk2gender")  # beside a file `text`
 
 
@@ -48,17 +50,39 @@ class Part:
         return f"{self.corpus}: {self.count} rows of {self.folder}{f' ({self.why}{way_out})' if self.why else ''}"
 
 
+def piece_of(row: Utterance) -> Piece | None:
+    """The piece of its recording that a row is, None for the whole."""
+    return None if row.start == 0 and math.isnan(row.duration) else (row.channel, row.start)
+
+
+def is_new(row: Utterance, pieces: set[Piece]) -> bool:
+    """Whether a row is a piece of a recording, and none of these."""
+    piece = piece_of(row)
+    return piece is not None and piece not in pieces
+
+
+def told_together(parts: list[Part]) -> list[str]:
+    """Lines about parts that tables of one kind list: one for each, or one for all where these are many."""
+    if len(parts) < 5:
+        return [part.told() for part in parts]
+    count, why = sum(part.count for part in parts), f", each {parts[0].why}" if parts[0].why else ""
+    return [f"{parts[0].corpus}: {count} rows of {len(parts)} tables such as {parts[0].folder}{why}"]
+
+
 @dataclass(kw_only=True)
 class Search:
     """The search for the parts of a folder.
 
-    free: the recordings that are in no part yet. used: the tables that were read. notes: lines for the summary. left_out:
+    free: the recordings that are in no part yet. doubles: table -> how many of its rows are in another part. cuts: recordings
+    that tables cut -> the pieces that are in parts. used: the tables that were read. notes: lines for the summary. left_out:
     (path, reason) of recordings that are in no row.
     """
 
     tree: Tree
     reading: Reading
     free: dict[Path, None]
+    doubles: dict[Path, int] = field(default_factory=dict)
+    cuts: dict[str, set[Piece]] = field(default_factory=dict)
     used: set[Path] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
@@ -71,6 +95,7 @@ class Search:
         yield from self.vctk()
         yield from self.named(["nemo"])  # before its table is read as any other
         yield from self.tables()
+        self.tell_doubles()
         yield from self.crema_d()
         yield from self.named([corpus for corpus in NAMED if corpus != "nemo"])
         if self.free:
@@ -86,26 +111,41 @@ class Search:
         )
 
     def listed_part(self, table: Path, rows: list[Utterance], why: str = "") -> Part:
-        """A part whose rows a table lists. Rows of recordings that are in a part already are left out."""
-        paths = {Path(row.path) for row in rows}
-        known = {str(path) for path in paths if str(path) in self.tree.paths and path not in self.free}
+        """A part whose rows a table lists. Rows of recordings that are in a part already are left out, unless both cut them and
+        this is another piece."""
+        paths = {row.path for row in rows}
+        known = {path for path in paths if path in self.tree.paths and Path(path) not in self.free}
+        fresh = [
+            row for row in rows if row.path not in known or (row.path in self.cuts and is_new(row, self.cuts[row.path]))
+        ]
         for path in paths:
-            self.free.pop(path, None)
-        if known:
-            alone = f"`speechssl prepare {table} --out x.tsv` reads it alone"
-            self.notes.append(f"{len(known)} recordings of {table} are in another part already, which counts; {alone}")
-            rows = [row for row in rows if row.path not in known]
+            self.free.pop(Path(path), None)
+        if len(fresh) < len(rows):
+            self.doubles[table] = len(rows) - len(fresh)
+        rows = fresh
+        for row in rows:
+            if piece := piece_of(row):
+                self.cuts.setdefault(row.path, set()).add(piece)
         return Part(corpus="table", folder=table, rows=rows, why=why, listed=True)
+
+    def tell_doubles(self) -> None:
+        """Note the rows of tables that were left out for being in another part."""
+        if self.doubles:
+            first, count = next(iter(self.doubles)), len(self.doubles)
+            tables = str(first) if count == 1 else f"{count} tables such as {first}"
+            told = f"{sum(self.doubles.values())} rows of {tables} are in another part already, which counts"
+            self.notes.append(f"{told}; {by_hand(first)} reads that alone")
 
     def kaldi(self) -> Iterator[Part]:
         """Folders with wav.scp."""
         for scp in [path for path in self.tree.others if path.name == "wav.scp"]:
-            self.used.update(path for path in self.tree.others if path.parent == scp.parent)
             try:
                 rows = [found(row, scp, self.tree) for row in read_rows(scp.parent, self.reading)]
             except InputError as error:
+                self.used.add(scp)
                 self.notes.append(f"not read: {error}")
                 continue
+            self.used.update(path for path in self.tree.others if path.parent == scp.parent)
             yield self.listed_part(scp.parent, rows, "a Kaldi folder (wav.scp)")
 
     def common_voice(self) -> Iterator[Part]:
@@ -117,7 +157,7 @@ class Search:
             read = [table for table in common_voice_tables(folder) if table in tables]
             if not read:
                 continue
-            self.used.update(tables)
+            self.used.update([*tables, *(folder / f"{name}.tsv" for name in COMMON_VOICE_NOTES)])
             clips = {table: {row["path"] for row in common_voice_rows(table)} for table in tables}
             names = set().union(*clips.values())
             files = [path for path in self.free if path.parent == folder / "clips" and {path.name, path.stem} & names]
@@ -159,6 +199,7 @@ class Search:
 
     def tables(self) -> Iterator[Part]:
         """Every table that names recordings and brings texts, labels or a split. The others are named in the notes."""
+        unread: dict[str, list[Path]] = defaultdict(list)
         for table in tables_of(self.tree):
             if table.name in KALDI and table.with_name("text").is_file():
                 self.used.add(table)  # read with that, or said by it
@@ -172,8 +213,12 @@ class Search:
                     yield part
             elif problem:
                 self.used.add(table)
-                remedy = f"if it lists recordings, mend that, then `speechssl prepare {table} --out x.tsv` reads it"
-                self.notes.append(f"{table} is not read ({problem}); {remedy}")
+                unread[problem.replace(str(table), "TABLE")].append(table)
+        for problem, alike in unread.items():
+            told = f"{alike[0]} is not read ({problem.replace('TABLE', str(alike[0]))})"
+            told += f", nor are {len(alike) - 1} tables like it" if len(alike) > 1 else ""
+            remedy = f"; once that is mended, {by_hand(alike[0])} reads it" if "`" not in problem else ""
+            self.notes.append(told + remedy)
 
     def crema_d(self) -> Iterator[Part]:
         """CREMA-D: names of its 91 actors, 12 sentences, 6 emotions and 3 levels."""

@@ -1,7 +1,6 @@
 """Transcripts that lie beside recordings: which endings are read, how, and the rows that come of them."""
 
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,7 +16,9 @@ from speechssl.data.aligned import (
     plain_name,
     read_captions,
     read_elan,
+    read_json_text,
     read_plain,
+    read_stm,
     read_textgrid,
 )
 from speechssl.data.lines import read_lines
@@ -26,8 +27,10 @@ from speechssl.data.tree import Tree, composed
 
 Reader = Callable[[str, str], list[Tier]]
 SIDECARS: dict[str, Reader] = {  # the best first
-    **{".textgrid": read_textgrid, ".eaf": read_elan, ".srt": read_captions, ".vtt": read_captions},
+    **{".textgrid": read_textgrid, ".eaf": read_elan, ".stm": read_stm},
+    **{".srt": read_captions, ".vtt": read_captions},
     **{".normalized.txt": read_plain, ".txt": read_plain, ".lab": read_plain, ".original.txt": read_plain},
+    ".json": read_json_text,
 }
 
 CAPTIONS, TIERED = (".srt", ".vtt"), (".textgrid", ".eaf")
@@ -77,14 +80,15 @@ class Transcripts:
     def rows(self, row: Utterance) -> Iterator[Utterance]:
         """A row for a whole recording with the text beside it, or one row for each segment of that; no row if it is damaged."""
         files = sidecars(self.tree, Path(row.path))
-        self.used.update(files)
         try:
             found = [(path, SIDECARS[ending_of(path)](self.text(path), str(path))) for path in files]
             path, tiers = self.best(found)
         except InputError as error:
+            self.used.update(files)
             self.left_out.append((row.path, f"transcript cannot be read ({error})"))
             yield from [row] if self.lenient else ()
             return
+        self.used.update(read for read, every in found if every)
         if path is None:
             yield row
             return
@@ -97,7 +101,7 @@ class Transcripts:
         more = [ending_of(other) for other, every in found if other != path and any(tier.spoken for tier in every)]
         self.count(path, tiers, dict(found)[path], len(segments), more)
         if any(math.isnan(segment.end) for segment in segments):
-            yield replace(row, text=segments[0].text)
+            yield replace(row, text=segments[0].text, speaker=segments[0].speaker or row.speaker)
             return
         starts: Counter[str] = Counter()
         for segment in sorted(segments):
@@ -153,6 +157,7 @@ def part(row: Utterance, segment: Segment, name: str) -> Utterance:
 
 def unread(tree: Tree, used: set[Path]) -> Counter[str]:
     """Files that look like transcripts but were not read: endings of files called as a recording is -> their number."""
-    known = {(os.fspath(path.parent), path.stem) for path in tree.audio}
-    left = [path for path in tree.others if path not in used and (os.fspath(path.parent), path.stem) in known]
-    return Counter(path.suffix for path in left)
+    left = [
+        path for path in tree.others if path not in used and {stem_of(path), composed(path.stem)} & tree.by_name.keys()
+    ]
+    return Counter(ending_of(path) or path.suffix for path in left)

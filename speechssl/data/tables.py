@@ -105,9 +105,11 @@ def refuse_equal_ids(paths: Iterable[str | Path], reading: Reading) -> None:
         for number, row in enumerate(read_rows(path, reading), 1):
             place = f"row {number} of {path}"
             if row.id in seen:
+                paths = f", or let the paths be the ids: `speechssl prepare {path} --columns id= --out all.tsv`"
+                parts = ", or add the columns start and end if they are parts of one recording"
                 raise InputError(
-                    f"{seen[row.id]} and {place} have the same id {row.id!r}; ids must differ: remove one of them, or let the "
-                    f"paths be the ids: `speechssl prepare {path} --columns id= --out all.tsv`"
+                    f"{seen[row.id]} and {place} have the same id {row.id!r}; ids must differ: remove one of them"
+                    + (parts if row.path.endswith(row.id) else paths)
                 )
             seen[row.id] = place
 

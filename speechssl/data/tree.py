@@ -2,10 +2,14 @@
 
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+
+from speechssl.data.marked import NAMES
+
+SPLITS = {word: part for word, part in NAMES.items() if len(word) > 2}  # tr may be Turkish
 
 
 def composed(name: str | Path) -> str:
@@ -62,6 +66,16 @@ class Tree:
         return set(map(str, self.audio))
 
     @cached_property
+    def counts(self) -> Counter[str]:
+        """Folder -> how many recordings lie in it."""
+        return Counter(str(path.parent) for path in self.audio)
+
+    @cached_property
+    def splits(self) -> dict[Path, str]:
+        """See split_folders."""
+        return split_folders(self.audio, self.folder)
+
+    @cached_property
     def beside_audio(self) -> dict[tuple[str, str], list[Path]]:
         """(folder, name without its last endings) -> the files so called that are not audio."""
         found: dict[tuple[str, str], list[Path]] = defaultdict(list)
@@ -114,3 +128,19 @@ def mirrored(path: Path, audio: Path) -> bool:
     """Whether the folders of two files differ in one name only."""
     one, two = path.parent.parts, audio.parent.parts
     return len(one) == len(two) and sum(a != b for a, b in zip(one, two)) == 1
+
+
+def split_folder(name: str) -> str:
+    """The folder train-clean-100 -> "train"; "" for one of another kind."""
+    return SPLITS.get("".join(re.findall("^[a-z]+", name.lower())), "")
+
+
+def split_folders(paths: Iterable[Path], folder: Path) -> dict[Path, str]:
+    """Recording -> its split by the folders train, dev or test above it; {} unless train and another one are there."""
+    found: dict[Path, str] = {}
+    for path in paths:
+        names = path.relative_to(folder).parts[:-1] if folder in path.parents else ()
+        splits = {split_folder(name) for name in names} - {""}
+        found[path] = splits.pop() if len(splits) == 1 else ""
+    several = set(found.values()) - {""}
+    return found if len(several) > 1 and "train" in several else {}

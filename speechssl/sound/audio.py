@@ -22,6 +22,11 @@ from speechssl.sound.pieces import between, scaled
 SAMPLE_RATE = 16_000
 LOUDEST = 64.0  # samples lie within ±1, or a little beyond after a careless gain; larger ones have another unit
 CHANNELS = 8  # the most that an array may have; longer rows are utterances
+WAVES = (
+    "array",
+    "raw",
+    "waveform",
+)  # names of a wave in a dict: those of datasets, of transformers' pipelines, of pyannote
 MARGIN = 0.05  # seconds of context around a segment, so that its resampled ends equal those of the whole file
 PIECE = 10  # seconds that are decoded at once
 
@@ -105,11 +110,16 @@ def checked_pieces(
 
 
 def unwrapped(source: Any) -> tuple[Any, int | None]:
-    """What the library datasets hands out as (path, bytes or array; rate of the array): an Audio value with its array or its
+    """What the library datasets and others hand out as (path, bytes or array; rate of the array): a dict with an array or a
     file, or a decoder of torchcodec. Their arrays have the channels first. Any other source is returned as it is."""
     rate = None
-    if isinstance(source, dict) and source.get("array") is not None:
-        source, rate = source["array"], source.get("sampling_rate")
+    wave = (
+        next((source[name] for name in WAVES if source.get(name) is not None), None)
+        if isinstance(source, dict)
+        else None
+    )
+    if wave is not None:
+        source, rate = wave, source.get("sampling_rate", source.get("sample_rate"))
         if rate is None:
             raise InputError("an array in a dict needs its rate: {'array': wave, 'sampling_rate': 16000}")
     elif isinstance(source, dict):
@@ -207,12 +217,16 @@ def batch(source: Any) -> list[Any] | None:
     """The utterances of a list of sources, or of an array (B, S); None for a single one.
 
     The rows of an array are utterances, and its columns channels: (S, C) with up to 8 channels, as soundfile gives it, is one
-    recording. Nothing is ever mixed over rows.
+    recording. Nothing is ever mixed over rows. InputError for an empty list.
     """
+    kind, shape = getattr(getattr(source, "dtype", None), "kind", ""), getattr(source, "shape", ())
+    if (shape and kind in ("O", "U")) or (isinstance(source, Iterator) and not is_file(source)):
+        source = list(source)  # a column of pandas, a generator
     if isinstance(source, Sequence) and not is_file(source):
+        if not len(source):
+            raise InputError("an empty list holds no audio; give one source or more")
         single = any(isinstance(part, (int, float, np.number)) for part in source)
         return None if single else list(source)
-    shape = getattr(source, "shape", ())
     return None if len(shape) != 2 or is_recording(shape) else list(source)
 
 

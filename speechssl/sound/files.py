@@ -91,6 +91,8 @@ def check_file(path: str | PathLike) -> None:
         raise InputError(f"{path} cannot be read ({getattr(error, 'strerror', error)}); leave it out") from None
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path} is a folder; name the audio files in it")
+    if stat.S_ISFIFO(status.st_mode):
+        raise InputError(f"{path} is a pipe, and files are read more than once; save what comes out of it in a file")
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path} is not a file with audio; leave it out")
     if not os.access(path, os.R_OK):

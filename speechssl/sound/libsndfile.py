@@ -60,7 +60,9 @@ class Libsndfile:
             raise InputError(f"{self.name} has a name with bytes that are not UTF-8; rename the file") from None
         except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
             if not (joined := headers.split_wav(self.source)):
-                raise ForeignError(str(error).removeprefix(f"Error opening {self.source!r}: ").rstrip(".")) from None
+                problem = str(error).removeprefix(f"Error opening {self.source!r}: ").rstrip(".")
+                unknown = problem.startswith("File does not exist")  # libsndfile says so of a text that is called .mp3
+                raise ForeignError("Format not recognised" if unknown else problem) from None
             self.joined, self.source = joined, io.BytesIO(joined[0])
             self.open()
 

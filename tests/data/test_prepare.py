@@ -162,7 +162,7 @@ def test_rows_of_a_manifest_are_checked_against_their_files(tmp_path):
         "part": 1.0,
         "long": pytest.approx(length - 0.5, abs=1e-3),
     }
-    assert summary.reasons == {"shorter than 0.1 s": 1, "missing": 1}
+    assert summary.reasons == {"starts behind the end of its file": 1, "missing": 1}
 
 
 def test_duplicate_ids_of_a_tree_are_counted(tmp_path):

@@ -46,6 +46,23 @@ def test_rows_are_utterances_and_columns_are_channels(pretrained_folder, speech)
         model.embed((waves[0], 16_000))
 
 
+def test_columns_of_tables_generators_and_dicts_of_other_libraries_are_understood(pretrained_folder, speech):
+    model = speechssl.load(pretrained_folder)
+    waves = [speech[i * 20_000 :][:20_000] for i in range(2)]
+    alone = np.stack([model.embed(wave_S) for wave_S in waves])
+    for batch in (
+        (wave_S for wave_S in waves),
+        [{"raw": wave_S, "sampling_rate": 16_000} for wave_S in waves],
+        [{"waveform": torch.from_numpy(wave_S[None]), "sample_rate": 16_000} for wave_S in waves],
+    ):
+        np.testing.assert_allclose(model.embed(batch), alone, atol=1e-6)
+    paths = np.array([str(CLIP), str(CLIP)])
+    for column in (paths, paths.astype(object)):
+        np.testing.assert_allclose(model.embed(column), np.stack([model.embed(CLIP)] * 2), atol=1e-6)
+    with pytest.raises(InputError, match="an empty list holds no audio"):
+        model.embed([])
+
+
 def test_hidden_states_have_a_row_per_frame_and_layer(pretrained_folder, clip):
     model = speechssl.load(pretrained_folder)
     states = model.hidden_states([clip, clip[:8000]])
