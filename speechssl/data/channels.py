@@ -27,7 +27,7 @@ def check_channel(channel: str) -> None:
 
 
 def names_in(path: str) -> list[str]:
-    """The names of the channels of a file; none for one that cannot be opened, so that this is told when it is read."""
+    """The names of the channels of a file; none for one that cannot be opened, so that the error comes when it is read."""
     try:
         return channels_of(path)
     except InputError:

@@ -14,7 +14,7 @@ from speechssl.data.columns import Reading
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.named import read_pattern
 from speechssl.data.readers import CORPORA
-from speechssl.data.search import Part, Search, told_together
+from speechssl.data.search import Part, Search, described_together
 from speechssl.data.sidecars import SIDECARS, Transcripts, ending_of, stem_of, unread
 from speechssl.data.tables import is_table, read_manifest
 from speechssl.data.tree import Tree
@@ -76,13 +76,13 @@ class Found:
         """What the parts are, each once, such as fsdd + folder."""
         return " + ".join(dict.fromkeys(part.corpus for part in self.parts))
 
-    def told(self, most: int = 12) -> list[str]:
+    def described(self, most: int = 12) -> list[str]:
         """What was read as what, in lines: the parts with their evidence, then the notes."""
         alike: dict[str, list[Part]] = defaultdict(list)
         for part in self.parts:
             if len(self.parts) > 1 or part.why or part.corpus == "table":
                 alike[part.why if part.listed else str(id(part))].append(part)
-        lines = [line for parts in alike.values() for line in told_together(parts)] + self.notes
+        lines = [line for parts in alike.values() for line in described_together(parts)] + self.notes
         return [*lines[:most], *([f"and {len(lines) - most} lines more"] if len(lines) > most else [])]
 
 
@@ -154,8 +154,8 @@ def find_parts(
     texts = Transcripts(tree=tree, **options)
     rows = Manifest.of(all_rows(parts, texts, keep=pattern if "(?P<text>" in pattern else ""))
     if not audio and not len(rows):
-        told = "".join(f"; {note}" for note in notes_of(search, texts, Counter())[:1])
-        raise InputError(f"{source} holds no audio; looked for files ending in {' '.join(EXTENSIONS)}{told}")
+        note = "".join(f"; {note}" for note in notes_of(search, texts, Counter())[:1])
+        raise InputError(f"{source} holds no audio; looked for files ending in {' '.join(EXTENSIONS)}{note}")
     used = texts.used | search.used
     left = unread(tree, used)
     unused = sum(path not in used for path in tree.others) - sum(left.values())
@@ -183,7 +183,7 @@ def all_rows(parts: Sequence[Part], texts: Transcripts, keep: str = "") -> Itera
 
 def notes_of(search: Search, texts: Transcripts, left: Counter[str]) -> list[str]:
     """What is to be said about transcripts and tables, beside the parts. left: see unread."""
-    notes = [f"{count} rows with the text of {told}" for told, count in texts.read.items()]
+    notes = [f"{count} rows with the text of {note}" for note, count in texts.read.items()]
     for ending, count in left.items():
         known = ending.lower() in SIDECARS
         why = "they hold no text, or their recordings have it elsewhere" if known else "no transcript of a known kind"

@@ -43,7 +43,7 @@ def counted(parts_R: np.ndarray) -> str:
 def read_parts(
     train: Sequence[Path], valid: Sequence[Path], where: Sequence[str], report: Callable[[str], None]
 ) -> tuple[Manifest, Manifest | None]:
-    """The rows to train on, and those that validate, None without any; `report` is told of rows that are not all taken.
+    """The rows to train on, and those that validate, None without any; `report` gets a line where not all are taken.
 
     where: conditions on the rows; those on the column split are for `train` only. InputError if all rows of `train` are marked
     as those of a test.
@@ -64,10 +64,10 @@ def read_parts(
     checked = read_valid(valid, where, report) if valid else rows.select(np.flatnonzero(dev_R)) if dev_R.any() else None
     if not taken_R.all():
         rest = "" if valid or not dev_R.any() else f", {dev_R.sum()} marked dev validate"
-        told = (
+        note = (
             f"train: {len(rows)} rows, by their column split {counted(parts_R)}: {taken_R.sum()} are trained on{rest}"
         )
-        report(f"{told}, {(~taken_R).sum() - (dev_R.sum() if rest else 0)} are left out")
+        report(f"{note}, {(~taken_R).sum() - (dev_R.sum() if rest else 0)} are left out")
     return rows.select(np.flatnonzero(taken_R)), checked
 
 

@@ -1,4 +1,4 @@
-"""Corpora whose file names carry the labels, and the evidence by which one is told from a folder with similar names."""
+"""Corpora whose file names carry the labels, and the evidence that tells one from a folder with similar names."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -24,14 +24,14 @@ class Named(NamedTuple):
     name: regular expression of a whole file name without its ending. columns: (match, path) -> what the name says.
     sure: regular expression of `folder/name` with what only this corpus has: its speakers, sentences, numbers. Somebody
     else's names may match it too, so it must hold for all files of the form `name`, of at least `speakers` speakers
-    with `labels` labels. proof: a test of the names of all files, or of a table of the corpus, that must hold as well; told:
-    this evidence in words. says_text: whether the name says the text, which a transcript beside the recording contradicts.
+    with `labels` labels. proof: a test of the names of all files, or of a table of the corpus, that must hold as well; evidence:
+    in words. says_text: whether the name says the text, which a transcript beside the recording contradicts.
     """
 
     name: str
     columns: Callable[[re.Match, Path], dict[str, Any]]
     sure: str
-    told: str
+    evidence: str
     speakers: int = 3
     labels: int = 3
     proof: Callable[[Sequence[Path]], bool] = bool
@@ -67,7 +67,7 @@ NAMED = {
         r"\d\d-(0[12])-(0[1-8])-\d\d-\d\d-\d\d-(\d\d)",
         lambda m, _: {"label": RAVDESS[int(m[2]) - 1] if m[1] == "01" else "", "speaker": m[3]},
         sure=r".*/0[1-3]-0[12]-0[1-8]-0[12]-0[12]-0[12]-(0[1-9]|1\d|2[0-4])",
-        told="file names are its seven numbers, all in their ranges, neutral never strong",
+        evidence="file names are its seven numbers, all in their ranges, neutral never strong",
         proof=is_consistent,
     ),
     # 03a01Fa: speaker, sentence, emotion, version
@@ -75,14 +75,14 @@ NAMED = {
         r"(\d\d)[ab]\d\d([WLEAFTN])[a-z]",
         lambda m, _: {"label": EMODB[m[2]], "speaker": m[1]},
         sure=r".*/(03|08|09|1[0-6])(a0[12457]|b0[1239]|b10)[WLEAFTN][a-z]",
-        told="file names are speaker, sentence and emotion, only of its ten speakers and ten sentences",
+        evidence="file names are speaker, sentence and emotion, only of its ten speakers and ten sentences",
     ),
     # 7_theo_12: digit, speaker, number of the recording
     "fsdd": Named(
         r"(\d)_([a-z]+)_\d+",
         lambda m, _: {"label": m[1], "speaker": m[2], "text": DIGITS[int(m[1])]},
         sure=r".*/\d_(george|jackson|lucas|nicolas|theo|yweweler)_(\d|[1-4]\d)",
-        told="file names digit_speaker_take of its six speakers",
+        evidence="file names digit_speaker_take of its six speakers",
         says_text=True,
     ),
     # DC_sa03, or sa03 in the folder DC: speaker, emotion, number
@@ -90,7 +90,7 @@ NAMED = {
         r"(?:([A-Z]{2})_)?(sa|su|[adfhn])\d\d",
         lambda m, path: {"label": SAVEE[m[2]], "speaker": m[1] or path.parent.name},
         sure=r"(.*/(DC|JE|JK|KL)_|(DC|JE|JK|KL)/)((sa|su|[adfh])(0[1-9]|1[0-5])|n(0[1-9]|[12]\d|30))",
-        told="its speakers DC, JE, JK, KL and its codes of emotions, sa and su among them",
+        evidence="its speakers DC, JE, JK, KL and its codes of emotions, sa and su among them",
         proof=has_two_letter_codes,
     ),
     # OAF_back_angry: older or younger speaker, word, emotion (ps: pleasant surprise); the corpus has one OA_bite_neutral
@@ -98,7 +98,7 @@ NAMED = {
         r"([OY]A)F?_[A-Za-z]+_(angry|disgust|fear|happy|neutral|ps|sad)",
         lambda m, _: {"label": "surprise" if m[2] == "ps" else m[2], "speaker": f"{m[1]}F"},
         sure=r".*/([OY]AF_[a-z]+_(angry|disgust|fear|happy|neutral|ps|sad)|OA_bite_neutral)",
-        told="file names of its two speakers OAF and YAF with its emotions, ps among them",
+        evidence="file names of its two speakers OAF and YAF with its emotions, ps among them",
         speakers=2,
         proof=has_pleasant_surprise,
     ),
@@ -107,7 +107,7 @@ NAMED = {
         rf"([A-Z]+\d*)_((?i:{NEMO}))_\d+",
         lambda m, _: {"label": m[2].lower(), "speaker": m[1]},
         sure=rf".*/[A-Z]+\d*_({NEMO})_\d+",
-        told="its table data.tsv (file_id, emotion, speaker_id) and file names of that form",
+        evidence="its table data.tsv (file_id, emotion, speaker_id) and file names of that form",
         speakers=1,
         proof=lambda paths: nemo_table(paths) is not None,
     ),
@@ -116,7 +116,7 @@ NAMED = {
         rf"({'|'.join(EMOVO)})-([fm]\d)-\w+",
         lambda m, _: {"label": EMOVO[m[1]], "speaker": m[2]},
         sure=rf".*/({'|'.join(EMOVO)})-[fm][1-3]-(b[1-3]|l[1-4]|n[1-5]|d[12])",
-        told="file names emotion-speaker-sentence of its six speakers and fourteen sentences",
+        evidence="file names emotion-speaker-sentence of its six speakers and fourteen sentences",
         speakers=2,
     ),
     # F01A01 in the folder female: speaker, emotion, number
@@ -124,7 +124,7 @@ NAMED = {
         r"([FM]\d\d)([A-Z])\d\d",
         lambda m, _: {"label": SHEMO.get(m[2], ""), "speaker": m[1]},
         sure=r"(female/F|male/M)\d\d[ANHSWF]\d\d",
-        told="folders female and male with file names of speaker, emotion and number",
+        evidence="folders female and male with file names of speaker, emotion and number",
     ),
 }
 
@@ -189,4 +189,4 @@ def doubts(corpus: str, files: Sequence[Path]) -> str:
     for column, least in (("speaker", known.speakers), ("label", known.labels)):
         if (count := len({row[column] for row in rows})) < least:
             return f"only {count} {column}{'s' * (count != 1)}"
-    return "" if known.proof(files) else f"not {known.told}"
+    return "" if known.proof(files) else f"not {known.evidence}"

@@ -30,7 +30,7 @@ def bare(name: str) -> str:
 
 class Places:
     """Where the files of a table lie: in the first of some folders in which one of its first paths is found, or the end of one
-    that is absolute and of another machine, which is told on stderr.
+    that is absolute and of another machine, which is reported on stderr.
 
     folders: where relative paths may start; the first is taken where no file is found anywhere.
     """
@@ -64,7 +64,7 @@ class Places:
         return name if name.isascii() else self.spelled(name)
 
     def look(self, name: str) -> bool:
-        """Search the folders for a relative path, then for one with an ending, or with another one, which is told on stderr;
+        """Search the folders for a relative path, then for one with an ending, or with another one, which is reported on stderr;
         whether it is found, which settles the place."""
         for ending in ("", *ENDINGS):
             for folder in self.folders:

@@ -120,7 +120,7 @@ def prepare(
     rows, again = list(source.rows.where(where)), src.is_file() and out.exists() and out.samefile(src)
     if where and again:
         raise InputError(f"--where would leave only some rows of {out} in it; choose another --out")
-    summary = Summary(out=out, corpus=source.corpus, notes=source.told(), ignored=source.ignored)
+    summary = Summary(out=out, corpus=source.corpus, notes=source.described(), ignored=source.ignored)
     summary.passed = Counter(why for _, why in (entries_below(src) if src.is_dir() else ()) if why)
     findings = inspect_all(sorted({row.path for row in rows}), out, jobs, summary)
     rows = list(by_channel(rows, channel, lambda path: channel_names(len(findings[path].get("peaks", ["mix"])) - 1)))

@@ -30,7 +30,7 @@ def preview(
     count = len(source.rows.where(where))
     lines = [f"{src}: {count} rows as {source.corpus}; nothing is decoded or written"]
     for part in source.parts:
-        lines.append(f"  {part.told()}")
+        lines.append(f"  {part.described()}")
         for row in chosen(source.rows, part, where)[:3]:
             cells = (
                 ("speaker", row.speaker),

@@ -40,7 +40,7 @@ class Part:
     first: int = 0
     count: int = 0
 
-    def told(self) -> str:
+    def described(self) -> str:
         """This part in a line, with the evidence and, where a corpus was guessed, the way out."""
         way_out = (
             "; if it is not that, --corpus folder"
@@ -61,10 +61,10 @@ def is_new(row: Utterance, pieces: set[Piece]) -> bool:
     return piece is not None and piece not in pieces
 
 
-def told_together(parts: list[Part]) -> list[str]:
+def described_together(parts: list[Part]) -> list[str]:
     """Lines about parts that tables of one kind list: one for each, or one for all where these are many."""
     if len(parts) < 5:
-        return [part.told() for part in parts]
+        return [part.described() for part in parts]
     count, why = sum(part.count for part in parts), f", each {parts[0].why}" if parts[0].why else ""
     return [f"{parts[0].corpus}: {count} rows of {len(parts)} tables such as {parts[0].folder}{why}"]
 
@@ -133,8 +133,8 @@ class Search:
         if self.doubles:
             first, count = next(iter(self.doubles)), len(self.doubles)
             tables = str(first) if count == 1 else f"{count} tables such as {first}"
-            told = f"{sum(self.doubles.values())} rows of {tables} are in another part already, which counts"
-            self.notes.append(f"{told}; {by_hand(first)} reads that alone")
+            note = f"{sum(self.doubles.values())} rows of {tables} are in another part already, which counts"
+            self.notes.append(f"{note}; {by_hand(first)} reads that alone")
 
     def kaldi(self) -> Iterator[Part]:
         """Folders with wav.scp."""
@@ -161,8 +161,8 @@ class Search:
             clips = {table: {row["path"] for row in common_voice_rows(table)} for table in tables}
             names = set().union(*clips.values())
             files = [path for path in self.free if path.parent == folder / "clips" and {path.name, path.stem} & names]
-            told = ", ".join(table.name for table in read)
-            yield self.part("common-voice", files, f"clips/ beside {told} with client_id, path and sentence", folder)
+            note = ", ".join(table.name for table in read)
+            yield self.part("common-voice", files, f"clips/ beside {note} with client_id, path and sentence", folder)
             rest = set().union(*(clips[table] for table in read))
             for table in tables:
                 if more := clips[table] - rest:
@@ -215,10 +215,10 @@ class Search:
                 self.used.add(table)
                 unread[problem.replace(str(table), "TABLE")].append(table)
         for problem, alike in unread.items():
-            told = f"{alike[0]} is not read ({problem.replace('TABLE', str(alike[0]))})"
-            told += f", nor are {len(alike) - 1} tables like it" if len(alike) > 1 else ""
-            remedy = f"; once that is mended, {by_hand(alike[0])} reads it" if "`" not in problem else ""
-            self.notes.append(told + remedy)
+            note = f"{alike[0]} is not read ({problem.replace('TABLE', str(alike[0]))})"
+            note += f", nor are {len(alike) - 1} tables like it" if len(alike) > 1 else ""
+            remedy = f"; once that is fixed, {by_hand(alike[0])} reads it" if "`" not in problem else ""
+            self.notes.append(note + remedy)
 
     def crema_d(self) -> Iterator[Part]:
         """CREMA-D: names of its 91 actors, 12 sentences, 6 emotions and 3 levels."""
@@ -247,10 +247,10 @@ class Search:
             if not doubt:
                 whole = [path for path in self.free if path.parent in sure]
                 self.used.update(path for path in self.tree.others if corpus == "nemo" and path.name == "data.tsv")
-                yield self.part(corpus, whole, NAMED[corpus].told)
+                yield self.part(corpus, whole, NAMED[corpus].evidence)
             else:
-                told = f"{len(files)} names have the form of {corpus}'s, which proves nothing here ({doubt})"
-                self.notes.append(f"{told}; if it is that, --corpus {corpus} reads them")
+                note = f"{len(files)} names have the form of {corpus}'s, which proves nothing here ({doubt})"
+                self.notes.append(f"{note}; if it is that, --corpus {corpus} reads them")
 
     def transcribed(self, files: list[Path]) -> bool:
         """Whether a transcript lies beside half of the recordings or more, as beside those of no corpus of this kind."""

@@ -133,14 +133,14 @@ class Transcripts:
         others = dict.fromkeys(
             plain_name(tier.name) or tier.name for tier in every if tier.spoken and tier not in tiers
         )
-        told = f"{path.suffix} files beside the audio"
+        note = f"{path.suffix} files beside the audio"
         if any(names):
-            told += f": tier {', '.join(names)}"
+            note += f": tier {', '.join(names)}"
         if others:
-            told += f" (not read: {', '.join(list(others)[:6])}; --tier chooses)"
+            note += f" (not read: {', '.join(list(others)[:6])}; --tier chooses)"
         if more:
-            told += f"; not of {', '.join(more)} files there"
-        self.read[told] += segments
+            note += f"; not of {', '.join(more)} files there"
+        self.read[note] += segments
 
 
 def part(row: Utterance, segment: Segment, name: str) -> Utterance:

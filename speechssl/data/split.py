@@ -33,14 +33,14 @@ def split(
     """
     out, shares = output_file(Path(out), "split.tsv"), shares_of(dev, test)
     rows = read_manifest(*manifests)
-    told = ", ".join(map(str, manifests))
-    refuse_divided(rows, told, again)
-    groups, strata = column_of(rows, by, told), column_of(rows, stratify, told) if stratify else [""] * len(rows)
+    source = ", ".join(map(str, manifests))
+    refuse_divided(rows, source, again)
+    groups, strata = column_of(rows, by, source), column_of(rows, stratify, source) if stratify else [""] * len(rows)
     names = sorted(set(groups))
     wanted = [part for part in PARTS if shares[part]]
     if len(names) < len(wanted):
         raise InputError(
-            f"{told} has {len(names)} {by}{'s' * (len(names) != 1)}, too few for {', '.join(wanted)} without one on two sides; "
+            f"{source} has {len(names)} {by}{'s' * (len(names) != 1)}, too few for {', '.join(wanted)} without one on two sides; "
             f"{'add rows' if by == 'id' else 'divide row by row with --by id, or use --test 0%'}"
         )
     timed = not np.isnan(rows.durations).any()
@@ -71,18 +71,18 @@ def shares_of(dev: str, test: str) -> dict[str, float]:
     return {"train": 1 - sum(shares.values()), **shares}
 
 
-def refuse_divided(rows: Manifest, told: str, again: bool) -> None:
+def refuse_divided(rows: Manifest, source: str, again: bool) -> None:
     """InputError if rows have a split already."""
     found = Counter(rows.cells("split"))
     del found[""]
     if found and not again:
         counts = ", ".join(f"{count} {name}" for name, count in found.most_common(6))
         raise InputError(
-            f"{told} has rows with a split already ({counts}); use it as it is, or --again divides all rows anew"
+            f"{source} has rows with a split already ({counts}); use it as it is, or --again divides all rows anew"
         )
 
 
-def column_of(rows: Manifest, name: str, told: str) -> list[str]:
+def column_of(rows: Manifest, name: str, source: str) -> list[str]:
     """The cells of a column. InputError if it is missing, or empty in some rows."""
     cells = rows.column(name)
     empty = sum(cell == "" for cell in cells)
@@ -90,7 +90,7 @@ def column_of(rows: Manifest, name: str, told: str) -> list[str]:
         which = f"{empty} of {len(rows)} rows" if empty < len(rows) else "no row"
         verb = f"have no {name}" if empty < len(rows) else f"has a {name}"
         raise InputError(
-            f"{told}: {which} {verb}; fill in the column, or take another one (--by id divides row by row)"
+            f"{source}: {which} {verb}; fill in the column, or take another one (--by id divides row by row)"
         )
     return cells
 

@@ -297,8 +297,8 @@ class CTC(FrameObjective):
     def origin(self) -> dict[str, Any]:
         """The silence, which the model needs wherever it transcribes, and how its transcripts were normalised, for scoring."""
         silence, usual = self.recipe.objective.silence, TextConfig().settings
-        told = {key: value for key, value in self.recipe.text.settings.items() if value != usual[key]}
-        return ({"silence": silence} if silence else {}) | ({"text": told} if told else {})
+        changed = {key: value for key, value in self.recipe.text.settings.items() if value != usual[key]}
+        return ({"silence": silence} if silence else {}) | ({"text": changed} if changed else {})
 
     def rates(self) -> dict[str, float]:
         """The new output layer may learn faster."""

@@ -50,7 +50,7 @@ class TextConfig:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What the normaliser is told, which a model records."""
+        """The settings of the normaliser, which a model records."""
         return {"language": self.language, "digits": self.digits, "points": self.points}
 
 

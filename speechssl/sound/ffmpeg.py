@@ -78,7 +78,7 @@ class Ffmpeg:
         """The number of frames."""
         return sum(len(piece) for piece in self.pieces(0, None, self.rate * 10))
 
-    def told(self) -> int | None:
+    def declared(self) -> int | None:
         """The number of frames that the container tells, None if it does not or only estimates them."""
         kind = self.container.format.name
         if self.options or (kind not in TIMED and not kind.startswith("mov")):
@@ -103,22 +103,22 @@ class Ffmpeg:
 
     def checked(self) -> Iterator[np.ndarray]:
         """All frames but what the encoder added at the end. DamagedError if fewer come than the container tells."""
-        kind, told, count = self.container.format.name, self.told(), 0
+        kind, declared, count = self.container.format.name, self.declared(), 0
         exact = kind.startswith("mov")
         beyond: list[np.ndarray] = []
         for piece in self.decoded():
             count += len(piece)
-            if not exact or not told or count <= told or count > told + PADDING:
+            if not exact or not declared or count <= declared or count > declared + PADDING:
                 yield from beyond
                 yield piece
                 beyond.clear()
             else:
-                keep = max(0, len(piece) - (count - told))
+                keep = max(0, len(piece) - (count - declared))
                 yield piece[:keep]
                 beyond.append(piece[keep:])
         slack = self.rate * LOOSE.get(kind, SLACK) + PADDING * exact
-        if told and count < told - slack:
-            raise DamagedError(self.name, f"truncated ({count} of {told} samples)")
+        if declared and count < declared - slack:
+            raise DamagedError(self.name, f"truncated ({count} of {declared} samples)")
 
     def decoded(self) -> Iterator[np.ndarray]:
         """All frames that come."""
@@ -157,8 +157,12 @@ class Ffmpeg:
 
 def is_cut(last: bytes, earlier: set[int]) -> bool:
     """Whether the last frame is shorter than it says, as those of mp3 do, or than the others if these are of one size."""
-    told = headers.mp3_sizes().get((last[1] & 0xFE, last[2] & 0xFE)) if len(last) > 2 else None
-    return len(last) < told if told else bool(earlier) and max(earlier) - min(earlier) <= 2 and len(last) < min(earlier)
+    declared = headers.mp3_sizes().get((last[1] & 0xFE, last[2] & 0xFE)) if len(last) > 2 else None
+    return (
+        len(last) < declared
+        if declared
+        else bool(earlier) and max(earlier) - min(earlier) <= 2 and len(last) < min(earlier)
+    )
 
 
 def as_float(frame: Any) -> np.ndarray:

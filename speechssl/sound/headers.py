@@ -22,33 +22,33 @@ JUNK = 4096  # bytes after the samples that may be a tag or padding
 # How files begin that `cat` put behind others
 JOINED = {"OGG": re.compile(rb"OggS\x00[\x02\x06]"), "FLAC": re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")}
 WAV = re.compile(rb"RIFF....WAVE(?:fmt |JUNK|bext|LIST)", re.DOTALL)
-SIZES = re.compile(r"\b(data|SSND|BODY|Data Size|Data length|riff)\s*:?\s+(\d+) \(?should be (\d+)")  # told, there
+SIZES = re.compile(r"\b(data|SSND|BODY|Data Size|Data length|riff)\s*:?\s+(\d+) \(?should be (\d+)")  # declared, there
 OUTSIDE = {"SSND": 8, "riff": 104}  # bytes of such a size that are no samples
-FRAMES = re.compile(r"^\s*Frames\s*:\s*(\d+)\s*$", re.MULTILINE)  # told
+FRAMES = re.compile(r"^\s*Frames\s*:\s*(\d+)\s*$", re.MULTILINE)  # declared
 ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
-BYTES = re.compile(r"seems to be truncated\. (\d+) <--> (\d+)")  # there, told
+BYTES = re.compile(r"seems to be truncated\. (\d+) <--> (\d+)")  # there, declared
 AFTER = re.compile(r"Unknown chunk marker \(\w+\) at position (\d+)\. Exiting parser")
 
 
 def check_log(name: object, kind: str, log: str, frames: int) -> None:
     """DamagedError if libsndfile found fewer bytes than the header promises. kind: of file. frames: those that are there."""
-    for part, told, there in SIZES.findall(log) if "should be" in log else ():
-        missing = int(told) - int(there)
-        if missing > 0 and int(told) < STREAMED:
+    for part, declared, there in SIZES.findall(log) if "should be" in log else ():
+        missing = int(declared) - int(there)
+        if missing > 0 and int(declared) < STREAMED:
             outside = OUTSIDE.get(part, 0)
-            refuse_cut(name, frames, round(frames * (int(told) - outside) / max(1, int(there) - outside)))
-    for told in FRAMES.findall(log) if kind in ("AVR", "RF64") else ():
-        refuse_cut(name, frames, int(told))
-    for there, told in BYTES.findall(log):
-        refuse_cut(name, frames, round(frames * int(told) / max(1, int(there))))
+            refuse_cut(name, frames, round(frames * (int(declared) - outside) / max(1, int(there) - outside)))
+    for declared in FRAMES.findall(log) if kind in ("AVR", "RF64") else ():
+        refuse_cut(name, frames, int(declared))
+    for there, declared in BYTES.findall(log):
+        refuse_cut(name, frames, round(frames * int(declared) / max(1, int(there))))
     if "Seems to be a truncated file" in log:  # VOC
         raise DamagedError(name, "truncated (it ends before its header says)")
 
 
-def refuse_cut(name: object, frames: int, told: int) -> None:
+def refuse_cut(name: object, frames: int, declared: int) -> None:
     """DamagedError if a file has fewer frames than it tells."""
-    if frames < told:
-        raise DamagedError(name, f"truncated ({frames} of {told} samples)")
+    if frames < declared:
+        raise DamagedError(name, f"truncated ({frames} of {declared} samples)")
 
 
 def ends_early(source: Any, frames: int, log: str) -> bool:
@@ -61,9 +61,9 @@ def ends_early(source: Any, frames: int, log: str) -> bool:
 
 def check_sphere(source: Any, name: object, frames: int) -> None:
     """DamagedError if a NIST file has fewer frames than its text header says."""
-    told = re.search(rb"sample_count -i (\d+)", peek(source, 0, 4096))
-    if told:
-        refuse_cut(name, frames, int(told[1]))
+    declared = re.search(rb"sample_count -i (\d+)", peek(source, 0, 4096))
+    if declared:
+        refuse_cut(name, frames, int(declared[1]))
 
 
 def check_last_page(source: Any, name: object) -> None:
@@ -96,9 +96,9 @@ def check_asf(source: Any, name: object) -> None:
     """DamagedError if a wma or asf has fewer bytes than its header says."""
     head, size = peek(source, 0, 2**16), size_of(source)
     if head[:4] == b"\x30\x26\xb2\x75" and (at := head.find(ASF_PROPERTIES)) > 0 and len(head) > at + 48:
-        (told,) = struct.unpack("<Q", head[at + 40 : at + 48])  # 0 in streams
-        if told > size:
-            raise DamagedError(name, f"truncated ({size} of {told} bytes)")
+        (declared,) = struct.unpack("<Q", head[at + 40 : at + 48])  # 0 in streams
+        if declared > size:
+            raise DamagedError(name, f"truncated ({size} of {declared} bytes)")
 
 
 def check_mp3(source: Any, name: object) -> bool | None:
@@ -116,24 +116,28 @@ def check_mp3(source: Any, name: object) -> bool | None:
     table = re.search(rb"(?:Xing|Info)\x00\x00\x00[\x03\x07\x0b\x0f](.{4})(.{4})", peek(source, start, 256), re.DOTALL)
     if not table:
         return False
-    (frames,), (told,), there = struct.unpack(">I", table[1]), struct.unpack(">I", table[2]), size_of(source) - start
-    if there < told:
-        raise DamagedError(name, f"truncated ({there} of {told} bytes)")
+    (frames,), (declared,), there = (
+        struct.unpack(">I", table[1]),
+        struct.unpack(">I", table[2]),
+        size_of(source) - start,
+    )
+    if there < declared:
+        raise DamagedError(name, f"truncated ({there} of {declared} bytes)")
     tagged = peek(source, size_of(source) - 128, 3) == b"TAG"
-    if there != told + 128 * tagged:
+    if there != declared + 128 * tagged:
         return False
     if isinstance(source, (str, PathLike)):
         status = os.stat(source)
-        return frames_of_path(os.fspath(source), start, told, status.st_size, status.st_mtime_ns) == frames
+        return frames_of_path(os.fspath(source), start, declared, status.st_size, status.st_mtime_ns) == frames
     with contents(source) as data:
-        return frames_between(data, start, start + told) == frames
+        return frames_between(data, start, start + declared) == frames
 
 
 @lru_cache(maxsize=65_536)
-def frames_of_path(path: str, start: int, told: int, _size: int, _time: int) -> int:
+def frames_of_path(path: str, start: int, declared: int, _size: int, _time: int) -> int:
     """frames_between in a file, remembered as long as the file stays as it is."""
     with contents(path) as data:
-        return frames_between(data, start, start + told)
+        return frames_between(data, start, start + declared)
 
 
 def frames_between(data: Any, start: int, stop: int) -> int:

@@ -24,7 +24,7 @@ SLACK = 0.01  # seconds that may be missing at the end: the padding of lossy for
 
 
 class ForeignError(Exception):
-    """Not for libsndfile. options: what FFmpeg should be told."""
+    """Not for libsndfile. options: for FFmpeg."""
 
     def __init__(self, problem: str, **options: str) -> None:
         super().__init__(problem)

@@ -179,7 +179,7 @@ MTAVRULI = {code: chr(code - 0x1C90 + 0x10D0) for code in (*range(0x1C90, 0x1CBB
 
 @dataclass(frozen=True, kw_only=True)
 class Normaliser:
-    """A normaliser of NORMALISERS and what it must be told; called with a text, it returns the normalised one.
+    """A normaliser of NORMALISERS with its settings; called with a text, it returns the normalised one.
 
     language: a code such as "tr", for rules that only hold in one. digits: keep, or spell (needs a language). points: of Hebrew
     and Arabic vowels, keep or drop. InputError for other values.
@@ -207,9 +207,9 @@ class Normaliser:
         return NORMALISERS[self.name](text, language=self.language, digits=self.digits, points=self.points)
 
     def __str__(self) -> str:
-        told = (f"language {self.language}", "digits spelled", "points dropped")
+        notes = (f"language {self.language}", "digits spelled", "points dropped")
         given = (self.language, self.digits == "spell", self.points == "drop")
-        return ", ".join([self.name, *(words for words, yes in zip(told, given, strict=True) if yes)])
+        return ", ".join([self.name, *(words for words, yes in zip(notes, given, strict=True) if yes)])
 
 
 def normalise(text: str, name: str = "basic", **how: str) -> str:
