@@ -101,7 +101,7 @@ def test_texts_of_a_kaldi_folder_with_pipes_find_the_files_of_the_same_names(tmp
     put(tmp_path / "train/text", f"a {WANT}", f"b {SPITE}")
     found = find(tmp_path)
     assert {row.id: row.text for row in found.rows} == {"a": WANT, "b": SPITE}
-    assert "a is a shell pipe" in " ".join(found.told())
+    assert "a is a shell pipe" in " ".join(found.described())
 
 
 def test_what_is_not_opened_is_named_and_not_counted_as_of_no_use(tmp_path):
@@ -125,7 +125,7 @@ def test_a_table_without_recordings_is_named_in_a_short_line_and_many_in_one(tmp
     for part in range(6):
         put(tmp_path / f"{part}/t.tsv", "path\ttext", f"x{part}.wav\t{WANT}")
         put(tmp_path / f"{part}/notes.tsv", "who\twhen", "anna\tMay")
-    told = find(tmp_path).told()
+    told = find(tmp_path).described()
     assert f"table: 6 rows of 6 tables such as {tmp_path / '0/t.tsv'}" in told
     unread = [line for line in told if "is not read" in line]
     assert len(unread) == 1 and unread[0].endswith("nor are 6 tables like it")
