@@ -28,8 +28,9 @@ class Writing:
     """How a vocabulary is written, as tokenizer_config.json tells.
 
     spelling: how the file writes <pad>, <unk> and "|" where it differs ("[PAD]"). specials: further tokens that are no text.
-    lower: it has capitals and is read and printed in lower case (do_lower_case). phones: symbols, of a letter or more, stand
-    between spaces. space: what a word delimiter is printed as. settings: what is written back into tokenizer_config.json.
+    lower: it has capitals and is read and printed in lower case (do_lower_case, which says nothing where there are none).
+    phones: symbols, of a letter or more, stand between spaces. space: what a word delimiter is printed as. settings: what is
+    written back into tokenizer_config.json.
     """
 
     spelling: dict[str, str] = field(default_factory=dict)
@@ -48,7 +49,10 @@ class CharTokenizer:
 
     def __init__(self, vocab: dict[str, int], writing: Writing | None = None) -> None:
         if PAD not in vocab:
-            raise InputError(f"the vocabulary has no {PAD}, the CTC blank; add it with an id")
+            raise InputError(
+                f"the vocabulary has no {PAD}, the CTC blank; add it with an id, or name the blank that it has as pad_token in "
+                "the tokenizer_config.json beside it"
+            )
         if min(vocab.values()) < 0 or max(vocab.values()) >= MOST or len(set(vocab.values())) < len(vocab):
             raise InputError(
                 "the vocabulary gives two characters the same id, a negative one or one in the millions; number them from 0"
@@ -236,7 +240,8 @@ def writing_of(vocab: dict[str, int], settings: dict[str, Any]) -> Writing:
     return Writing(
         spelling=spelling,
         specials=frozenset(SPECIALS) | {written(text, spelling) for text in texts if isinstance(text, str)},
-        lower=bool(settings.get("do_lower_case", False)),
+        lower=bool(settings.get("do_lower_case", False))
+        and any(len(token) == 1 and token.isupper() for token in vocab),
         phones=phones,
         space=space if isinstance(space := settings.get("replace_word_delimiter_char"), str) else " ",
         settings={key: None if settings[key] == "None" else settings[key] for key in KEPT if key in settings},

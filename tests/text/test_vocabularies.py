@@ -72,6 +72,26 @@ def test_decoding_equals_transformers(name, tmp_path):
         assert not any(token in best_path(with_special, ours) for token in special)
 
 
+@pytest.mark.parametrize("symbols, encoded", [("<pad> <unk> | a b ç", "abç"), ("<pad> <unk> | A B Ç", "ABÇ")])
+def test_lower_case_that_a_vocabulary_has_already(symbols, encoded, tmp_path):
+    """do_lower_case stands in many a file whose letters are small; the capitals that it is about are not there."""
+    (tmp_path / "vocab.json").write_text(json.dumps({s: i for i, s in enumerate(symbols.split())}), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    ours = CharTokenizer.load(tmp_path)
+    assert ours.encode("abç") == [ours.vocab[letter] for letter in encoded]
+    assert ours.lacking(["ab ç"]) == set() and ours.decode(ours.encode("ab ç")) == "ab ç"
+    ours.save(tmp_path)
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["do_lower_case"] is True
+
+
+def test_a_blank_under_another_name_is_named_in_the_settings(tmp_path):
+    (tmp_path / "vocab.json").write_text('{"a": 0, "|": 1, "[PAD]": 2}')
+    with pytest.raises(InputError, match="name the blank that it has as pad_token"):
+        CharTokenizer.load(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"pad_token": "[PAD]"}')
+    assert CharTokenizer.load(tmp_path).blank == 2
+
+
 def greedy_text(ids_T, tokenizer):
     """The text of the transcript with times."""
     return greedy(torch.nn.functional.one_hot(ids_T, len(tokenizer)).float().log(), tokenizer, GEOMETRY).text
