@@ -116,7 +116,7 @@ def complete(fields: dict[str, Any], source: str) -> dict[str, Any]:
     if "num_attention_heads" not in fields and heads is None:
         raise InputError(
             f"{source} does not say how many attention heads its {fields['hidden_size']} channels make, and the weights do "
-            "not show it; convert it where its config is at hand"
+            "not show it; put its config.json beside it, or convert it where its config is at hand"
         )
     defaults = {"num_attention_heads": heads, "do_stable_layer_norm": fields["feat_extract_norm"] == "layer"}
     return defaults | fields
