@@ -29,7 +29,7 @@ def read_json(path: Path) -> dict[str, Any]:
             raise InputError(
                 f"{path} has {path.stat().st_size >> 20} MiB, which no model's settings have; do not trust it"
             )
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))  # with a BOM or without
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path} is missing: {path.parent} is not a model folder (config.json + {WEIGHTS})") from None
     except (ValueError, RecursionError) as error:

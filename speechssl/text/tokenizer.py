@@ -173,7 +173,7 @@ class CharTokenizer:
         """
         file = path / "vocab.json" if path.is_dir() else path
         try:
-            vocab = json.loads(file.read_text(encoding="utf-8"))
+            vocab = json.loads(file.read_text(encoding="utf-8-sig"))
             settings = settings_of(file.parent)
             added = added_tokens(file.parent, settings)
             if any(isinstance(value, dict) for value in vocab.values()):
@@ -199,7 +199,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         file = folder / name
-        values = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        values = json.loads(file.read_text(encoding="utf-8-sig")) if file.exists() else {}
         for key, value in values.items():
             found[key] = value["content"] if isinstance(value, dict) and "content" in value else value
     return found
@@ -208,15 +208,18 @@ def settings_of(folder: Path) -> dict[str, Any]:
 def added_tokens(folder: Path, settings: dict[str, Any]) -> dict[str, int]:
     """Tokens with ids that are not in vocab.json: those of added_tokens.json and of tokenizer_config.json."""
     file = folder / "added_tokens.json"
-    added = dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+    added = dict(json.loads(file.read_text(encoding="utf-8-sig"))) if file.exists() else {}
     return added | {
         token["content"]: int(index) for index, token in (settings.get("added_tokens_decoder") or {}).items()
     }
 
 
 def complete(vocab: dict[str, Any], added: dict[str, int], outputs: int | None) -> dict[str, int]:
-    """A vocabulary with the added tokens that it lacks, if the model has outputs for them."""
+    """A vocabulary with the added tokens that it lacks, if the model has outputs for them; those of sentences, which transformers
+    adds to every vocabulary, are left out too where it has none."""
     ids = {str(token): int(index) for token, index in vocab.items()}
+    if outputs is not None:
+        ids = {token: index for token, index in ids.items() if index < outputs or token not in SPECIALS}
     free = {token: index for token, index in added.items() if token not in ids and index not in ids.values()}
     return ids | {token: index for token, index in free.items() if outputs is None or index < outputs}
 
