@@ -185,10 +185,18 @@ def evaluate(
     manifest: Annotated[Path, "a table or folder of transcribed audio; all its rows, whatever the column `split` says"],
     *,
     where: Where = (),
-    normaliser: Annotated[str, "applied to both sides", "speechssl.text.normalise:NORMALISERS"] = "basic",
-    language: Annotated[str, "code of the language, such as tr, for spelling rules (by default that of the model's training)"] = "",
+    normaliser: Annotated[
+        str,
+        "of both sides (auto: basic, or none for phones that basic would change)",
+        "speechssl.text.normalise:NORMALISERS",
+    ] = "auto",
+    language: Annotated[
+        str, "code of the language, such as tr, for spelling rules (by default that of the model's training)"
+    ] = "",
     digits: Annotated[Literal["trained", "keep", "spell"], "numbers; trained: as in the model's training"] = "trained",
-    points: Annotated[Literal["trained", "keep", "drop"], "vowel points of Hebrew and Arabic; trained: likewise"] = "trained",
+    points: Annotated[
+        Literal["trained", "keep", "drop"], "vowel points of Hebrew and Arabic; trained: likewise"
+    ] = "trained",
     out: Annotated[Path | None, "write scores (JSON) and every hypothesis (TSV) into this folder"] = None,
     device: Device = "auto",
     precision: Precision = "float32",
