@@ -187,7 +187,7 @@ def evaluate(
     where: Where = (),
     normaliser: Annotated[
         str,
-        "of both sides (auto: basic, or none for phones that basic would change)",
+        "of both sides (auto: basic; upper for a vocabulary of capitals; none for phones that basic would confuse)",
         "speechssl.text.normalise:NORMALISERS",
     ] = "auto",
     language: Annotated[
