@@ -46,6 +46,12 @@ def test_rows_are_utterances_and_columns_are_channels(pretrained_folder, speech)
         model.embed((waves[0], 16_000))
 
 
+@pytest.mark.parametrize("pool", ["model", "none"])
+def test_a_list_without_a_clip(pool, pretrained_folder):
+    with pytest.raises(InputError, match="the list holds no clip"):
+        speechssl.load(pretrained_folder).embed([], pool=pool)
+
+
 def test_hidden_states_have_a_row_per_frame_and_layer(pretrained_folder, clip):
     model = speechssl.load(pretrained_folder)
     states = model.hidden_states([clip, clip[:8000]])
