@@ -16,6 +16,7 @@ from speechssl.models import families
 from speechssl.models.checkpoint import Checkpoint
 from speechssl.models.folder import BIN, CONFIG, WEIGHTS, read_tensors
 from speechssl.models.quantised import dequantised
+from speechssl.sound.files import EXTENSIONS
 
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"
 HUB_FILES = ("*.json", "README.md")
@@ -68,6 +69,8 @@ def read_file(path: Path) -> Checkpoint:
     """A file of tensors, recognised by what is in it."""
     if path.suffix == ".json":
         raise InputError(f"{path} is only a part of a model; give the folder that holds it and its {CONFIG}")
+    if path.suffix.lower() in EXTENSIONS:
+        raise InputError(f"{path} is audio, not a model; the model comes first, then what it is given")
     if path.suffix in EXPORTED:
         raise InputError(
             f"{path} is an exported graph, which is not opened again; give the model that it was made from"

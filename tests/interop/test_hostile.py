@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import speechssl
 from speechssl.interop.pickles import Unpickler
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
+from tests.conftest import CLIP
 from tests.interop.builders import fairseq_settings, fairseq_state, make, save
 
 
@@ -249,6 +250,7 @@ def test_what_is_no_model_says_what_to_give(folder, tmp_path):
     for name in ("model.onnx", "model.pt2"):
         (tmp_path / name).write_bytes(b"x")
         refused(tmp_path / name, "exported graph.*; give the model that it was made from")
+    refused(CLIP, "is audio, not a model; the model comes first")
     outer = tmp_path / "run"
     outer.mkdir()
     refused(outer, "config.json is missing")
