@@ -17,7 +17,7 @@ Pattern = Annotated[
 Label = Annotated[str, "column to predict"]
 Where = Annotated[
     Sequence[str],
-    "only rows with these values: split=test language=fr, or with commas; values of one column are alternatives",
+    "only rows with these values: split=test speaker=anna,ben keeps the rows of test that anna or ben spoke",
 ]
 SPLIT = (
     "rows that its column `split` marks as dev or test are not trained on, and without --valid those of dev validate (the mark "

@@ -53,7 +53,7 @@ def prepare(
     max_seconds: Annotated[float, "cut longer clips into equal rows (0: never)"] = 0.0,
     jobs: Annotated[int, "number of processes (0: one per core)"] = 0,
 ) -> None:
-    """List the usable audio of a folder in a manifest."""
+    """List the usable audio of a folder, corpus or table in a manifest."""
     from speechssl.core.errors import InputError
     from speechssl.data.prepare import prepare
     from speechssl.data.preview import preview
@@ -73,7 +73,7 @@ def split(
     *,
     out: Annotated[
         Path,
-        "the manifest to write: all rows, with train, dev or test in the column split, which finetune and --where read",
+        "the manifest to write: all rows, with train, dev or test in the column split, which pretrain and finetune obey",
     ],
     by: Annotated[
         str, "column whose values stay together: speaker; path keeps recordings whole; id divides row by row"
@@ -81,8 +81,8 @@ def split(
     dev: Annotated[str, "share of the seconds for choosing a checkpoint"] = "10%",
     test: Annotated[str, "share of the seconds for the final score"] = "10%",
     stratify: Annotated[str, "column whose values are spread evenly over the parts, such as label"] = "",
-    seed: Annotated[int, "another seed is another division"] = 1,
-    again: Annotated[bool, "divide rows anew that have a split already (else they are refused)"] = False,
+    seed: Annotated[int, "another seed gives another division"] = 1,
+    again: Annotated[bool, "divide rows that have a split already anew (without this they are refused)"] = False,
 ) -> None:
     """Divide a manifest into train, dev and test, with no speaker on two sides."""
     from speechssl.data.split import split
@@ -165,7 +165,7 @@ def cluster(
     manifests: Annotated[Sequence[Path], "the audio: all manifests of a run, validation too"],
     *,
     where: Where = (),
-    out: Annotated[Path, "the file to write, codes.parquet"],
+    out: Annotated[Path, "the Parquet file to write, which --objective.codes of pretrain reads"],
     clusters: Annotated[Sequence[int], "number of clusters; several make several codebooks"] = (100,),
     method: Annotated[str, "kmeans, or gmm: the posterior in a mixture of Gaussians, the better target"] = "kmeans",
     layer: Annotated[str, "of a model: best, last, or a number (0: the input of the first layer)"] = "best",
@@ -185,10 +185,18 @@ def evaluate(
     manifest: Annotated[Path, "a table or folder of transcribed audio; all its rows, whatever the column `split` says"],
     *,
     where: Where = (),
-    normaliser: Annotated[str, "applied to both sides", "speechssl.text.normalise:NORMALISERS"] = "basic",
-    language: Annotated[str, "its code, such as tr, for spelling rules (by default that of the model's training)"] = "",
+    normaliser: Annotated[
+        str,
+        "of both sides (auto: basic; upper for a vocabulary of capitals; none for phones that basic would confuse)",
+        "speechssl.text.normalise:NORMALISERS",
+    ] = "auto",
+    language: Annotated[
+        str, "code of the language, such as tr, for spelling rules (by default that of the model's training)"
+    ] = "",
     digits: Annotated[Literal["trained", "keep", "spell"], "numbers; trained: as in the model's training"] = "trained",
-    points: Annotated[Literal["trained", "keep", "drop"], "of Hebrew and Arabic vowels, likewise"] = "trained",
+    points: Annotated[
+        Literal["trained", "keep", "drop"], "vowel points of Hebrew and Arabic; trained: likewise"
+    ] = "trained",
     out: Annotated[Path | None, "write scores (JSON) and every hypothesis (TSV) into this folder"] = None,
     device: Device = "auto",
     precision: Precision = "float32",
@@ -234,7 +242,7 @@ def embed(
         "weighted (all; the probe learns the weights)",
     ] = "best",
     pool: Annotated[
-        str, "over time; model: as its authors do, none: keep every frame", "speechssl.use.pooling:POOLS"
+        str, "over time (model: as its authors do; none: every frame is kept)", "speechssl.use.pooling:POOLS"
     ] = "model",
     device: Device = "auto",
     precision: Precision = "float32",
@@ -310,7 +318,7 @@ def abx(
 
 def layers(
     model: Model,
-    manifest: Annotated[Path, "a table or folder of labelled clips of validation speakers, never of the test"],
+    manifest: Annotated[Path, "a table or folder of labelled clips; take validation speakers, never those of a test"],
     *,
     label: Label = "label",
     group: Annotated[str, "column whose values are never in both training and test, such as speakers"] = "speaker",

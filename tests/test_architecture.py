@@ -109,6 +109,7 @@ def test_loading_models_and_training_bring_nothing_heavy():
     modules = modules_after("import speechssl; speechssl.load; import speechssl.train.run")
     assert "torch" in modules
     assert not modules & set(HEAVY)
+    assert "torch._dynamo" not in modules, "torch's compiler takes a second, and nothing here is compiled"
 
 
 def test_the_map_in_the_readme_names_every_folder():

@@ -127,15 +127,18 @@ class Manifest:
         return Manifest(self.columns, self.starts[chosen], self.durations[chosen], self.rows_R[chosen])
 
     def where(self, conditions: str | Sequence[str]) -> "Manifest":
-        """The rows that meet every condition such as "split=train"; values of the same column are alternatives.
+        """The rows that meet every condition such as "split=train" or "speaker=anna,ben"; values of the same column
+        are alternatives.
 
         No condition selects all. InputError if no row meets them, for an unknown column, and for what is not a condition.
         """
         kept, words = self, [conditions] if isinstance(conditions, str) else conditions
         for name, values in parse_conditions(words).items():
-            keep = [i for i, cell in enumerate(kept.cells(name)) if cell in values]
+            cells = kept.column(name)
+            wanted = {part for value in values for part in ([value] if value in cells else value.split(","))}
+            keep = [i for i, cell in enumerate(cells) if cell in wanted]
             if not keep:
-                known = ", ".join(sorted(set(kept.cells(name)))[:10])
+                known = ", ".join(sorted(set(cells))[:10])
                 raise InputError(
                     f"no row of the manifest has {' '.join(words)}; the column {name} holds {known or 'nothing'}"
                 )

@@ -4,6 +4,7 @@
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from speechssl.core import dist
 from speechssl.core.errors import InputError
 from speechssl.interop.keys import FAIRSEQ, TRANSFORMERS, traits, translate
 from speechssl.interop.pickles import unstubbed
@@ -24,7 +26,7 @@ from speechssl.text.tokenizer import DELIMITER, PAD, UNKNOWN, CharTokenizer, Wri
 CTC, HEAD = "w2v_encoder.w2v_model.", "w2v_encoder."
 SPECIALS = ("<s>", "<pad>", "</s>", UNKNOWN)
 LETTERS = (DELIMITER, *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")  # of every published English model, by frequency in LibriSpeech
-DICTIONARY = "dict.ltr.txt"
+DICTIONARY = "dict.{}.txt"  # fairseq's file with the symbols of a kind of labels: ltr, phn, ...
 SETTINGS = {  # ours: fairseq's
     "num_attention_heads": "encoder_attention_heads",
     "do_stable_layer_norm": "layer_norm_first",
@@ -36,6 +38,7 @@ SETTINGS = {  # ours: fairseq's
     "layerdrop": "encoder_layerdrop",
     "max_bucket_distance": "max_distance",
 }
+COUNT = re.compile(r"( \d+)?( #fairseq:overwrite)?$")  # what follows a symbol in a dictionary
 STRIDES = {10: 5, 3: 2, 2: 2}  # of every published model, by kernel
 NAMES = {  # fairseq's names of a family's model, and of the model around it that is fine-tuned with CTC
     "hubert": ("hubert", "hubert_ctc"),
@@ -46,14 +49,15 @@ NAMES = {  # fairseq's names of a family's model, and of the model around it tha
 
 
 def read(path: Path, content: dict[str, Any]) -> Checkpoint:
-    """A fairseq checkpoint as ours. The vocabulary is in the file, or in dict.ltr.txt beside it."""
+    """A fairseq checkpoint as ours. The vocabulary is in the file, or in dict.ltr.txt or the like beside it."""
     tensors = {key: value for key, value in content["model"].items() if isinstance(value, Tensor)}
     body, task = settings_of(content)
     state, family = translated(tensors, str(body.get("_name") or body.get("arch") or ""))
     if f"{BODY}feature_projection.projection.weight" not in state:
         state |= identity_projection(state)
     config = config_of(state, family, body, bool(task.get("normalize", False)), str(path))
-    tokenizer = vocabulary(path, content, len(state["lm_head.weight"])) if "lm_head.weight" in state else None
+    head = state.get("lm_head.weight")
+    tokenizer = None if head is None else vocabulary(path, content, len(head), str(task.get("labels") or "ltr"))
     raw = {"speechssl": {"origin": f"fairseq {path.name}", "train": [str(task["data"])] if task.get("data") else []}}
     checkpoint = Checkpoint(config=config, state=state, tokenizer=tokenizer, raw=raw, source=str(path))
     check_sizes(checkpoint)
@@ -116,7 +120,7 @@ def complete(fields: dict[str, Any], source: str) -> dict[str, Any]:
     if "num_attention_heads" not in fields and heads is None:
         raise InputError(
             f"{source} does not say how many attention heads its {fields['hidden_size']} channels make, and the weights do "
-            "not show it; convert it where its config is at hand"
+            "not show it; put its config.json beside it, or convert it where its config is at hand"
         )
     defaults = {"num_attention_heads": heads, "do_stable_layer_norm": fields["feat_extract_norm"] == "layer"}
     return defaults | fields
@@ -139,18 +143,25 @@ def conv_layers(text: str) -> Iterator[tuple[int, int, int]]:
             raise InputError(f"conv_feature_layers = {text[:80]!r} is not a sum of lists of three numbers") from None
 
 
-def vocabulary(path: Path, content: dict[str, Any], size: int) -> CharTokenizer | None:
-    """Symbols from the checkpoint, from dict.ltr.txt beside it, or the English letters; None if their number is not `size`."""
+def vocabulary(path: Path, content: dict[str, Any], size: int, labels: str) -> CharTokenizer | None:
+    """Symbols from the checkpoint, from the dictionary of its kind of labels beside it, or the English letters; None if their
+    number is not `size`. What is not of the checkpoint itself is reported."""
     task = content.get("task_state")
     known = unstubbed(task.get("target_dictionary")) if isinstance(task, dict) else None
-    listed = path.parent / DICTIONARY
+    listed = path.parent / DICTIONARY.format(re.sub(r"\W", "", labels))  # HuBERT's task has a list: ['ltr']
+    symbols = []
     if isinstance(known, dict) and isinstance(known.get("symbols"), list):
         symbols = [str(symbol) for symbol in known["symbols"]]
     elif listed.exists():
         lines = listed.read_text(encoding="utf-8").splitlines()
-        symbols = [*SPECIALS, *(line.rpartition(" ")[0] for line in lines if line.strip())]
-    else:
+        symbols = [*SPECIALS, *(COUNT.sub("", line) for line in lines if line.strip())]
+        if len(symbols) != size:
+            dist.report(
+                f"{listed} has {len(symbols)} symbols with fairseq's own, but {path.name} has {size} outputs; not used"
+            )
+    elif size == len(SPECIALS + LETTERS) and listed.name == DICTIONARY.format("ltr"):
         symbols = [*SPECIALS, *LETTERS]
+        dist.report(f"{path}: no {listed.name} beside it, so its outputs are the English letters of published models")
     if len(symbols) != size:
         return None
     swapped = {"<s>": PAD, "<pad>": "<s>"}  # fairseq's blank is its first symbol, transformers' is the padding
@@ -184,7 +195,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     if checkpoint.tokenizer is not None:
         symbols = symbols_of(checkpoint.tokenizer, path)
         content["task_state"] = {"target_dictionary": {"symbols": symbols}}
-        listed = path.parent / DICTIONARY
+        listed = path.parent / DICTIONARY.format("ltr")
         if not listed.exists():
             listed.write_text("".join(f"{symbol} 1\n" for symbol in symbols[len(SPECIALS) :]), encoding="utf-8")
     torch.save(content, path)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from speechssl.core.errors import InputError
+from speechssl.models.folder import check_fetched
 
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch's files began before 1.6
 KNOWN = ("argparse", "omegaconf", "fairseq", "numpy", "enum", "typing", "pathlib", "hydra", "data2vec", "examples")
@@ -90,6 +91,7 @@ RESTRICTED: Any = SimpleNamespace(Unpickler=Unpickler, load=load, __name__="rest
 
 def read_pickle(path: Path) -> Any:
     """The contents of a file of torch.save, on the CPU. InputError if it is damaged or needs more than data."""
+    check_fetched(path)
     try:
         with open(path, "rb") as file:
             start = file.read(len(LEGACY))
@@ -106,14 +108,14 @@ def read_pickle(path: Path) -> Any:
 def check_archive(path: Path) -> None:
     """Refuse an archive that grows when unpacked, which torch never writes, and one that holds a program."""
     entries = zipfile.ZipFile(path).infolist()
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise pickle.UnpicklingError("it is compressed, which torch.save never does: do not trust it")
-    if sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise pickle.UnpicklingError("its parts overlap, or it is cut short: do not trust it")
     if any(entry.filename.endswith("constants.pkl") for entry in entries):
         raise pickle.UnpicklingError(
             "it is a TorchScript program; only a state dict or a fairseq checkpoint can be opened"
         )
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise pickle.UnpicklingError("it is compressed, which torch.save never does: do not trust it")
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise pickle.UnpicklingError("its parts overlap, or it is cut short: do not trust it")
 
 
 def unstubbed(value: Any, depth: int = 0) -> Any:

@@ -16,11 +16,13 @@ from speechssl.models import families
 from speechssl.models.checkpoint import Checkpoint
 from speechssl.models.folder import BIN, CONFIG, WEIGHTS, read_tensors
 from speechssl.models.quantised import dequantised
+from speechssl.sound.files import EXTENSIONS
 
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"
 HUB_FILES = ("*.json", "README.md")
 BEST_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
 OLDER_WEIGHTS = ("pytorch_model.bin", "pytorch_model-*-of-*.bin")  # fetched where nothing better is published
+EXPORTED = (".onnx", ".pt2")
 LANGUAGE = re.compile(r"[a-z]{3}(-(script|dialect)_\w+)?")  # as MMS names them
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -67,13 +69,21 @@ def read_file(path: Path) -> Checkpoint:
     """A file of tensors, recognised by what is in it."""
     if path.suffix == ".json":
         raise InputError(f"{path} is only a part of a model; give the folder that holds it and its {CONFIG}")
+    if path.suffix.lower() in EXTENSIONS:
+        raise InputError(f"{path} is audio, not a model; the model comes first, then what it is given")
+    if path.suffix in EXPORTED:
+        raise InputError(
+            f"{path} is an exported graph, which is not opened again; give the model that it was made from"
+        )
     content: Any = read_tensors(path) if path.suffix == ".safetensors" else read_pickle(path)
     named: dict[str, Any] = content if isinstance(content, dict) else {}
     if {"model_weight", "model_cfg", "task_cfg"} <= set(named):  # as s3prl converts fairseq's
         named = {"model": named["model_weight"], "cfg": {"model": named["model_cfg"], "task": named["task_cfg"]}}
     if byols.recognised(named):
         return byols.read_published(path, named)
-    state = dequantised(statedict.tensors_of(named), path)
+    state = statedict.tensors_of(named)
+    families.check_whole(path, state)
+    state = dequantised(state, path)
     layout = statedict.layout_of(state, path)
     settings = any(named.get(part) for part in ("cfg", "args"))
     if isinstance(named.get("model"), dict) and (settings or layout is None):

@@ -57,11 +57,16 @@ class Layout(NamedTuple):
 def tensors_of(content: dict[str, Any]) -> dict[str, Tensor]:
     """The tensors of a file, wherever they are kept in it."""
     parts = [content[part] for part in PARTS if isinstance(content.get(part), dict)]
-    for part in [*parts, content]:
-        found = {str(key): value for key, value in part.items() if isinstance(value, Tensor)}
-        if found:
+    others = [value for value in content.values() if isinstance(value, dict) and tensors(value)]
+    for part in [*parts, content, *(others if len(others) == 1 else ())]:
+        if found := tensors(part):
             return found
     return {}
+
+
+def tensors(part: dict[Any, Any]) -> dict[str, Tensor]:
+    """Those that a dictionary holds itself."""
+    return {str(key): value for key, value in part.items() if isinstance(value, Tensor)}
 
 
 def layout_of(state: dict[str, Tensor], path: Path) -> Layout | None:

@@ -41,13 +41,19 @@ def extra_tensors(checkpoint: Checkpoint, model: nn.Module) -> dict[str, Tensor]
 
 
 def check_fit(model: nn.Module, state: dict[str, Tensor], source: str, need: str = "") -> None:
-    """InputError when a tensor whose name starts with `need` is missing, or any shape differs."""
+    """InputError when a tensor whose name starts with `need` is missing, any shape differs, or a value is no number."""
     own = model.state_dict()
     missing = [key for key in own if key.startswith(need) and key not in state]
     wrong = [key for key in own if key in state and own[key].shape != state[key].shape]
     if missing or wrong:
         problem = f"{missing[0]} is missing" if missing else f"{wrong[0]} has shape {tuple(state[wrong[0]].shape)}"
         raise InputError(f"{source} does not fit its config.json: {problem}; the two files belong to different models")
+    lost = next((key for key in own if key in state and not as_float(state[key]).sum().isfinite()), None)
+    if lost:  # the sum is read once, where a test of each value would take as long as opening the file
+        raise InputError(
+            f"{source}: {lost} holds values that are no numbers (nan or inf), as when training diverges; take an earlier "
+            "checkpoint"
+        )
 
 
 def as_float(value: Tensor) -> Tensor:

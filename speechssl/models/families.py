@@ -59,7 +59,8 @@ FAMILIES = {
 }
 
 
-PEFT = "adapter_config.json"
+PEFT = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")  # a folder of differences
+LORA = (".lora_A.", ".lora_B.")
 
 
 def with_format(name: str) -> tuple[str, ...]:
@@ -91,13 +92,33 @@ def build(checkpoint: Checkpoint) -> Encoder:
     return family(checkpoint).build(checkpoint)
 
 
+def check_whole(source: Path, state: Collection[str]) -> None:
+    """InputError for tensors that are the differences to those of a model, or lie beside them."""
+    if any(mark in key for key in state for mark in LORA):
+        raise difference(source)
+
+
+def difference(source: Path) -> InputError:
+    """What is said of a model that PEFT has trained and not merged."""
+    return InputError(
+        f"{source} holds the difference to a model that PEFT has trained (LoRA and the like), not a model by itself; merge the "
+        "two with model.merge_and_unload() and save the result into a folder of its own"
+    )
+
+
+def models_inside(folder: Path) -> list[str]:
+    """The folders and files in a folder that look like models, newest first."""
+    found = [path for path in folder.iterdir() if (path / CONFIG).exists() or path.suffix in (".pt", ".pth", ".ckpt")]
+    return [str(path) for path in sorted(found, key=lambda path: -path.stat().st_mtime)]
+
+
 def read(folder: Path, language: str = "") -> Checkpoint:
     """A model folder as a checkpoint; language: with the adapter that MMS has for it. InputError says what is wrong."""
-    if (folder / PEFT).exists() and not (folder / CONFIG).exists():
-        raise InputError(
-            f"{folder} holds the difference to a model that PEFT has trained (LoRA and the like), not a model; merge them with "
-            "model.merge_and_unload() and save the result"
-        )
+    missing = not (folder / CONFIG).exists()
+    if any((folder / name).exists() for name in PEFT[0 if missing else 1 :]):
+        raise difference(folder)
+    if missing and (inside := models_inside(folder)):
+        raise InputError(f"{folder} is no model, but holds some: give one of {', '.join(inside[:9])}")
     raw = read_json(folder / CONFIG)
     model_type = raw.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:

@@ -16,7 +16,9 @@ from speechssl.core.errors import InputError
 from speechssl.models.quantised import check, dequantised
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+OTHERS = (".h5", ".msgpack", ".onnx", ".gguf")  # endings of weights that other frameworks have written
 BIN, INDEX = "pytorch_model.bin", ".index.json"
+POINTER = b"version https://git-lfs"  # how a file begins that git has not fetched
 LONGEST_JSON = 64 << 20  # bytes; the vocabulary of MMS, a thousand languages, has five million
 
 
@@ -27,7 +29,7 @@ def read_json(path: Path) -> dict[str, Any]:
             raise InputError(
                 f"{path} has {path.stat().st_size >> 20} MiB, which no model's settings have; do not trust it"
             )
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))  # with a BOM or without
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path} is missing: {path.parent} is not a model folder (config.json + {WEIGHTS})") from None
     except (ValueError, RecursionError) as error:
@@ -53,7 +55,20 @@ def weight_files(folder: Path) -> list[Path]:
                     f"{index} names files outside the folder or none at all ({', '.join(names)[:80]}); do not trust it"
                 )
             return [folder / file for file in names]
-    raise InputError(f"{folder / WEIGHTS} is missing; a model folder is config.json + {WEIGHTS} (or {BIN})")
+    others = ", ".join(sorted(file.name for file in folder.iterdir() if file.suffix in OTHERS))
+    of_others = f"; {others} cannot be opened, for it is not PyTorch's" if others else ""
+    raise InputError(f"{folder / WEIGHTS} is missing; a model folder is config.json + {WEIGHTS} (or {BIN}){of_others}")
+
+
+def check_fetched(path: Path) -> None:
+    """InputError for a file of Git LFS that says only where its contents are."""
+    if not path.is_file():
+        return
+    with open(path, "rb") as file:
+        if file.read(len(POINTER)) == POINTER:
+            raise InputError(
+                f"{path} is only a pointer of Git LFS to the weights; fetch them with `git lfs pull`, or download the file"
+            )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -62,6 +77,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         True: load_file,
         False: lambda file: torch.load(file, map_location="cpu", weights_only=True),
     }
+    check_fetched(path)
     try:
         state = loads[path.suffix == ".safetensors"](path)
     except FileNotFoundError:
@@ -69,7 +85,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise InputError(f"{path} cannot be read ({error}); it is damaged or cut short, copy it again") from None
     except Exception as error:  # whatever a damaged or hostile pickle provokes
-        reason = " ".join(str(error).split())[:120]
+        said = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]  # no advice
+        reason = " ".join(said.split())[:120]
         raise InputError(f"{path} cannot be read as tensors ({reason}); it is damaged, or do not trust it") from None
     if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
         raise InputError(f"{path} holds more than tensors; only a state dict can be opened")

@@ -23,12 +23,13 @@ def evaluate(
     manifest: Path,
     *,
     where: str | Sequence[str] = "",
-    normaliser: str = "basic",
+    normaliser: str = "auto",
     how: dict[str, str] | None = None,
     out: Path | None = None,
 ) -> ErrorRates:
     """Score `model` on the transcribed rows of a table or folder, whatever they are marked as; `out` gets scores.json and
-    hypotheses.tsv. how: language, digits and points of the normaliser where they are not those of the model's training."""
+    hypotheses.tsv. normaliser: auto, or one of NORMALISERS. how: its language, digits and points where they are not those of the
+    model's training."""
     rows = rows_of([manifest], where)
     parts_R = parts_of(rows)
     if TRAIN in parts_R and len(set(parts_R)) > 1:
@@ -41,7 +42,8 @@ def evaluate(
         output_folder(out)
     hypotheses = transcribe_manifest(model, rows)
     ids, texts, speakers = (rows.column(name) for name in ("id", "text", "speaker"))
-    scores = error_rates(texts, hypotheses, ids=ids, speakers=speakers, normaliser=normal)
+    phones = model.tokenizer.writing.phones
+    scores = error_rates(texts, hypotheses, ids=ids, speakers=speakers, normaliser=normal, phones=phones)
     if out is not None:
         lines = [f"{i}\t{t}\t{h}" for i, t, h in zip(ids, texts, hypotheses, strict=True)]
         table = "\n".join(["id\treference\thypothesis", *lines])
@@ -53,12 +55,20 @@ def evaluate(
 
 
 def normaliser_of(model: Any, name: str, given: dict[str, str]) -> Normaliser:
-    """The normaliser for scoring: what is given, else what the model's training recorded."""
+    """The normaliser for scoring: what is given, else what the model's training recorded. auto: basic; but none for phones that
+    basic would split, lose or confuse, such as ts.h or SAMPA's @ and S, and upper for a vocabulary of capitals, where ß is SS."""
     recorded = model.recorded("text")
     known = recorded if isinstance(recorded, dict) and name != "none" else {}
     known = {key: known[key] for key in ("language", "digits", "points") if isinstance(known.get(key), str)}
     given = {key: value for key, value in given.items() if value != "trained"}
-    return Normaliser(name=name, **(known | given))
+    if name != "auto":
+        return Normaliser(name=name, **(known | given))
+    symbols = list(filter(None, map(model.tokenizer.symbol, model.tokenizer.tokens)))
+    if not model.tokenizer.writing.phones:
+        return Normaliser(name="upper" if "".join(symbols).isupper() else "basic", **(known | given))
+    basic = Normaliser(**(known | given))
+    words = [word for symbol in symbols for word in basic(symbol).split() or [""]]
+    return basic if len(set(words) - {""}) == len(words) == len(symbols) else Normaliser(name="none")
 
 
 def transcribe_manifest(model: Any, rows: Manifest, batch_seconds: float = 60.0) -> list[str]:

@@ -28,7 +28,8 @@ class Rate:
 class ErrorRates:
     """wer, cer: over the whole corpus. clusters: what the bootstrap draws. worst: (word errors, id, reference, hypothesis), the
     largest first. scripts: those of the references that write no spaces between words; what is said of a word is then said of
-    one of their letters. headline: wer, or cer where most letters are of such a script."""
+    one of their letters. headline: wer, or cer where most letters are of such a script.
+    phones: whether the words are phones."""
 
     wer: Rate
     cer: Rate
@@ -39,6 +40,7 @@ class ErrorRates:
     worst: list[tuple[int, str, str, str]]
     scripts: list[str]
     headline: str
+    phones: bool = False
 
     def __str__(self) -> str:
         rates = [f"WER {self.wer}", f"CER {self.cer}"]
@@ -47,6 +49,8 @@ class ErrorRates:
             f"  {self.utterances} utterances; 95 % bootstrap over {self.clusters}; greedy CTC, no language model; "
             f"normaliser {self.normaliser!r}",
         ]
+        if self.phones:
+            lines.append("  the words are phones, so WER is the phone error rate (PER)")
         if self.scripts:
             lines.append(
                 f"  {' and '.join(self.scripts)}: no spaces between words, so spaces beside its letters do not count, and WER "
@@ -69,6 +73,7 @@ def error_rates(
     ids: Sequence[str] | None = None,
     speakers: Sequence[str] | None = None,
     normaliser: str | Normaliser = "basic",
+    phones: bool = False,
     seed: int = 1,
     worst: int = 10,
 ) -> ErrorRates:
@@ -102,6 +107,7 @@ def error_rates(
         normaliser=str(normal),
         worst=[(words[i][0], names[i], refs[i], hyps[i]) for i in order],
         scripts=[name for name, _ in scripts.most_common()],
+        phones=phones,
         headline="cer" if scripts.total() > 0.5 * sum(len(unit) for text in refs for unit in units(text)) else "wer",
     )
 

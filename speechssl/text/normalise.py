@@ -81,6 +81,7 @@ KEPT = frozenset(
 FOLDED = {code: folded(chr(code)).lstrip() for block in BLOCKS for code in range(block.first, block.last + 1)}
 FOLDED |= dict.fromkeys(map(ord, "\u034f\u115f\u1160\u3164\uffa0"), "")  # joiners and fillers that nothing shows
 FOLDED |= dict.fromkeys([*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)], "")  # selectors of a glyph
+FOLDED |= dict.fromkeys([0x180B, 0x180C, 0x180D, 0x180F], "")  # the same, of Mongolian
 INVISIBLE = {chr(code) for code in range(0xAD, 0x10000) if unicodedata.category(chr(code)) == "Cf"} - KEPT
 # Soft hyphens, non-joiners and marks of direction go first, so that RULES see the letters on both sides.
 FOLDED |= dict.fromkeys(map(ord, INVISIBLE), "")

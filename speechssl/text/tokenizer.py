@@ -28,8 +28,9 @@ class Writing:
     """How a vocabulary is written, as tokenizer_config.json tells.
 
     spelling: how the file writes <pad>, <unk> and "|" where it differs ("[PAD]"). specials: further tokens that are no text.
-    lower: it has capitals and is read and printed in lower case (do_lower_case). phones: symbols, of a letter or more, stand
-    between spaces. space: what a word delimiter is printed as. settings: what is written back into tokenizer_config.json.
+    lower: it has capitals and is read and printed in lower case (do_lower_case, which says nothing where there are none).
+    phones: symbols, of a letter or more, stand between spaces. space: what a word delimiter is printed as. settings: what is
+    written back into tokenizer_config.json.
     """
 
     spelling: dict[str, str] = field(default_factory=dict)
@@ -48,7 +49,10 @@ class CharTokenizer:
 
     def __init__(self, vocab: dict[str, int], writing: Writing | None = None) -> None:
         if PAD not in vocab:
-            raise InputError(f"the vocabulary has no {PAD}, the CTC blank; add it with an id")
+            raise InputError(
+                f"the vocabulary has no {PAD}, the CTC blank; add it with an id, or name the blank that it has as pad_token in "
+                "the tokenizer_config.json beside it"
+            )
         if min(vocab.values()) < 0 or max(vocab.values()) >= MOST or len(set(vocab.values())) < len(vocab):
             raise InputError(
                 "the vocabulary gives two characters the same id, a negative one or one in the millions; number them from 0"
@@ -169,7 +173,7 @@ class CharTokenizer:
         """
         file = path / "vocab.json" if path.is_dir() else path
         try:
-            vocab = json.loads(file.read_text(encoding="utf-8"))
+            vocab = json.loads(file.read_text(encoding="utf-8-sig"))
             settings = settings_of(file.parent)
             added = added_tokens(file.parent, settings)
             if any(isinstance(value, dict) for value in vocab.values()):
@@ -195,7 +199,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         file = folder / name
-        values = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        values = json.loads(file.read_text(encoding="utf-8-sig")) if file.exists() else {}
         for key, value in values.items():
             found[key] = value["content"] if isinstance(value, dict) and "content" in value else value
     return found
@@ -204,15 +208,18 @@ def settings_of(folder: Path) -> dict[str, Any]:
 def added_tokens(folder: Path, settings: dict[str, Any]) -> dict[str, int]:
     """Tokens with ids that are not in vocab.json: those of added_tokens.json and of tokenizer_config.json."""
     file = folder / "added_tokens.json"
-    added = dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+    added = dict(json.loads(file.read_text(encoding="utf-8-sig"))) if file.exists() else {}
     return added | {
         token["content"]: int(index) for index, token in (settings.get("added_tokens_decoder") or {}).items()
     }
 
 
 def complete(vocab: dict[str, Any], added: dict[str, int], outputs: int | None) -> dict[str, int]:
-    """A vocabulary with the added tokens that it lacks, if the model has outputs for them."""
+    """A vocabulary with the added tokens that it lacks, if the model has outputs for them; those of sentences, which transformers
+    adds to every vocabulary, are left out too where it has none."""
     ids = {str(token): int(index) for token, index in vocab.items()}
+    if outputs is not None:
+        ids = {token: index for token, index in ids.items() if index < outputs or token not in SPECIALS}
     free = {token: index for token, index in added.items() if token not in ids and index not in ids.values()}
     return ids | {token: index for token, index in free.items() if outputs is None or index < outputs}
 
@@ -236,7 +243,8 @@ def writing_of(vocab: dict[str, int], settings: dict[str, Any]) -> Writing:
     return Writing(
         spelling=spelling,
         specials=frozenset(SPECIALS) | {written(text, spelling) for text in texts if isinstance(text, str)},
-        lower=bool(settings.get("do_lower_case", False)),
+        lower=bool(settings.get("do_lower_case", False))
+        and any(len(token) == 1 and token.isupper() for token in vocab),
         phones=phones,
         space=space if isinstance(space := settings.get("replace_word_delimiter_char"), str) else " ",
         settings={key: None if settings[key] == "None" else settings[key] for key in KEPT if key in settings},

@@ -181,12 +181,20 @@ def test_where():
     chosen = rows.where("split=test")
     assert set(chosen.column("split")) == {"test"} and len(chosen) == rows.column("split").count("test")
     assert rows.where("") is rows
+    two = rows.where(["split=train", "speaker=george,lucas"])
+    assert set(two.column("speaker")) == {"george", "lucas"}
+    assert list(two) == list(rows.where("split=train,speaker=george,speaker=lucas"))
     for condition, complaint in (
         ("split=x", "the column split holds dev, test, train"),
         ("nope=1", "no column 'nope'"),
     ):
         with pytest.raises(InputError, match=complaint):
             rows.where(condition)
+
+
+def test_a_value_with_a_comma_is_one_value_where_a_row_has_it():
+    rows = Manifest.of([Utterance(id=text, path="a.wav", text=text) for text in ("yes, sir", "yes", " sir")])
+    assert rows.where("text=yes, sir").column("text") == ["yes, sir"]
 
 
 def test_selecting_keeps_rows_whole():

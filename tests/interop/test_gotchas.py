@@ -201,6 +201,26 @@ def test_10_half_precision_is_read_and_kept(speech, tmp_path):
     )
 
 
+def test_dictionaries_beside_a_fairseq_file(tmp_path, capsys):
+    """Named after the kind of labels, with marks of its own; where it does not fit, and where it is guessed, that is told."""
+    path = fairseq_file(tmp_path / "m.pt", make(vocab_size=7), fine_tuned=True)
+    content = torch.load(path, weights_only=False)
+    (tmp_path / "dict.ltr.txt").write_text("| 5\nA 4 #fairseq:overwrite\n1 3\n")
+    assert speechssl.load(path).tokenizer.decode([5, 4, 6]) == "A 1"
+    for labels in ("phn", ["phn"]):
+        content["cfg"]["task"] = {"labels": labels}
+        torch.save(content, path)
+        (tmp_path / "dict.phn.txt").write_text("n 5\ntʃ 4\nə 3\n", encoding="utf-8")
+        assert speechssl.load(path).tokenizer.decode([5, 6, 4]) == "tʃ ə n"
+    assert capsys.readouterr().err == ""
+    (tmp_path / "dict.phn.txt").write_text("n 5\n")
+    assert speechssl.load(path).tokenizer is None
+    assert "dict.phn.txt has 5 symbols with fairseq's own, but m.pt has 7 outputs; not used" in capsys.readouterr().err
+    (tmp_path / "en").mkdir()
+    assert speechssl.load(fairseq_file(tmp_path / "en" / "m.pt", make(), fine_tuned=True)).tokenizer is not None
+    assert "no dict.ltr.txt beside it, so its outputs are the English letters" in capsys.readouterr().err
+
+
 def test_11_vocabularies_put_the_blank_elsewhere(speech, tmp_path):
     """fairseq's blank is its first symbol <s>; transformers' is the padding, which may have any id and name."""
     model = make()

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import speechssl
 from speechssl.interop.pickles import Unpickler
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
+from tests.conftest import CLIP
 from tests.interop.builders import fairseq_settings, fairseq_state, make, save
 
 
@@ -184,7 +186,7 @@ def test_wrong_kinds_of_files(checkpoint, folder, tmp_path):
     (tmp_path / "x.pt").write_text("hello")
     refused(tmp_path / "x.pt", "not a file of torch.save")
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "s.pt"))
-    refused(tmp_path / "s.pt", "TorchScript program|compressed")
+    refused(tmp_path / "s.pt", "TorchScript program")
 
 
 def test_conversion_overwrites_nothing_and_leaves_nothing_half_done(folder, tmp_path):
@@ -207,6 +209,55 @@ def test_differences_of_peft_and_unknown_networks_are_named(tmp_path):
     refused(
         tmp_path, "model_type = 'sew'; only wav2vec2, hubert, .*unispeech-sat, .*wav2vec2-bert, byol-s can be opened"
     )
+
+
+@pytest.mark.parametrize("with_weights", [True, False])
+def test_a_difference_beside_a_config_is_not_left_out(with_weights, folder):
+    """transformers would add it to the weights."""
+    torch.save({}, folder / "adapter_model.bin")
+    if not with_weights:
+        (folder / "model.safetensors").unlink()
+    refused(folder, "merge_and_unload")
+
+
+def test_tensors_with_differences_beside_them(tmp_path):
+    state = {f"base_model.model.{key}": value for key, value in make().state_dict().items()}
+    state["base_model.model.wav2vec2.encoder.layers.0.attention.q_proj.lora_A.default.weight"] = torch.zeros(4, 32)
+    torch.save(state, tmp_path / "x.pt")
+    refused(tmp_path / "x.pt", "merge_and_unload")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_pointers_of_git_lfs(name, folder):
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1261942780\n")
+    with pytest.raises(speechssl.InputError, match=f"{name} is only a pointer of Git LFS .* `git lfs pull`"):
+        speechssl.load(folder)
+    refused(folder / name, "git lfs pull")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_of_a_training_that_diverged(value, folder):
+    """They would transcribe as nothing, and embed as nan."""
+    state = load_file(folder / "model.safetensors")
+    state["wav2vec2.encoder.layers.1.feed_forward.output_dense.bias"][3] = value
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(speechssl.InputError, match=r"output_dense\.bias holds values that are no numbers"):
+        speechssl.load(folder)
+
+
+def test_what_is_no_model_says_what_to_give(folder, tmp_path):
+    for name in ("model.onnx", "model.pt2"):
+        (tmp_path / name).write_bytes(b"x")
+        refused(tmp_path / name, "exported graph.*; give the model that it was made from")
+    refused(CLIP, "is audio, not a model; the model comes first")
+    outer = tmp_path / "run"
+    outer.mkdir()
+    refused(outer, "config.json is missing")
+    folder.rename(outer / "checkpoint-20")
+    refused(outer, "run is no model, but holds some: give one of .*run/checkpoint-20$")
+    (outer / "checkpoint-20" / "model.safetensors").rename(outer / "checkpoint-20" / "tf_model.h5")
+    refused(outer / "checkpoint-20", "model.safetensors is missing; .*; tf_model.h5 cannot be opened")
 
 
 @pytest.mark.parametrize(

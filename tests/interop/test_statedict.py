@@ -157,3 +157,14 @@ def test_a_file_of_a_folder_opens_as_the_folder_does(speech, tmp_path):
     (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(speechssl.InputError, match="heads"):
         speechssl.load(folder / "adapter.fra.safetensors")
+
+
+def test_under_any_name_if_it_is_the_only_one(speech, tmp_path):
+    model = make("wav2vec2", "pre", "ForPreTraining")
+    save(model, tmp_path, normalise=False)
+    (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text(), encoding="utf-8-sig")
+    torch.save({"net": model.state_dict(), "epoch": 3, "optimizer": {"state": {}}}, tmp_path / "x.pt")
+    agree(model, speechssl.load(tmp_path / "x.pt"), speech[:20_000])
+    torch.save({"net": model.state_dict(), "ema": model.state_dict()}, tmp_path / "two.pt")
+    with pytest.raises(speechssl.InputError, match="holds neither"):
+        speechssl.load(tmp_path / "two.pt")

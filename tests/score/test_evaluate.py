@@ -1,14 +1,17 @@
 """Scores of a manifest: batches change nothing, durations may be missing, long rows go through windows."""
 
+import copy
 import json
 
 import pytest
 import soundfile
+import torch
 
 import speechssl
 from speechssl.core.errors import InputError
 from speechssl.data.tables import read_manifest
 from speechssl.score.evaluate import evaluate, transcribe_manifest
+from speechssl.text.tokenizer import CharTokenizer
 from tests.conftest import DATA, digits, write_table
 
 
@@ -64,6 +67,36 @@ def test_the_normaliser_is_that_of_the_model_s_training_unless_told(ctc_folder, 
     told = {"language": "de", "digits": "trained", "points": "keep"}
     assert evaluate(model, table, how=told).normaliser == "basic, language de"
     assert evaluate(model, table, normaliser="none").normaliser == "none"
+
+
+@pytest.mark.parametrize(
+    "symbols, normaliser",
+    [("ts.h a", "none"), ("ts.h @", "none"), ("@ a", "none"), ("s S", "none"), ("ah0 oʊ", "basic")],
+)
+def test_phones_that_the_normaliser_would_change_are_compared_as_they_are(symbols, normaliser, model, tmp_path):
+    """basic would make two words of ts.h, nothing of @ and one phone of s and S; capitals of transcripts still become ah0."""
+    model = copy.copy(model)
+    model.tokenizer = CharTokenizer.build([symbols], phones=True)
+    reference = symbols if normaliser == "none" else symbols.replace("ah0", "AH0")
+    model.log_probs = lambda waves: [one_hot(model.tokenizer.encode(symbols)) for _ in waves]
+    table = write_table(tmp_path / "a.tsv", *[row | {"text": reference} for row in digits()])
+    scores = evaluate(model, table)
+    assert (scores.wer.value, scores.normaliser, scores.phones) == (0, normaliser, True)
+    assert "WER is the phone error rate (PER)" in str(scores)
+
+
+def test_capitals_are_scored_as_capitals(model, tmp_path):
+    """A vocabulary of capitals writes STRASSE for straße, and that is right."""
+    model = copy.copy(model)
+    model.tokenizer = CharTokenizer.build(["STRASSE"])
+    model.log_probs = lambda waves: [one_hot(model.tokenizer.encode("STRASSE")) for _ in waves]
+    scores = evaluate(model, write_table(tmp_path / "a.tsv", *[row | {"text": "Straße"} for row in digits()]))
+    assert (scores.wer.value, scores.cer.value, scores.normaliser) == (0, 0, "upper")
+
+
+def one_hot(ids: list[int]) -> torch.Tensor:
+    """Log probabilities of frames that are certain of these ids, with a blank after each."""
+    return torch.nn.functional.one_hot(torch.tensor([i for index in ids for i in (index, 0)]), 8).float().log()
 
 
 def test_an_unreadable_row_stops_the_evaluation(model, tmp_path):

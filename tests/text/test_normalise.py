@@ -58,6 +58,7 @@ LINES = [  # language, what is typed, the words of it
     ("km", "ភាសា\u200bខ្មែរ។", "ភាសាខ្មែរ"),
     ("my", "မြန်မာစာ၊ ၎င်း၏ အိမ်၌။", "မြန်မာစာ ၎င်း၏ အိမ်၌"),
     ("bo", "བོད་ཡིག་།", "བོད ཡིག"),
+    ("mn", "ᠪᠢᠴᠢᠭ\u180c᠃ ᠬᠠᠭᠠᠨ\u180eᠠ", "ᠪᠢᠴᠢᠭ ᠬᠠᠭᠠᠨ\u180eᠠ"),
     ("zh", "你好,世界。ＡＢＣ　１２３ ⼀", "你好 世界 abc 123 一"),
     ("ja", "ｶﾞｷﾞ、ラーメン。５㌔", "ガギ ラーメン 5キロ"),
     ("ko", "\u1112\u1161\u11ab\u1100\u1173\u11af, 한국어! ㅋㅋ", "한글 한국어 ㅋㅋ"),
@@ -105,7 +106,8 @@ def test_no_letter_or_mark_of_unicode_splits_or_leaves_a_word():
         if basic(word) != word:
             unstable.append(code)
     assert not unstable
-    invisible = {0x34F, 0x115F, 0x1160, 0x3164, 0xFFA0, 0x640, *range(0xFE00, 0xFE10)}
+    selectors = {0x180B, 0x180C, 0x180D, 0x180F, *range(0xFE00, 0xFE10)}
+    invisible = {0x34F, 0x115F, 0x1160, 0x3164, 0xFFA0, 0x640} | selectors
     enclosing = {code for code in gone if unicodedata.category(chr(code)) == "Me"}
     two_words = {0xFDFA, 0xFDFB}  # of blessings, written as one character
     dotted = {0x13F, 0x140}  # the dot of Catalan before another letter than l

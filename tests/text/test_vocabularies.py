@@ -72,6 +72,42 @@ def test_decoding_equals_transformers(name, tmp_path):
         assert not any(token in best_path(with_special, ours) for token in special)
 
 
+@pytest.mark.parametrize("symbols, encoded", [("<pad> <unk> | a b ç", "abç"), ("<pad> <unk> | A B Ç", "ABÇ")])
+def test_lower_case_that_a_vocabulary_has_already(symbols, encoded, tmp_path):
+    """do_lower_case stands in many a file whose letters are small; the capitals that it is about are not there."""
+    (tmp_path / "vocab.json").write_text(json.dumps({s: i for i, s in enumerate(symbols.split())}), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    ours = CharTokenizer.load(tmp_path)
+    assert ours.encode("abç") == [ours.vocab[letter] for letter in encoded]
+    assert ours.lacking(["ab ç"]) == set() and ours.decode(ours.encode("ab ç")) == "ab ç"
+    ours.save(tmp_path)
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["do_lower_case"] is True
+
+
+def test_a_blank_under_another_name_is_named_in_the_settings(tmp_path):
+    (tmp_path / "vocab.json").write_text('{"a": 0, "|": 1, "[PAD]": 2}')
+    with pytest.raises(InputError, match="name the blank that it has as pad_token"):
+        CharTokenizer.load(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"pad_token": "[PAD]"}')
+    assert CharTokenizer.load(tmp_path).blank == 2
+
+
+def test_sentences_without_an_output(tmp_path):
+    """get_vocab() of transformers counts <s> and </s>, for which a model with an output for each letter has none."""
+    vocab = {"<pad>": 0, "|": 1, "a": 2, "<s>": 3, "</s>": 4}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
+    assert CharTokenizer.load(tmp_path, outputs=3).vocab == {"<pad>": 0, "|": 1, "a": 2}
+    assert CharTokenizer.load(tmp_path, outputs=5).vocab == vocab
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab | {"b": 5}))
+    assert len(CharTokenizer.load(tmp_path, outputs=3)) == 6, "a letter without an output is an error of the caller"
+
+
+def test_files_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "vocab.json").write_text('{"<pad>": 0, "a": 1}', encoding="utf-8-sig")
+    (tmp_path / "tokenizer_config.json").write_text('{"word_delimiter_token": null}', encoding="utf-8-sig")
+    assert CharTokenizer.load(tmp_path).encode("a") == [1]
+
+
 def greedy_text(ids_T, tokenizer):
     """The text of the transcript with times."""
     return greedy(torch.nn.functional.one_hot(ids_T, len(tokenizer)).float().log(), tokenizer, GEOMETRY).text

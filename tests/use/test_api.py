@@ -59,7 +59,7 @@ def test_columns_of_tables_generators_and_dicts_of_other_libraries_are_understoo
     paths = np.array([str(CLIP), str(CLIP)])
     for column in (paths, paths.astype(object)):
         np.testing.assert_allclose(model.embed(column), np.stack([model.embed(CLIP)] * 2), atol=1e-6)
-    with pytest.raises(InputError, match="an empty list holds no audio"):
+    with pytest.raises(InputError, match="the list holds no clip"):
         model.embed([])
 
 

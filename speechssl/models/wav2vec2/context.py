@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.varlen import varlen_attn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
@@ -152,6 +151,8 @@ class Attention(nn.Module):
 
     def all_at_once(self, q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, spans: Spans) -> Tensor:
         """Attention of all utterances in one call of the flash kernel: (T, H, d)."""
+        from torch.nn.attention.varlen import varlen_attn  # with it torch's compiler, a second of importing
+
         ends_B, longest = spans.ends_B, max(spans.frames)
         assert ends_B is not None
         return varlen_attn(q_THd, k_THd, v_THd, ends_B, ends_B, longest, longest)  # type: ignore[return-value]

@@ -20,7 +20,7 @@ from speechssl.models.wav2vec2.checkpoint import check_sizes, head_of
 from speechssl.models.wav2vec2.config import ADAPTERS, CONFORMERS, LOG_MEL, Wav2Vec2Config
 from speechssl.models.wav2vec2.context import ACTIVATIONS
 from speechssl.models.wav2vec2.names import BODY, current_name
-from speechssl.models.wav2vec2.processor import PREPROCESSOR, normalises
+from speechssl.models.wav2vec2.processor import PREPROCESSOR, holder, normalises
 from speechssl.sound.audio import SAMPLE_RATE
 from speechssl.text.tokenizer import CharTokenizer
 
@@ -237,7 +237,10 @@ def read_vocabulary(
 ) -> CharTokenizer | None:
     """The vocabulary of a folder, if it has one and the tensors of `weights` an output layer. InputError if they do not go
     together."""
-    if "lm_head.weight" not in state or not (folder / VOCAB).exists():
+    if "lm_head.weight" not in state:
+        return None
+    folder = holder(folder, VOCAB)
+    if not (folder / VOCAB).exists():
         return None
     outputs = len(state["lm_head.weight"])
     tokenizer = CharTokenizer.load(folder, language, outputs)

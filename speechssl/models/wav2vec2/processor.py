@@ -1,5 +1,6 @@
 """What a model folder says about the audio that its network takes: the feature extractor of transformers' processors."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,19 @@ from speechssl.models.folder import read_json
 from speechssl.sound.audio import SAMPLE_RATE
 
 PREPROCESSOR, PROCESSOR, TOKENIZER = "preprocessor_config.json", "processor_config.json", "tokenizer_config.json"
+TRAINER = re.compile(r"checkpoint-\d+")  # a folder in which transformers' Trainer keeps an update's weights
 KNOWN = ("do_normalize", "sampling_rate", "feature_extractor_type")
+
+
+def holder(folder: Path, *names: str) -> Path:
+    """The folder in which files of a model lie that are not its weights: this one, or, if none of them is there, the one above
+    a checkpoint of transformers' Trainer, which is reported."""
+    above = folder.absolute().parent
+    missing = TRAINER.fullmatch(folder.absolute().name) and not any((folder / name).exists() for name in names)
+    found = [name for name in names if missing and (above / name).exists()]
+    if found:
+        dist.report(f"{folder}: no {found[0]} here, so the one above is used, {above / found[0]}")
+    return above if found else folder
 
 
 def feature_extractor(folder: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -37,7 +50,7 @@ def normalises(folder: Path, extractor: str, by_architecture: bool | None) -> bo
     for a folder that says nothing (None: there is nothing to decide). InputError for another class, or another sample rate than
     that of this package.
     """
-    found = feature_extractor(folder)
+    found = feature_extractor(holder(folder, PREPROCESSOR, PROCESSOR))
     if found is None and by_architecture is None:
         return False
     if found is None:

@@ -1,6 +1,7 @@
 """What a folder says about its audio, in every file in which transformers of any version has said it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -109,3 +110,21 @@ def test_what_is_saved_says_it(folder, tmp_path, speech):
     again = speechssl.load(tmp_path / "again")
     np.testing.assert_array_equal(mine.embed(wave), again.embed(wave))
     assert again.config.do_normalize
+
+
+@pytest.mark.parametrize("kept", [(), ("preprocessor_config.json",)], ids=["weights only", "with its extractor"])
+def test_a_checkpoint_of_transformers_trainer(kept, folder, speech, capsys):
+    """The processor lies above the checkpoints, whole or, in many tutorials, all but the vocabulary."""
+    transformers.Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(folder)
+    whole, inner = speechssl.load(folder), folder / "checkpoint-500"
+    inner.mkdir()
+    for name in ("config.json", "model.safetensors", *kept):
+        shutil.copy(folder / name, inner / name)
+    mine, wave = speechssl.load(inner), clips(speech)[0]
+    assert torch.equal(mine.log_probs([wave])[0], whole.log_probs([wave])[0])
+    assert mine.transcribe(wave).text == whole.transcribe(wave).text != ""
+    said = capsys.readouterr().err
+    assert f"no vocab.json here, so the one above is used, {folder / 'vocab.json'}" in said
+    assert ("preprocessor_config.json" in said) == (not kept)
+    inner.rename(folder / "epoch-500")
+    assert speechssl.load(folder / "epoch-500").tokenizer is None
