@@ -59,7 +59,7 @@ def test_columns_of_tables_generators_and_dicts_of_other_libraries_are_understoo
     paths = np.array([str(CLIP), str(CLIP)])
     for column in (paths, paths.astype(object)):
         np.testing.assert_allclose(model.embed(column), np.stack([model.embed(CLIP)] * 2), atol=1e-6)
-    with pytest.raises(InputError, match="the list holds no clip"):
+    with pytest.raises(InputError, match="an empty list holds no audio"):
         model.embed([])
 
 
@@ -90,7 +90,7 @@ def test_the_shipped_model_opens_by_its_name(clip, monkeypatch, tmp_path):
     "source, device, complaint",
     [
         ("no/such/run", "cpu", "no/such/run does not exist; .*ships with speechssl: byol-s, byol-s-wide, small"),
-        (CLIP, "cpu", "flac cannot be read as a checkpoint: it is not a file of torch.save"),
+        (CLIP, "cpu", "flac is audio, not a model; the model comes first"),
         ("small", "gpu", "there is no device 'gpu'; this machine has cpu"),
         ("small", "cuda:99", "there is no device 'cuda:99'"),
     ],
