@@ -74,7 +74,7 @@ class Movable:
 class Packed(Movable):
     """A batch of B utterances as one stream.
 
-    stream_N: float32 samples, N a multiple of the hop. samples, frames: length of each utterance, on the host.
+    stream_N: float32 samples, N a multiple of the hop. samples, frames: length of each utterance, on the host. rate: Hz.
     valid_T: indices of the T = sum(frames) frames, among the N / hop of the stream, that belong to an utterance.
     """
 
@@ -82,9 +82,12 @@ class Packed(Movable):
     samples: tuple[int, ...]
     frames: tuple[int, ...]
     valid_T: Tensor
+    rate: int = 16_000
 
 
-def pack(waves: Sequence[np.ndarray | Tensor], geometry: Geometry, *, normalise: bool = False) -> Packed:
+def pack(
+    waves: Sequence[np.ndarray | Tensor], geometry: Geometry, *, normalise: bool = False, rate: int = 16_000
+) -> Packed:
     """Lay utterances (each float (S,)) end to end, each on a multiple of the hop.
 
     normalise: standardise each utterance first, as LARGE models expect. InputError for an utterance that is shorter than
@@ -95,7 +98,7 @@ def pack(waves: Sequence[np.ndarray | Tensor], geometry: Geometry, *, normalise:
     if not samples or min(frames) == 0:
         short = min(samples, default=0)
         raise InputError(
-            f"an utterance of {short} samples is shorter than one frame ({geometry.receptive_field} samples at 16 kHz); "
+            f"an utterance of {short} samples is shorter than one frame ({geometry.receptive_field} samples at {rate} Hz); "
             "leave it out (`speechssl prepare` does so)"
         )
     spans = [-(-length // geometry.hop) * geometry.hop for length in samples]
@@ -109,6 +112,7 @@ def pack(waves: Sequence[np.ndarray | Tensor], geometry: Geometry, *, normalise:
         samples=samples,
         frames=frames,
         valid_T=torch.from_numpy(np.concatenate(valid)),
+        rate=rate,
     )
 
 

@@ -14,6 +14,7 @@ from speechssl.interop import fairseq, torchaudio
 from speechssl.interop.source import locate, parsed, read
 from speechssl.models import families
 from speechssl.models.checkpoint import Checkpoint
+from speechssl.sound.audio import SAMPLE_RATE
 
 WRITERS: dict[str, Callable[[Path, Checkpoint], list[str] | None]] = {
     "transformers": families.write,
@@ -34,6 +35,8 @@ def convert(source: str | Path, target: Path, to: str) -> str:
         raise InputError(f"{torchaudio.sidecar(target)} exists; choose another name, nothing is overwritten")
     checkpoint = read(source)
     families.require(checkpoint.config.model_type, str(source), families.with_format(to), f"convert --to {to}")
+    if to in ("fairseq", "torchaudio") and checkpoint.config.sampling_rate != SAMPLE_RATE:
+        raise InputError(f"{source} takes audio of {checkpoint.config.sampling_rate} Hz, which {to} has no place for")
     output_folder(target.parent)
     draft = target.with_name(f".draft-{target.name}")
     try:

@@ -19,6 +19,7 @@ from speechssl.core.errors import InputError
 from speechssl.core.files import output_folder, writing
 from speechssl.core.packed import pack
 from speechssl.models import families
+from speechssl.sound.audio import SAMPLE_RATE
 
 LONGEST = 60 * 16_000  # samples that a graph accepts at once
 TOLERANCE = 1e-4
@@ -75,6 +76,8 @@ def export(model: Any, out: Path, to: str, *, int8: bool = False, encoder: bool 
         raise InputError(
             f"{model.source} has an adapter after its last layer (add_adapter), which a graph cannot hold yet"
         )
+    if model.config.sampling_rate != SAMPLE_RATE:
+        raise InputError(f"{model.source} takes audio of {model.config.sampling_rate} Hz, and a graph takes 16000")
     if int8 and to != "onnx":
         raise InputError("--int8 needs --to onnx: onnxruntime has the 8-bit matrix products")
     if out.exists():

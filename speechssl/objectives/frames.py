@@ -8,12 +8,12 @@ import numpy as np
 from torch import Tensor
 
 from speechssl.core.noise import noise_key
-from speechssl.core.packed import Packed, pack
+from speechssl.core.packed import Packed
 from speechssl.data.loader import Item
 from speechssl.data.manifest import Manifest
 from speechssl.models.checkpoint import Checkpoint
 from speechssl.models.wav2vec2.checkpoint import copy_body
-from speechssl.models.wav2vec2.model import Wav2Vec2Encoder
+from speechssl.models.wav2vec2.model import Wav2Vec2Encoder, streamed
 from speechssl.objectives import recipe as recipes
 from speechssl.objectives.masking import skipped_layers, span_mask
 from speechssl.objectives.protocol import Batch, Objective
@@ -48,8 +48,8 @@ class FrameObjective(Objective):
 
     def pack(self, items: Sequence[Item]) -> tuple[Packed, list[np.ndarray]]:
         """(packed waves, each utterance's span mask (T,), drawn from (seed, epoch, utterance))."""
-        config, model_config = self.recipe.objective, self.model.config
-        audio = pack([item.wave_S for item in items], model_config.geometry, normalise=model_config.do_normalize)
+        config = self.recipe.objective
+        audio = streamed([item.wave_S for item in items], self.model.config)
         masks = []
         for item, frames in zip(items, audio.frames, strict=True):
             masks.append(span_mask(frames, config.mask_prob, config.mask_length, self.key("mask", item)))

@@ -16,7 +16,6 @@ from speechssl.models.families import of_network
 from speechssl.models.protocol import Encoder
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
 from speechssl.objectives import recipe as recipes
-from speechssl.sound.audio import SAMPLE_RATE
 from speechssl.text.tokenizer import CharTokenizer
 
 TRAINING, VALIDATION = "training data", "validation data"
@@ -37,7 +36,7 @@ class Batch(Movable):
     @property
     def seconds(self) -> float:
         """Audio in the micro-batch."""
-        return sum(self.audio.samples) / SAMPLE_RATE
+        return sum(self.audio.samples) / self.audio.rate
 
 
 @dataclass(frozen=True, kw_only=True)

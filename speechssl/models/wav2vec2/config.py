@@ -23,6 +23,7 @@ MAY_BE_ZERO = (
     "right_max_position_embeddings",
 )
 LOG_MEL = {"conv_dim": (160,), "conv_kernel": (400,), "conv_stride": (320,)}  # 2 x 80 bands
+SAMPLE_RATE = 16_000  # of all audio in this package
 LONGEST_HOP = 16_000  # samples; a frame a second is useless, and the hop decides how much memory a batch takes
 
 
@@ -113,6 +114,8 @@ class Wav2Vec2Config:
     """add_adapter of wav2vec2-bert: a feed-forward block before it."""
     adapter_width: int = 0
     """Width of the adapter after each pre-LN layer, one set of weights per language (MMS: 16; 0: none)."""
+    sampling_rate: Literal[16_000, 8_000] = 16_000
+    """Hz of the audio that the network takes; 8000 for telephones. Audio of 16 kHz is resampled to it."""
     num_codevector_groups: int = 2
     """G: codebooks of the product quantizer."""
     num_codevectors_per_group: int = 320
@@ -232,7 +235,13 @@ class Wav2Vec2Config:
 
     @cached_property
     def geometry(self) -> Geometry:
-        """Strides and kernels of the encoder as length arithmetic."""
+        """Strides and kernels of the encoder as length arithmetic, in samples of 16 kHz: resampling counts as a convolution."""
+        halving = (2,) if self.sampling_rate < SAMPLE_RATE else ()
+        return Geometry(kernels=(*halving, *self.conv_kernel), strides=(*halving, *self.conv_stride))
+
+    @cached_property
+    def stream(self) -> Geometry:
+        """The same in samples of the network's own rate."""
         return Geometry(kernels=self.conv_kernel, strides=self.conv_stride)
 
     @cached_property
@@ -242,6 +251,6 @@ class Wav2Vec2Config:
         layers = self.num_adapter_layers if self.add_adapter else 0
         kernel = self.adapter_kernel_size - 2 * self.adapter_padding
         return Geometry(
-            kernels=(*self.conv_kernel, *[kernel] * layers),
-            strides=(*self.conv_stride, *[self.adapter_stride] * layers),
+            kernels=(*self.geometry.kernels, *[kernel] * layers),
+            strides=(*self.geometry.strides, *[self.adapter_stride] * layers),
         )

@@ -111,7 +111,7 @@ class ConvEncoder(nn.Module):
 
     def __init__(self, config: Wav2Vec2Config) -> None:
         super().__init__()
-        self.geometry = config.geometry
+        self.geometry = config.stream
         self.conv_layers = nn.ModuleList(ConvLayer(config, i) for i in range(len(config.conv_dim)))
 
     def forward(self, batch: Packed) -> Tensor:

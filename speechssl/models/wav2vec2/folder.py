@@ -20,7 +20,7 @@ from speechssl.models.wav2vec2.checkpoint import check_sizes, head_of
 from speechssl.models.wav2vec2.config import ADAPTERS, CONFORMERS, LOG_MEL, Wav2Vec2Config
 from speechssl.models.wav2vec2.context import ACTIVATIONS
 from speechssl.models.wav2vec2.names import BODY, current_name
-from speechssl.models.wav2vec2.processor import PREPROCESSOR, holder, normalises
+from speechssl.models.wav2vec2.processor import PREPROCESSOR, heard, holder
 from speechssl.sound.audio import SAMPLE_RATE
 from speechssl.text.tokenizer import CharTokenizer
 
@@ -105,7 +105,7 @@ def preprocessor_json(config: Wav2Vec2Config, letters: bool) -> dict[str, Any]:
     extractor, processor = EXTRACTORS.get(config.model_type, WAVE_EXTRACTOR)
     settings: dict[str, Any] = {"feature_extractor_type": extractor}
     settings |= {"processor_class": processor} if letters else {}
-    settings |= {"sampling_rate": SAMPLE_RATE, "padding_value": 0.0}
+    settings |= {"sampling_rate": config.sampling_rate, "padding_value": 0.0}
     if config.log_mel:
         return settings | {"feature_size": 80, "num_mel_bins": 80, "stride": 2, "return_attention_mask": True}
     layered = config.feat_extract_norm == "layer"
@@ -126,7 +126,7 @@ def config_json(checkpoint: Checkpoint, state: dict[str, Tensor]) -> dict[str, A
     config, raw = checkpoint.config, checkpoint.raw
     family = config.model_type
     architecture = {k: v for k, v in asdict(config).items() if family in SPECIFIC.get(k, TRANSFORMERS)}
-    del architecture["do_normalize"]
+    del architecture["do_normalize"], architecture["sampling_rate"]
     architecture["adapter_attn_dim"] = architecture.pop("adapter_width") or None
     if config.add_adapter:
         architecture["output_hidden_size"] = config.output_width
@@ -183,8 +183,12 @@ def read_config(folder: Path, raw: dict[str, Any]) -> Wav2Vec2Config:
         config = replace(config, output_hidden_size=0)
     by_architecture = config.feat_extract_norm == "layer"  # so trained by fairseq and all that follow it
     extractor = EXTRACTORS.get(family, WAVE_EXTRACTOR)[0]
-    normalise = normalises(folder, extractor, None if config.log_mel else by_architecture)
-    return replace(config, do_normalize=normalise and not config.log_mel)
+    normalise, rate = heard(folder, extractor, None if config.log_mel else by_architecture)
+    if config.log_mel and rate != SAMPLE_RATE:
+        raise InputError(
+            f"{folder}: a network on log-mels takes audio of {SAMPLE_RATE} Hz, and its processor says {rate}"
+        )
+    return replace(config, do_normalize=normalise and not config.log_mel, sampling_rate=rate)
 
 
 def architecture(values: dict[str, Any], source: str) -> Wav2Vec2Config:

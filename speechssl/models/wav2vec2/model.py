@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import soxr
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ from speechssl.models.kernels.dropout import Dropout
 from speechssl.models.kernels.products import Linear
 from speechssl.models.protocol import Encoder
 from speechssl.models.wav2vec2.adapter import OutputAdapter
-from speechssl.models.wav2vec2.config import Wav2Vec2Config
+from speechssl.models.wav2vec2.config import SAMPLE_RATE, Wav2Vec2Config
 from speechssl.models.wav2vec2.conformer import ConformerNetwork, Places
 from speechssl.models.wav2vec2.context import ContextNetwork, FeedForward
 from speechssl.models.wav2vec2.encoder import ConvEncoder
@@ -119,6 +120,13 @@ class ScaleGradient(torch.autograd.Function):
         return grads[0] * ctx.factor, None
 
 
+def streamed(waves: Sequence[np.ndarray], config: Wav2Vec2Config) -> Packed:
+    """Waves (S,) of 16 kHz as one stream of the network's rate, normalised if it wants that."""
+    if config.sampling_rate < SAMPLE_RATE:
+        waves = [soxr.resample(wave_S, SAMPLE_RATE, config.sampling_rate)[: len(wave_S) // 2] for wave_S in waves]
+    return pack(waves, config.stream, normalise=config.do_normalize, rate=config.sampling_rate)
+
+
 class Wav2Vec2Encoder(Encoder):
     """The model as published without a head; the classes below add one."""
 
@@ -139,8 +147,8 @@ class Wav2Vec2Encoder(Encoder):
 
     def packed(self, waves: Sequence[np.ndarray | Tensor]) -> Packed:
         """Waves (S,) as one stream where the weights are, normalised if the model wants that."""
-        arrays = [wave_S.detach().cpu() if isinstance(wave_S, Tensor) else wave_S for wave_S in waves]
-        return pack(arrays, self.geometry, normalise=self.config.do_normalize).to(self.device)
+        arrays = [wave_S.detach().cpu().numpy() if isinstance(wave_S, Tensor) else wave_S for wave_S in waves]
+        return streamed(arrays, self.config).to(self.device)
 
     def states(self, waves: Sequence[np.ndarray | Tensor], layers: Sequence[int] | None = None) -> list[Tensor]:
         """Hidden states of each wave (S,): (L, T, D); 0 is the input of the first layer."""
@@ -202,7 +210,7 @@ class Wav2Vec2ForCTC(Wav2Vec2Encoder):
 
     def letter_frames(self, batch: Packed) -> list[int]:
         """Frames of each utterance among the log-posteriors."""
-        return [self.config.letters.frames(samples) for samples in batch.samples]
+        return [self.config.letters.frames(samples * SAMPLE_RATE // batch.rate) for samples in batch.samples]
 
 
 class Wav2Vec2ForSequenceClassification(Wav2Vec2Encoder):

@@ -11,6 +11,7 @@ from speechssl.sound.audio import SAMPLE_RATE
 
 PREPROCESSOR, PROCESSOR, TOKENIZER = "preprocessor_config.json", "processor_config.json", "tokenizer_config.json"
 TRAINER = re.compile(r"checkpoint-\d+")  # a folder in which transformers' Trainer keeps an update's weights
+RATES = (SAMPLE_RATE, 8_000)
 KNOWN = ("do_normalize", "sampling_rate", "feature_extractor_type")
 
 
@@ -43,33 +44,33 @@ def feature_extractor(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def normalises(folder: Path, extractor: str, by_architecture: bool | None) -> bool:
-    """Whether each utterance is brought to zero mean and unit variance.
+def heard(folder: Path, extractor: str, by_architecture: bool | None) -> tuple[bool, int]:
+    """(whether each utterance is brought to zero mean and unit variance, the sample rate that the network takes).
 
-    extractor: transformers' class of feature extractor for this network. by_architecture: the answer, which is then reported,
-    for a folder that says nothing (None: there is nothing to decide). InputError for another class, or another sample rate than
-    that of this package.
+    extractor: transformers' class of feature extractor for this network. by_architecture: the first answer for a folder that says
+    nothing, which is then reported (None: there is nothing to decide). InputError for another class, or a sample rate that is not
+    in RATES.
     """
     found = feature_extractor(holder(folder, PREPROCESSOR, PROCESSOR))
     if found is None and by_architecture is None:
-        return False
+        return False, SAMPLE_RATE
     if found is None:
         taken = "each utterance is normalised" if by_architecture else "audio is taken as it is"
         dist.report(
             f"{folder}: no {PREPROCESSOR} or {PROCESSOR}, so {taken}, as published models of this architecture want it; if "
             'that is wrong, write {"do_normalize": true} or false into ' + PREPROCESSOR
         )
-        return bool(by_architecture)
+        return bool(by_architecture), SAMPLE_RATE
     file, settings = found
     kind, rate = settings.get("feature_extractor_type", extractor), settings.get("sampling_rate", SAMPLE_RATE)
     if kind != extractor:
         raise InputError(f"{file} says feature_extractor_type = {kind!r}, but a network of this kind needs {extractor}")
-    if rate != SAMPLE_RATE:
+    if rate not in RATES:
         raise InputError(
-            f"{file} says sampling_rate = {rate!r}, and speechssl gives every network audio of {SAMPLE_RATE} Hz; this one "
-            "cannot be opened"
+            f"{file} says sampling_rate = {rate!r}, and a network may take audio of {' or '.join(map(str, RATES))} Hz; correct "
+            "it if it is wrong, else this model cannot be opened"
         )
     normalise = settings.get("do_normalize", True)  # true is the default of transformers' class
     if not isinstance(normalise, bool):
         raise InputError(f"{file} says do_normalize = {normalise!r}; correct it to true or false")
-    return normalise
+    return normalise, rate

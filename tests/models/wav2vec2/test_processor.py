@@ -5,10 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+import soxr
 import torch
 import transformers
 
 import speechssl
+from speechssl.interop.convert import convert
 from tests.interop.builders import LETTERS, clips, make, save
 
 
@@ -87,7 +89,7 @@ def test_w2v_bert_has_nothing_to_decide(tmp_path, capsys, speech):
 @pytest.mark.parametrize(
     "settings, complaint",
     [
-        ({"sampling_rate": 8000}, "sampling_rate = 8000"),
+        ({"sampling_rate": 44100}, "sampling_rate = 44100"),
         ({"do_normalize": "false"}, "do_normalize = 'false'; correct it"),
         (
             {"feature_extractor_type": "WhisperFeatureExtractor"},
@@ -101,6 +103,27 @@ def test_what_would_give_other_numbers_is_refused(settings, complaint, folder):
     with pytest.raises(speechssl.InputError, match=complaint) as caught:
         speechssl.load(folder)
     assert "preprocessor_config.json" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_network_for_telephones_hears_audio_resampled_to_its_rate(folder, tmp_path, speech):
+    """Numbers are transformers' on the same audio at 8 kHz; times are those of the audio; it is saved as such."""
+    write(folder, "preprocessor_config.json", sampling_rate=8000, do_normalize=True)
+    mine, model, waves = speechssl.load(folder), make("wav2vec2", "pre"), clips(speech)
+    for wave_S, found_TV in zip(waves, mine.log_probs(waves), strict=True):
+        narrow_S = soxr.resample(wave_S, 16_000, 8000)[: len(wave_S) // 2]
+        narrow_S = (narrow_S - narrow_S.mean()) / np.sqrt(narrow_S.var() + 1e-7)
+        with torch.no_grad():
+            logits_TV = model(torch.from_numpy(narrow_S)[None]).logits[0]
+        torch.testing.assert_close(found_TV, logits_TV.log_softmax(-1), rtol=0, atol=1e-4)
+        assert len(found_TV) == mine.config.geometry.frames(len(wave_S))
+    assert mine.config.geometry.hop == 2 * mine.config.stream.hop
+    assert mine.transcribe(waves[0]).duration == pytest.approx(len(waves[0]) / 16_000, abs=0.1)
+    mine.save(tmp_path / "again")
+    again = speechssl.load(tmp_path / "again")
+    assert again.config.sampling_rate == 8000
+    np.testing.assert_array_equal(mine.embed(waves[0]), again.embed(waves[0]))
+    with pytest.raises(speechssl.InputError, match="takes audio of 8000 Hz, which fairseq has no place for"):
+        convert(tmp_path / "again", tmp_path / "x.pt", "fairseq")
 
 
 def test_what_is_saved_says_it(folder, tmp_path, speech):
