@@ -72,9 +72,10 @@ def split(
     manifests: Annotated[Sequence[Path], "manifest(s) or other tables to divide"],
     *,
     out: Annotated[
-        Path,
-        "the manifest to write: all rows, with train, dev or test in the column split, which pretrain and finetune obey",
-    ],
+        Path | None,
+        "the manifest to write: all rows, with train, dev or test in the column split, which pretrain and finetune obey (by "
+        "default here: all.tsv becomes all.split.tsv)",
+    ] = None,
     by: Annotated[
         str, "column whose values stay together: speaker; path keeps recordings whole; id divides row by row"
     ] = "speaker",

@@ -17,7 +17,7 @@ PARTS = ("train", "dev", "test")
 
 def split(
     manifests: Sequence[Path],
-    out: Path,
+    out: Path | None = None,
     *,
     by: str = "speaker",
     dev: str = "10%",
@@ -31,7 +31,7 @@ def split(
     The arguments are those of the verb (verbs.py). InputError for rows without a value of `by`, for fewer values than parts,
     for rows that have a split already, and for shares that leave nothing to train on.
     """
-    out, shares = output_file(Path(out), "split.tsv"), shares_of(dev, test)
+    out, shares = output_file(out or default_out(manifests[0]), "split.tsv"), shares_of(dev, test)
     rows = read_manifest(*manifests)
     source = ", ".join(map(str, manifests))
     refuse_divided(rows, source, again)
@@ -53,6 +53,14 @@ def split(
     lines = [f"{out}: {len(done)} rows divided by {by}, shares of {unit}, seed {seed}"]
     lines += [line_of(part, [row for row in done if row.split == part], timed) for part in wanted]
     return "\n".join(lines + warnings_of(done, groups, strata, by, stratify, shares, weights))
+
+
+def default_out(manifest: Path) -> Path:
+    """all.tsv -> all.split.tsv, in the working folder. InputError if that exists: replacing it needs --out."""
+    out = Path(f"{Path(manifest).stem}.split.tsv")
+    if out.exists():
+        raise InputError(f"{out} exists; name the file to write with --out ({out} too: it is then replaced)")
+    return out
 
 
 def shares_of(dev: str, test: str) -> dict[str, float]:

@@ -116,3 +116,11 @@ def test_a_split_that_is_there_is_not_overwritten(tmp_path, capsys):
     cli.main(["split", str(DATA / "fsdd.tsv"), "--out", str(tmp_path / "x.tsv"), "--again", "--stratify", "label"])
     assert "test: 250 rows" in capsys.readouterr().out
     assert {len(found) for found in parts(tmp_path / "x.tsv", "speaker").values()} == {1}
+
+
+def test_without_out_it_lies_here_and_replaces_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cli.main(["split", str(table(tmp_path / "all.tsv"))])
+    assert set(parts(tmp_path / "all.split.tsv", "speaker")) == {"train", "dev", "test"}
+    capsys.readouterr()
+    assert "all.split.tsv exists; name the file to write with --out" in refused(capsys, "split", tmp_path / "all.tsv")
