@@ -121,6 +121,6 @@ def test_a_split_that_is_there_is_not_overwritten(tmp_path, capsys):
 def test_without_out_it_lies_here_and_replaces_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     cli.main(["split", str(table(tmp_path / "all.tsv"))])
-    assert set(parts(tmp_path / "all.split.tsv", "speaker")) == {"train", "dev", "test"}
+    assert set(parts(tmp_path / "all.split.tsv", "split")) == {"train", "dev", "test"}
     capsys.readouterr()
     assert "all.split.tsv exists; name the file to write with --out" in refused(capsys, "split", tmp_path / "all.tsv")
