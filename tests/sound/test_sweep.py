@@ -1,4 +1,4 @@
-"""Every container and codec: one length and one wave in prepare, load, segments and windows; what is cut is told."""
+"""Every container and codec: one length and one wave in prepare, load, segments and windows; what is cut is refused."""
 
 import av
 import numpy as np
@@ -15,13 +15,18 @@ from tests.sound.encode import encode
 
 GEOMETRY = Wav2Vec2Config().geometry
 UNREADABLE = {"DWVW_12", "DWVW_16", "DWVW_24"}  # libsndfile itself cannot read them in parts
+DECODED_ONLY = {
+    ("MP3", "MPEG_LAYER_I"),
+    ("MP3", "MPEG_LAYER_II"),
+    ("WAV", "MPEG_LAYER_III"),
+}  # it reads and never writes
 HEADLESS = {"RAW", "SD2"}  # no header, or in another file
 NO_SIZE = {"IRCAM", "MAT5", "MPC2K", "PAF", "PVF", "XI"}  # a header without a length
 WRITTEN = [
     (kind, codec)
     for kind in soundfile.available_formats()
     for codec in soundfile.available_subtypes(kind)
-    if kind not in HEADLESS and codec not in UNREADABLE
+    if kind not in HEADLESS and codec not in UNREADABLE and (kind, codec) not in DECODED_ONLY
 ]
 ENCODED = {
     "aac.m4a": ("aac", {}),
@@ -65,7 +70,7 @@ def write(path, wave_S, kind, codec) -> None:
             return soundfile.write(path, soxr.resample(wave_S, 16_000, rate), rate, format=kind, subtype=codec)
         except soundfile.LibsndfileError:
             continue
-    pytest.skip(f"soundfile cannot write {kind} {codec}")
+    raise AssertionError(f"soundfile cannot write {kind} {codec}")
 
 
 def agree(path, wave_S, padding) -> None:
@@ -96,24 +101,30 @@ def test_what_soundfile_writes(kind, codec, clip, tmp_path):
     agree(tmp_path / "x", clip, padding=0.06)
 
 
-@pytest.mark.parametrize("name", ENCODED)
-def test_what_pyav_writes(name, clip, tmp_path):
-    codec, how = ENCODED[name]
+@pytest.fixture(params=ENCODED)
+def encoded(request, clip, tmp_path):
+    """The clip as PyAV writes it; wheels of PyAV differ in the encoders of their FFmpeg (AMR)."""
+    codec, how = ENCODED[request.param]
     try:
-        encode(tmp_path / name, clip, codec, **how)
-    except (av.codec.codec.UnknownCodecError, av.FFmpegError) as error:
-        pytest.skip(f"this FFmpeg cannot write it: {error}")
-    agree(tmp_path / name, clip, padding=0.13)
+        av.Codec(codec, "w")
+    except av.codec.codec.UnknownCodecError:
+        pytest.skip(f"this FFmpeg has no encoder {codec}")
+    encode(tmp_path / request.param, clip, codec, **how)
+    return tmp_path / request.param
+
+
+def test_what_pyav_writes(encoded, clip):
+    agree(encoded, clip, padding=0.13)
 
 
 def refuse_half(path, half) -> None:
-    """Every way of reading the first part of a file tells that it is cut."""
+    """Every way of reading the first part of a file says that it is cut."""
     data = path.read_bytes()
     half.write_bytes(data[: len(data) * 6 // 10])
     assert inspect(str(half))["reason"].startswith(("truncated", "cannot be used"))
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as caught:
         audio.load(half)
-    assert isinstance(told.value, DamagedError) or "cannot be decoded" in str(told.value)
+    assert isinstance(caught.value, DamagedError) or "cannot be decoded" in str(caught.value)
     with pytest.raises(InputError):
         list(windows(half, GEOMETRY, window=0.5))
 
@@ -124,11 +135,5 @@ def test_what_soundfile_wrote_and_was_cut(kind, codec, clip, tmp_path):
     refuse_half(tmp_path / "x", tmp_path / "half")
 
 
-@pytest.mark.parametrize("name", ENCODED)
-def test_what_pyav_wrote_and_was_cut(name, clip, tmp_path):
-    codec, how = ENCODED[name]
-    try:
-        encode(tmp_path / name, clip, codec, **how)
-    except (av.codec.codec.UnknownCodecError, av.FFmpegError) as error:
-        pytest.skip(f"this FFmpeg cannot write it: {error}")
-    refuse_half(tmp_path / name, tmp_path / "half")
+def test_what_pyav_wrote_and_was_cut(encoded, tmp_path):
+    refuse_half(encoded, tmp_path / "half")
