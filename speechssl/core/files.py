@@ -17,9 +17,9 @@ def files_below(folder: Path) -> Iterator[Path]:
 def entries_below(folder: Path) -> Iterator[tuple[Path, str]]:
     """Every file below a folder, and why it is passed over ("": it is not), folders in order, each entered once.
 
-    Passed over are hidden folders, such as the .git in which git-annex keeps every file once more, the files in which macOS
-    keeps notes on others, links back to a folder, and what blocks whoever opens it: pipes, sockets and devices. Broken links
-    are files too, so that they are reported. InputError for an unreadable folder.
+    Passed over are hidden folders (git-annex keeps a second copy of every file in .git), the metadata files of macOS, links that
+    lead back to a folder, and pipes, sockets and devices, which would hang. Broken links count as files, so that they are
+    reported. InputError for an unreadable folder.
     """
     entered, waiting = set(), [str(folder)]
     while waiting:

@@ -16,7 +16,7 @@ from speechssl.data.places import ENDINGS, Places
 DELIMITERS = ("\t", ",", ";", "|")
 OURS = "\t".join(COLUMNS[:4])  # how a manifest of ours begins
 PLAIN: dict[str, Any] = {"quoting": csv.QUOTE_NONE}
-EXCEL = re.compile("sep=(.)")  # a first line by which Excel is told the delimiter
+EXCEL = re.compile("sep=(.)")  # a first line that tells Excel the delimiter
 csv.field_size_limit(2**27)  # the transcript of a long recording
 
 

@@ -11,12 +11,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from speechssl.models.kernels.dropout import Dropout
 from speechssl.models.kernels.products import Linear
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
-from speechssl.models.wav2vec2.context import ACTIVATIONS, FeedForward, PositionalConv, attend, start_small
+from speechssl.models.wav2vec2.context import ACTIVATIONS, FeedForward, PositionalConv, attend, start_small, states_of
 
 
 class Places(NamedTuple):
@@ -241,9 +240,8 @@ class ConformerNetwork(nn.Module):
         self.config = config
         self.layer_norm = None if config.log_mel else nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         if not config.log_mel:
-            self.pos_conv_embed = PositionalConv(config).requires_grad_(
-                False
-            )  # never used, but in every published file
+            # never used, but in every published file
+            self.pos_conv_embed = PositionalConv(config).requires_grad_(False)
         self.dropout = Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(ConformerLayer(config) for _ in range(config.num_hidden_layers))
         start_small(self.layers)
@@ -261,14 +259,7 @@ class ConformerNetwork(nn.Module):
         attention = ATTENTION[self.config.position_embeddings_type]
         places = Places(list(frames), list(frames if whole is None else whole), None)
         places = places._replace(table=attention.table(self.config, max(frames), x_TD))
-        x_TD = self.dropout(only_whole(x_TD, places))
-        states = [x_TD]
-        for index, layer in enumerate(self.layers):
-            if index not in skip and checkpointing:
-                x_TD = checkpoint(layer, x_TD, places, use_reentrant=False)  # type: ignore[assignment]
-            elif index not in skip:
-                x_TD = layer(x_TD, places)
-            states.append(x_TD)
+        states = states_of(self.layers, self.dropout(only_whole(x_TD, places)), places, skip, checkpointing)
         if self.layer_norm is not None:
-            states[-1] = self.layer_norm(x_TD)
+            states[-1] = self.layer_norm(states[-1])
         return states

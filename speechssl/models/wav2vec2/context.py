@@ -299,6 +299,22 @@ def start_small(layers: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
+def states_of(
+    layers: nn.ModuleList, x_TD: Tensor, places: Any, skip: frozenset[int], checkpointing: bool
+) -> list[Tensor]:
+    """The input of the first layer and the output of each, (T, D). places: what every layer needs to know about the batch. skip:
+    layers whose output is their input (layer drop). checkpointing: keep only each layer's input for the backward pass and
+    compute the rest again."""
+    states = [x_TD]
+    for index, layer in enumerate(layers):
+        if index not in skip and checkpointing:
+            x_TD = checkpoint(layer, x_TD, places, use_reentrant=False)  # type: ignore[assignment]
+        elif index not in skip:
+            x_TD = layer(x_TD, places)
+        states.append(x_TD)
+    return states
+
+
 class ContextNetwork(nn.Module):
     """Positional convolution and transformer layers."""
 
@@ -323,23 +339,16 @@ class ContextNetwork(nn.Module):
     ) -> list[Tensor]:
         """(T, D) -> L + 1 states (T, D): the first layer's input and every layer's output.
 
-        skip: layers whose output is their input (layer drop). checkpointing: keep only each layer's input for the backward
-        pass and compute the rest again. whole: as in ConformerNetwork; here every frame is. As in transformers, the final norm
+        skip, checkpointing: see states_of. whole: as in ConformerNetwork; here every frame is. As in transformers, the final norm
         is applied to the last state of a pre-LN model and to no other.
         """
         x_TD = x_TD + self.pos_conv_embed(x_TD, frames)
         x_TD = self.dropout(x_TD if self.pre_norm else self.layer_norm(x_TD))
-        states = [x_TD]
         ends_B = on_device([0, *accumulate(frames)], x_TD.device, torch.int32) if x_TD.is_cuda else None
         spans = Spans(list(frames), ends_B, self.distances(frames))
-        for index, layer in enumerate(self.layers):
-            if index not in skip and checkpointing:
-                x_TD = checkpoint(layer, x_TD, spans, use_reentrant=False)  # type: ignore[assignment]
-            elif index not in skip:
-                x_TD = layer(x_TD, spans)
-            states.append(x_TD)
+        states = states_of(self.layers, x_TD, spans, skip, checkpointing)
         if self.pre_norm:
-            states[-1] = self.layer_norm(x_TD)
+            states[-1] = self.layer_norm(states[-1])
         return states
 
     def distances(self, frames: Sequence[int]) -> Tensor | None:
