@@ -163,7 +163,7 @@ def run(recipe: Any, paths: Any) -> None:
 
 def cluster(
     source: Annotated[str, f"what is clustered: mfcc, or {MODEL}"],
-    manifests: Annotated[Sequence[Path], "the audio: all manifests of a run, validation too"],
+    manifests: Annotated[Sequence[Path], "the audio: all tables of a run, validation too, or one folder"],
     *,
     where: Where = (),
     out: Annotated[Path, "the Parquet file to write, which --objective.codes of pretrain reads"],
@@ -175,10 +175,14 @@ def cluster(
     precision: Precision = "float32",
 ) -> None:
     """Number the frames of audio by clusters: the targets of HuBERT."""
+    from speechssl.data.prepare import listed
     from speechssl.use.cluster import MFCC, cluster
 
     model = None if source == MFCC else load(source, device, precision)
-    print(cluster(model, manifests, out, where=where, clusters=clusters, method=method, layer=layer, seed=seed))
+    rows = listed(manifests, out.with_suffix(""), "train", resume=False)
+    print(cluster(model, rows, out, where=where, clusters=clusters, method=method, layer=layer, seed=seed))
+    if rows != list(manifests):
+        print(f"  these are the rows of {rows[0]}; pretrain on them: --train {rows[0]}")
 
 
 def evaluate(

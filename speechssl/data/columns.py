@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,12 +36,23 @@ TIME = re.compile(
 class Reading:
     """How tables are read where they do not say it. columns: our name -> theirs, "" for none. encoding: of text without a byte
     order mark. unpack: the folder for audio that lies inside a table; None: it is refused. unpacked: the names of the files that
-    were written there, of all tables that are read so."""
+    were written there, of all tables that are read so. left_out: (row, reason) of the rows that cannot be used; None: the first
+    of them stops the table."""
 
     columns: dict[str, str] = field(default_factory=dict)
     encoding: str = ""
     unpack: Path | None = None
     unpacked: set[str] = field(default_factory=set)
+    left_out: list[tuple[str, str]] | None = None
+
+    def usable(self, where: str, row: Callable[[], Utterance]) -> Iterator[Utterance]:
+        """What `row` makes, unless that is an InputError and rows are left out. `where` names the row."""
+        try:
+            yield row()
+        except InputError as error:
+            if self.left_out is None:
+                raise
+            self.left_out.append((where, f"the row cannot be used ({str(error).removeprefix(where).lstrip(': ')})"))
 
 
 class AudioInside(InputError):

@@ -2,12 +2,14 @@
 
 import math
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from speechssl.core.english import count
 from speechssl.core.errors import InputError
 from speechssl.core.files import files_below
 from speechssl.data.columns import Reading
@@ -25,6 +27,10 @@ CLOSED = {  # what may hold transcripts or recordings, and what to do
     "write raw samples as wav, such as ffmpeg -f s16le -ar 16000 -i x.pcm x.wav": (".pcm", ".raw"),
     "unpack archives": (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar"),
 }
+
+ABOUT = re.compile(
+    r"(?i)(read[-_ ]?me|licen[cs]e|copying|about|change|notes?|info|terms|citation|requirements|version)"
+)
 
 
 def audio_files(folder: Path) -> list[Path]:
@@ -62,14 +68,15 @@ def class_level(paths: list[Path], folder: Path) -> int | None:
 class Found:
     """The rows of a source, and what is to be said about them.
 
-    left_out: (path, reason) of recordings that are in no row. ignored: files of no use here.
+    left_out: (path, reason) of recordings that are in no row, and of rows of tables that cannot be used. ignored: the endings
+    of files of no use here -> how many.
     """
 
     rows: Manifest
     parts: list[Part]
     notes: list[str] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
-    ignored: int = 0
+    ignored: Counter[str] = field(default_factory=Counter)
 
     @property
     def corpus(self) -> str:
@@ -127,7 +134,7 @@ def find(
     if source.is_file() or is_table(source):
         rows = read_manifest(source, reading=reading)
         part = Part(corpus="manifest", folder=source, rows=(), count=len(rows), listed=True)
-        return Found(rows=rows, parts=[part])
+        return Found(rows=rows, parts=[part], left_out=reading.left_out or [])
     options = {"tier": tier, "encoding": reading.encoding, "lenient": lenient}
     return find_parts(source, corpus, pattern, reading, skip, options)
 
@@ -157,9 +164,9 @@ def find_parts(
         note = "".join(f"; {note}" for note in notes_of(search, texts, Counter())[:1])
         raise InputError(f"{source} holds no audio; looked for files ending in {' '.join(EXTENSIONS)}{note}")
     used = texts.used | search.used
-    left = unread(tree, used)
-    unused = sum(path not in used for path in tree.others) - sum(left.values())
-    return Found(rows=rows, parts=parts, notes=notes_of(search, texts, left), left_out=texts.left_out, ignored=unused)
+    left, left_out = unread(tree, used), [*(reading.left_out or ()), *texts.left_out]
+    unused = Counter(path.suffix.lower() or "nameless" for path in tree.others if path not in used) - left
+    return Found(rows=rows, parts=parts, notes=notes_of(search, texts, left), left_out=left_out, ignored=unused)
 
 
 def all_rows(parts: Sequence[Part], texts: Transcripts, keep: str = "") -> Iterator[Utterance]:
@@ -183,18 +190,17 @@ def all_rows(parts: Sequence[Part], texts: Transcripts, keep: str = "") -> Itera
 
 def notes_of(search: Search, texts: Transcripts, left: Counter[str]) -> list[str]:
     """What is to be said about transcripts and tables, beside the parts. left: see unread."""
-    notes = [f"{count} rows with the text of {note}" for note, count in texts.read.items()]
-    for ending, count in left.items():
-        known = ending.lower() in SIDECARS
-        why = "they hold no text, or their recordings have it elsewhere" if known else "no transcript of a known kind"
-        notes.append(f"{count} {ending or 'nameless'} files beside the audio are not read: {why}")
+    notes = [f"{count(number, 'row')} with the text of {note}" for note, number in texts.read.items()]
+    for ending, number in left.items():
+        known = ending in SIDECARS
+        why = "no text, or their recordings have it elsewhere" if known else "no transcript of a known kind"
+        notes.append(f"not read: {count(number, f'{ending} file')} beside the audio ({why})")
     others = [path for path in search.tree.others if path not in texts.used | search.used]
-    orphans = [
-        path for path in others if ending_of(path) not in ("", ".txt") and stem_of(path) not in search.tree.by_name
-    ]
+    orphans = [path for path in others if ending_of(path) and stem_of(path) not in search.tree.by_name]
+    orphans = [path for path in orphans if not ABOUT.match(path.name)]
     if orphans:
-        notes.append(f"{len(orphans)} transcripts such as {orphans[0]} have no recording of the same name")
+        notes.append(f"without a recording of the same name: {count(len(orphans), 'transcript')} such as {orphans[0]}")
     for remedy, endings in CLOSED.items():
         if closed := [path for path in others if path.name.lower().endswith(endings)]:
-            notes.append(f"{len(closed)} files such as {closed[0]} are not opened: {remedy}")
+            notes.append(f"not opened: {count(len(closed), 'file')} such as {closed[0]} ({remedy})")
     return [*search.notes, *notes]

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from speechssl.core.errors import InputError
@@ -23,22 +24,27 @@ def read_kaldi(folder: Path, reading: Reading) -> Iterator[Utterance]:
     names = ("wav.scp", "text", "utt2spk", "segments", "reco2file_and_channel")
     waves, texts, speakers, segments, sides = (table(folder / name, reading) for name in names)
     traits = {name: table(folder / f"spk2{name}", reading) for name in ("gender", "age")}
-    for key, place in waves.items():
-        refuse_commands(folder / "wav.scp", key, place)
     places = Places([".", folder, folder.parent])
-    channels = {key: channel_of(side, places.find(waves[key], key)) for key, side in sides.items() if key in waves}
-    for key in segments or waves:
-        where, values = f"{folder} {key}", {"id": key, "path": key}
+    channels = {key: channel_of(side, waves[key], places) for key, side in sides.items() if key in waves}
+
+    def row(key: str) -> Utterance:
+        values = {"id": key, "path": key}
         if segments:
             values |= segment(segments[key], f"{folder / 'segments'}: {key}")
         recording = values["path"]
         if recording not in waves:
-            raise InputError(f"{folder / 'segments'}: {key} is cut from {recording}, which {folder / 'wav.scp'} lacks")
+            raise InputError(
+                f"{folder / 'segments'}: {key} is cut from {recording}, which {folder / 'wav.scp'} lacks; add or remove it"
+            )
+        refuse_commands(folder / "wav.scp", recording, waves[recording])
         values |= {"path": waves[recording], "text": texts.get(key, ""), "speaker": speakers.get(key, "")}
         values |= {name: of.get(values["speaker"], "") for name, of in traits.items() if of}
         if channels.get(recording):
             values.setdefault("channel", channels[recording])
-        yield make_row(values, places, where)
+        return make_row(values, places, f"{folder} {key}")
+
+    for key in segments or waves:
+        yield from reading.usable(f"{folder} {key}", partial(row, key))
 
 
 def table(file: Path, reading: Reading) -> dict[str, str]:
@@ -79,10 +85,10 @@ def segment(line: str, where: str) -> dict[str, str]:
     return values | ({"channel": channel[0]} if channel else {})
 
 
-def channel_of(line: str, path: str) -> str:
+def channel_of(line: str, path: str, places: Places) -> str:
     """The channel in a line of reco2file_and_channel, counted from 0; "" for a file with one channel or that cannot be opened."""
     side = SIDES.get(line.split()[-1].lower(), "") if line.split() else ""
     try:
-        return side if side and audio.info(path).channels > 1 else ""
+        return side if side and audio.info(places.find(path, path)).channels > 1 else ""
     except InputError:
         return ""

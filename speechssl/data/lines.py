@@ -33,8 +33,11 @@ def first_bytes(path: Path, count: int) -> bytes:
 
 
 def encoding_of(head: bytes, named: str = "") -> str:
-    """The encoding by the byte order mark at the beginning of a file, else the one that was named, else UTF-8."""
-    return next((name for mark, name in MARKS.items() if head.startswith(mark)), named or "utf-8")
+    """The encoding by the byte order mark at the beginning of a file, else the one that was named, else that of an XML file by
+    its first line, else UTF-8."""
+    said = re.match(rb"""\s*<\?xml[^>]*?encoding=["']([\w.-]+)["']""", head)
+    stated = named or (said[1].decode() if said else "utf-8")
+    return next((name for mark, name in MARKS.items() if head.startswith(mark)), stated)
 
 
 def first_text(path: Path, encoding: str = "", count: int = 2**16) -> str:
@@ -63,7 +66,7 @@ def read_lines(path: Path, encoding: str = "") -> Iterator[str]:
     """
     with path.open("rb") as file:
         compressed = file.read(2) == GZIP
-    name = known_encoding(encoding_of(first_bytes(path, 4), encoding))
+    name = known_encoding(encoding_of(first_bytes(path, 200), encoding))
     try:
         with io.TextIOWrapper(gzip.open(path) if compressed else path.open("rb"), encoding=name) as file:
             for line in file:

@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from speechssl.core.errors import InputError
+from speechssl.data.aligned import root_of
 from speechssl.data.columns import NoPath, Reading
 from speechssl.data.lines import first_text, read_lines
 from speechssl.data.manifest import Utterance
@@ -73,6 +74,7 @@ def tables_of(tree: Tree) -> list[Path]:
 def read_listed(table: Path, tree: Tree, reading: Reading) -> tuple[list[Utterance], str]:
     """The rows of a table of recordings of the tree, and why there are none in words ("" if it is no table at all)."""
     rows, problem, kind = [], "", table.suffix.lower()
+    left_out, reading = reading.left_out, replace(reading, left_out=[] if reading.left_out is not None else None)
     try:
         headed = naming(table, tree, reading) if kind in LINES else None
         if kind == ".xml":
@@ -92,6 +94,8 @@ def read_listed(table: Path, tree: Tree, reading: Reading) -> tuple[list[Utteran
         return [], f"{sum(row.path not in there for row in rows)} of its {len(rows)} rows name no audio of the folder"
     if not any(row.text or row.label or row.split for row in rows):
         return [], "" if is_ours(table) else "it has neither text nor labels"
+    if left_out is not None:
+        left_out += reading.left_out or []
     return with_folders(rows, table, tree), ""
 
 
@@ -103,11 +107,11 @@ def by_hand(table: Path, options: str = "") -> str:
 def read_recordings(table: Path) -> list[Utterance]:
     """The recordings of NCHLT's corpora of South African languages: nchlt_zul.trn.xml and .tst.xml. [] for any other XML."""
     text = "\n".join(read_lines(table))
-    if "<recording " not in text or "<!ENTITY" in text:
+    if "<recording " not in text:
         return []
     try:
-        root = ElementTree.fromstring(re.sub(r"^\s*<\?xml.*?\?>", "", text, flags=re.DOTALL))
-    except ElementTree.ParseError as error:
+        root = root_of(text)
+    except (ElementTree.ParseError, ValueError) as error:
         raise InputError(f"{table} is not whole ({error}); copy it again") from None
     rows, split = [], {".trn": "train", ".tst": "test"}.get(Path(table.stem).suffix, "")
     for speaker in root.iter("speaker"):

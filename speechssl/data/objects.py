@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,8 +37,8 @@ def read_objects(path: Path, objects: Iterable[tuple[str, dict[str, Any]]], read
         if shape not in headers:
             known = (CLIP if whole else {}) | {"path": audio} if audio else {}
             headers[shape] = Header(tuple(values), replace(reading, columns=known | reading.columns), path, where)
-        row = headers[shape].row(map(cell, values.values()), places, where)
-        yield replace(row, id=Path(row.path).name) if whole and row.id == row.path else row
+        for row in reading.usable(where, partial(headers[shape].row, map(cell, values.values()), places, where)):
+            yield replace(row, id=Path(row.path).name) if whole and row.id == row.path else row
 
 
 def cell(value: Any) -> str:

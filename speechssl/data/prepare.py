@@ -17,15 +17,17 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from speechssl.core.english import count
 from speechssl.core.errors import DamagedError, InputError
 from speechssl.core.files import entries_below, output_file, writing
 from speechssl.core.progress import Progress
 from speechssl.data.channels import by_channel
 from speechssl.data.columns import AudioInside, Reading, parse_columns
-from speechssl.data.corpora import find
+from speechssl.data.corpora import Found, find
 from speechssl.data.cremad import is_pointer
 from speechssl.data.manifest import (
     Utterance,
@@ -52,7 +54,7 @@ class Summary:
     kept: int = 0
     seconds: float = 0.0
     reused: int = 0
-    ignored: int = 0
+    ignored: Counter = field(default_factory=Counter)
     passed: Counter = field(default_factory=Counter)
     opposed: int = 0
     longer: int = 0
@@ -67,24 +69,31 @@ class Summary:
         return sum(self.reasons.values())
 
     def __str__(self) -> str:
-        lines = [f"{self.out}: {self.kept} utterances, {clock(self.seconds)}, {self.speakers} speakers ({self.corpus})"]
-        lines += [f"  {note}" for note in self.notes]
+        head = f"{count(self.kept, 'utterance')}, {clock(self.seconds)}, {count(self.speakers, 'speaker')}"
+        lines = [f"{self.out}: {head} ({self.corpus})", *(f"  {note}" for note in self.notes)]
         if self.reused:
-            lines.append(f"  {self.reused} files unchanged since the last run and not decoded again")
-        if self.ignored:
-            lines.append(f"  {self.ignored} other files ignored")
-        lines += [f"  {count} {what} passed over" for what, count in sorted(self.passed.items())]
+            lines.append(f"  {count(self.reused, 'file')} unchanged since the last run and not decoded again")
+        lines += [f"  {note}" for note in ignored_note(self.ignored)]
+        lines += [f"  {number:,} {what} passed over" for what, number in sorted(self.passed.items())]
         if self.opposed:
-            lines.append(
-                f"  {self.opposed} rows: channels in opposite phase cancel each other out; the louder one is used"
-            )
+            rows = count(self.opposed, "row")
+            lines.append(f"  {rows}: channels in opposite phase cancel each other out; the louder one is used")
         if self.longer:
-            lines.append(f"  {self.longer} rows are said to last longer than their file does; they end with it")
-        for reason, count in self.reasons.most_common():
-            lines.append(f"  {count} rejected: {reason}")
+            rows = count(self.longer, "row")
+            lines.append(f"  {rows} with a duration beyond the end of the file, with which they end now")
+        for reason, number in self.reasons.most_common():
+            lines.append(f"  {number:,} rejected: {reason}")
         if self.rejected:
             lines.append(f"  each one is listed in {rejected_path(self.out)}")
         return "\n".join(lines)
+
+
+def ignored_note(ignored: Counter[str]) -> list[str]:
+    """Files of no use, counted by their endings, in a line if there are any."""
+    endings = ", ".join(f"{number:,} {ending}" for ending, number in ignored.most_common(6))
+    return [f"{count(ignored.total(), 'other file')} ignored ({endings}{' ...' if len(ignored) > 6 else ''})"] * bool(
+        ignored
+    )
 
 
 def clock(seconds: float) -> str:
@@ -98,25 +107,20 @@ def prepare(
     src: Path,
     out: Path,
     *,
-    corpus: str = "auto",
-    pattern: str = "",
-    tier: str = "",
     where: str | Sequence[str] = "",
-    columns: Sequence[str] = (),
-    encoding: str = "",
     channel: str = "mix",
     min_seconds: float = 0.1,
     max_seconds: float = 0.0,
     jobs: int = 0,
+    **how: Any,
 ) -> Summary:
     """List the usable utterances of `src` in the manifest `out`, and beside it those that are left out, with the reason.
 
-    The arguments are those of the verb (verbs.py); corpus, pattern, tier: see find. InputError if no audio is usable, or if
-    `out` cannot be written.
+    The arguments are those of the verb (verbs.py). how: see looked_at. InputError if no audio is usable, or if `out` cannot be
+    written.
     """
     src, out = Path(src), output_file(Path(out), "all.tsv")
-    reading = Reading(columns=parse_columns(columns), encoding=encoding, unpack=out.with_suffix(".audio"))
-    source = find(src, corpus, pattern, reading, tier=tier, skip=out)
+    source = looked_at(src, out, unpack=out.with_suffix(".audio"), **how)
     rows, again = list(source.rows.where(where)), src.is_file() and out.exists() and out.samefile(src)
     if where and again:
         raise InputError(f"--where would leave only some rows of {out} in it; choose another --out")
@@ -129,12 +133,26 @@ def prepare(
     write_rejected([*(read_rejected(out) if again else ()), *rejected], out)
     summary.reasons = Counter(reason.split(" (")[0] for _, reason in rejected)
     if not kept:
-        counts = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.most_common(3))
+        counts = ", ".join(f"{number} {reason}" for reason, number in summary.reasons.most_common(3))
         raise InputError(f"{src} has no usable audio ({counts}); each file is listed in {rejected_path(out)}")
     write_manifest(kept, out)
     summary.kept, summary.seconds = len(kept), sum(row.duration for row in kept)
     summary.speakers = len({row.speaker for row in kept} - {""})
     return summary
+
+
+def looked_at(
+    src: Path,
+    out: Path | None,
+    *,
+    columns: Sequence[str] = (),
+    encoding: str = "",
+    unpack: Path | None = None,
+    **how: Any,
+) -> Found:
+    """What lies in `src`, read as the options of `speechssl prepare` say. how: corpus, pattern and tier, see find."""
+    reading = Reading(columns=parse_columns(columns), encoding=encoding, unpack=unpack, left_out=[])
+    return find(src, reading=reading, skip=out, **how)
 
 
 def listed(sources: Sequence[Path], run: Path, name: str, resume: bool) -> list[Path]:
@@ -169,7 +187,7 @@ def unfinished(source: Path) -> str:
     if source.is_dir() and not is_table(source):
         return "a folder"
     try:
-        return "a table without durations" if math.isnan(next(read_rows(source)).duration) else ""
+        return "a table without durations" if math.isnan(next(read_rows(source, Reading(left_out=[]))).duration) else ""
     except AudioInside:
         return "a table with the audio inside"
 

@@ -5,30 +5,23 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
+from speechssl.core.english import count
 from speechssl.core.errors import InputError
-from speechssl.data.columns import Reading, parse_columns
-from speechssl.data.corpora import find
 from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.prepare import ignored_note, looked_at
 from speechssl.data.search import Part
 
 
-def preview(
-    src: Path,
-    out: Path | None,
-    *,
-    corpus: str = "auto",
-    pattern: str = "",
-    tier: str = "",
-    where: str | Sequence[str] = "",
-    columns: Sequence[str] = (),
-    encoding: str = "",
-) -> str:
-    """What `prepare` would read as what: each part with its evidence and its first rows. Nothing is decoded or written."""
-    reading = Reading(columns=parse_columns(columns), encoding=encoding)
-    source = find(Path(src), corpus, pattern, reading, tier=tier, skip=out)
-    count = len(source.rows.where(where))
-    lines = [f"{src}: {count} rows as {source.corpus}; nothing is decoded or written"]
+def preview(src: Path, out: Path | None, *, where: str | Sequence[str] = "", **how: Any) -> str:
+    """What `prepare` would read as what: each part with its evidence and its first rows. Nothing is decoded or written.
+
+    how: see looked_at.
+    """
+    source = looked_at(src, out, **how)
+    rows = count(len(source.rows.where(where)), "row")
+    lines = [f"{src}: {rows} as {source.corpus}; nothing is decoded or written"]
     for part in source.parts:
         lines.append(f"  {part.described()}")
         for row in chosen(source.rows, part, where)[:3]:
@@ -41,11 +34,9 @@ def preview(
             times = f" {row.start:g}+{row.duration:g} s" if not math.isnan(row.duration) else ""
             path = os.path.relpath(row.path, src if src.is_dir() else src.parent)
             lines.append(f"    {path}{times}: " + ", ".join(f"{name} {cell}" for name, cell in cells if cell))
-    lines += [f"  {note}" for note in source.notes]
+    lines += [f"  {note}" for note in (*source.notes, *ignored_note(source.ignored))]
     if source.left_out:
         lines.append(f"  {len(source.left_out)} left out, such as {': '.join(source.left_out[0])}")
-    if source.ignored:
-        lines.append(f"  {source.ignored} other files ignored")
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from speechssl.core.english import count
 from speechssl.core.errors import InputError
 from speechssl.data.columns import Reading
 from speechssl.data.cremad import CREMA_D_NAME, CREMA_D_SURE
@@ -47,7 +48,9 @@ class Part:
             if self.corpus in CORPORA and self.why and self.why[:2] != "--"
             else ""
         )
-        return f"{self.corpus}: {self.count} rows of {self.folder}{f' ({self.why}{way_out})' if self.why else ''}"
+        return (
+            f"{self.corpus}: {count(self.count, 'row')} of {self.folder}{f' ({self.why}{way_out})' if self.why else ''}"
+        )
 
 
 def piece_of(row: Utterance) -> Piece | None:
@@ -65,8 +68,8 @@ def described_together(parts: list[Part]) -> list[str]:
     """Lines about parts that tables of one kind list: one for each, or one for all where these are many."""
     if len(parts) < 5:
         return [part.described() for part in parts]
-    count, why = sum(part.count for part in parts), f", each {parts[0].why}" if parts[0].why else ""
-    return [f"{parts[0].corpus}: {count} rows of {len(parts)} tables such as {parts[0].folder}{why}"]
+    rows, why = count(sum(part.count for part in parts), "row"), f", each {parts[0].why}" if parts[0].why else ""
+    return [f"{parts[0].corpus}: {rows} of {len(parts)} tables such as {parts[0].folder}{why}"]
 
 
 @dataclass(kw_only=True)
@@ -131,9 +134,9 @@ class Search:
     def tell_doubles(self) -> None:
         """Note the rows of tables that were left out for being in another part."""
         if self.doubles:
-            first, count = next(iter(self.doubles)), len(self.doubles)
-            tables = str(first) if count == 1 else f"{count} tables such as {first}"
-            note = f"{sum(self.doubles.values())} rows of {tables} are in another part already, which counts"
+            first, number = next(iter(self.doubles)), len(self.doubles)
+            tables = str(first) if number == 1 else f"{number} tables such as {first}"
+            note = f"left out, as another part has them already: {count(sum(self.doubles.values()), 'row')} of {tables}"
             self.notes.append(f"{note}; {by_hand(first)} reads that alone")
 
     def kaldi(self) -> Iterator[Part]:

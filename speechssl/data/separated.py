@@ -3,6 +3,7 @@
 import csv
 import re
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,16 +112,23 @@ def read_separated(path: Path, head: str, reading: Reading) -> Iterator[Utteranc
         next(rows)
         for number, cells in rows:
             number += skipped
-            if len(cells) > len(names) and any(cells[len(names) :]):
-                raise InputError(
-                    f"{path} line {number} has {len(cells)} fields but the first line names {len(names)}; if {shown(delimiter)} "
-                    "is inside a field, replace it by a space" + ("" if delimiter == "\t" else " or quote the field")
-                )
+            where = f"{name} line {number}"
             if delimiter == ";":
                 cells = [re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", cell) if "," in cell else cell for cell in cells]
-            yield header.row(cells, places, f"{name} line {number}")
+            yield from reading.usable(where, partial(row_of, header, cells, delimiter, places, where))
     except csv.Error as error:
         raise InputError(f"{path}: the quotes cannot be understood ({error}); save the table again as CSV") from None
+
+
+def row_of(header: Header, cells: list[str], delimiter: str, places: Places, where: str) -> Utterance:
+    """The utterance of a row. InputError as in Header.row, and if it has more fields than the header."""
+    width = len(header.names)
+    if len(cells) > width and any(cells[width:]):
+        raise InputError(
+            f"{where} has {len(cells)} fields but the first line names {width}; if {shown(delimiter)} is inside a field, "
+            "replace it by a space" + ("" if delimiter == "\t" else " or quote the field")
+        )
+    return header.row(cells, places, where)
 
 
 def shown(delimiter: str) -> str:
@@ -149,12 +157,18 @@ def read_fairseq(path: Path, head: str, reading: Reading) -> Iterator[Utterance]
         raise InputError(f"{path} has {len(lines)} rows but {len(texts)} transcripts lie beside it; they must match")
     places = Places([root, path.parent])
     for number, (line, text) in enumerate(zip(lines, texts, strict=True), 2):
-        where, (name, _, samples) = f"{path} line {number}", line.partition("\t")
-        if not samples.strip().isdigit():
-            raise InputError(f"{path} line {number}: {line!r} is not `path<TAB>samples`")
-        rate = rate_of(places.find(name, where))
-        values = {"path": name, "id": name, "duration": str(int(samples) / rate) if rate else "", "text": text}
-        yield make_row(values, places, where)
+        where = f"{path} line {number}"
+        yield from reading.usable(where, partial(fairseq_row, line, text, places, where))
+
+
+def fairseq_row(line: str, text: str, places: Places, where: str) -> Utterance:
+    """The utterance of a line. InputError if it is not of that form."""
+    name, _, samples = line.partition("\t")
+    if not samples.strip().isdigit():
+        raise InputError(f"{where}: {line!r} is not `path<TAB>samples`; correct or remove it")
+    rate = rate_of(places.find(name, where))
+    values = {"path": name, "id": name, "duration": str(int(samples) / rate) if rate else "", "text": text}
+    return make_row(values, places, where)
 
 
 def is_list(path: Path, head: str) -> bool:
@@ -175,4 +189,4 @@ def read_list(path: Path, head: str, reading: Reading) -> Iterator[Utterance]:
         values = {"path": cells[0].strip(), "text": texts[-1] if texts else ""}
         if len(texts) > 1:
             values["other_text"] = " ".join(texts[0].split())
-        yield make_row(values, places, where)
+        yield from reading.usable(where, partial(make_row, values, places, where))

@@ -23,14 +23,15 @@ from speechssl.data.aligned import (
 )
 from speechssl.data.lines import read_lines
 from speechssl.data.manifest import Utterance
+from speechssl.data.talk import read_chat, read_ctm, read_trs
 from speechssl.data.tree import Tree, composed
 
 Reader = Callable[[str, str], list[Tier]]
 SIDECARS: dict[str, Reader] = {  # the best first
-    **{".textgrid": read_textgrid, ".eaf": read_elan, ".stm": read_stm},
+    **{".textgrid": read_textgrid, ".eaf": read_elan, ".trs": read_trs, ".cha": read_chat, ".stm": read_stm},
     **{".srt": read_captions, ".vtt": read_captions},
     **{".normalized.txt": read_plain, ".txt": read_plain, ".lab": read_plain, ".original.txt": read_plain},
-    ".json": read_json_text,
+    **{".ctm": read_ctm, ".json": read_json_text},
 }
 
 CAPTIONS, TIERED = (".srt", ".vtt"), (".textgrid", ".eaf")
@@ -156,8 +157,8 @@ def part(row: Utterance, segment: Segment, name: str) -> Utterance:
 
 
 def unread(tree: Tree, used: set[Path]) -> Counter[str]:
-    """Files that look like transcripts but were not read: endings of files called as a recording is -> their number."""
+    """Files that look like transcripts but were not read: endings of files called as a recording is -> how many."""
     left = [
         path for path in tree.others if path not in used and {stem_of(path), composed(path.stem)} & tree.by_name.keys()
     ]
-    return Counter(ending_of(path) or path.suffix for path in left)
+    return Counter(path.suffix.lower() or "nameless" for path in left)

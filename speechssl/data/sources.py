@@ -14,7 +14,7 @@ from speechssl.data.tree import identity
 
 
 def rows_of(sources: Sequence[Path], where: str | Sequence[str] = "") -> Manifest:
-    """The rows of tables and folders (known corpora included), and audio files."""
+    """The rows of tables and folders (known corpora included), and audio files. InputError for an id of several of them."""
 
     def found() -> Iterator[Utterance]:
         for source in map(Path, sources):
@@ -25,7 +25,14 @@ def rows_of(sources: Sequence[Path], where: str | Sequence[str] = "") -> Manifes
             else:
                 yield from find_rows(source)[0]
 
-    return Manifest.of(found()).where(where)
+    rows, seen = Manifest.of(found()), dict[str, str]()
+    for name, path in zip(rows.cells("id"), rows.cells("path"), strict=True) if len(sources) > 1 else ():
+        if name in seen:
+            raise InputError(
+                f"{seen[name]} and {path} both have the id {name!r}; leave one of them out, or give each source its own --out"
+            )
+        seen[name] = path
+    return rows.where(where)
 
 
 def transcripts_of(sources: Sequence[Path], where: str | Sequence[str] = "") -> Manifest:

@@ -123,7 +123,9 @@ def read_rows(path: Path, reading: Reading | None = None) -> Iterator[Utterance]
     for row in format_of(start).rows(path, start.text, reading):
         yield row
     if row is None:
-        raise InputError(f"{path} has no rows; check what `speechssl prepare` rejected")
+        if reading.left_out:
+            raise InputError(f"{path} has no row that can be used, such as {': '.join(reading.left_out[-1])}")
+        raise InputError(f"{path} has no rows; fill it or leave it out")
 
 
 def format_of(start: Begin) -> Format:

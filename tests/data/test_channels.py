@@ -84,7 +84,7 @@ def test_opposite_phase_is_counted_and_the_louder_channel_written(calls, tmp_pat
         "mono.wav": "",
         "opposed.wav": "right",
     }
-    assert "  1 rows: channels in opposite phase cancel each other out; the louder one is used" in str(summary)
+    assert "  1 row: channels in opposite phase cancel each other out; the louder one is used" in str(summary)
     assert prepare(calls, tmp_path / "x.tsv", jobs=1).opposed == 1  # from the cache
 
 

@@ -46,7 +46,7 @@ def test_ljspeech(tmp_path):
     rows = list(read_manifest(tmp_path / "out/x.tsv"))
     assert [(row.id, row.text) for row in rows] == [("LJ001-0001", f"number one {WANT}"), ("LJ001-0002", SPITE)]
     assert {row.speaker for row in rows} == {""}
-    assert (summary.corpus, summary.kept, summary.ignored) == ("table", 2, 0)
+    assert (summary.corpus, summary.kept, summary.ignored) == ("table", 2, {})
     assert f"table: 2 rows of {tmp_path / 'metadata.csv'}" in str(summary)
 
 
@@ -207,7 +207,7 @@ def test_a_mixed_folder_is_read_part_by_part(tmp_path):
     assert found["mine/1_theo_1.wav"] == "my own words" and found["lj/wavs/x.wav"] == "one"
     assert {row.label for row in result.rows if "mine" in row.path or "own" in row.path} == {""}
     summary = prepare(tmp_path, tmp_path / "x.tsv", jobs=1)
-    assert (summary.kept, summary.rejected, summary.ignored) == (len(names) + 5, 0, 0)
+    assert (summary.kept, summary.rejected, summary.ignored) == (len(names) + 5, 0, {})
     assert (
         f"fsdd: {len(names)} rows of {tmp_path / 'digits'} (file names digit_speaker_take of its six speakers"
         in str(summary)
@@ -272,7 +272,7 @@ def test_a_table_that_cannot_be_read_is_named_with_the_reason_and_the_command(su
     assert f"who{suffix} is not read (its columns have no names" in notes
     assert f"`speechssl prepare {tmp_path / f'who{suffix}'} --out x.tsv` reads it" in notes
     assert f"gone{suffix} is not read (1 of its 1 rows name no audio of the folder)" in notes
-    assert find(tmp_path).ignored == 0
+    assert not find(tmp_path).ignored
 
 
 def test_its_own_manifest_does_not_hide_new_recordings(tmp_path):
@@ -308,7 +308,7 @@ def test_a_dry_run_shows_the_parts_and_writes_nothing(tmp_path, capsys, monkeypa
     assert sorted(tmp_path.rglob("*")) == before
     cli.main(["prepare", str(folder), "--dry-run", "--where", "split=dev"])
     shown = capsys.readouterr().out
-    assert "1 rows as" in shown and "cv_2" in shown and "cv_1" not in shown
+    assert "1 row as" in shown and "cv_2" in shown and "cv_1" not in shown
 
 
 def test_without_a_dry_run_out_is_required(capsys, tmp_path):

@@ -108,15 +108,15 @@ def test_what_is_not_opened_is_named_and_not_counted_as_of_no_use(tmp_path):
     clips(tmp_path, "wav/a.wav", "b.wav")
     put(tmp_path / "list.xlsx", "PK")
     put(tmp_path / "clips.tar.gz", "x")
-    put(tmp_path / "txt/a.cha", "x")
+    put(tmp_path / "txt/a.mlf", "x")
     put(tmp_path / "b.wav.trn", "x")
     put(tmp_path / "README.md", "x")
     found = find(tmp_path)
     notes = " ".join(found.notes)
-    assert f"1 files such as {tmp_path / 'list.xlsx'} are not opened: save workbooks as CSV" in notes
-    assert f"1 files such as {tmp_path / 'clips.tar.gz'} are not opened: unpack archives" in notes
-    assert "1 .cha files beside the audio are not read" in notes and "1 .trn files" in notes
-    assert found.ignored == 3
+    assert f"not opened: 1 file such as {tmp_path / 'list.xlsx'} (save workbooks as CSV)" in notes
+    assert f"not opened: 1 file such as {tmp_path / 'clips.tar.gz'} (unpack archives)" in notes
+    assert "not read: 1 .mlf file beside the audio" in notes and "1 .trn file" in notes
+    assert found.ignored.total() == 3
 
 
 def test_a_table_without_recordings_is_named_in_a_short_line_and_many_in_one(tmp_path):
@@ -135,7 +135,7 @@ def test_transcripts_beside_the_rows_of_a_table_are_named(tmp_path):
     clips(tmp_path, "a.wav")
     put(tmp_path / "a.normalized.txt", WANT.lower())
     put(tmp_path / "t.tsv", "path\ttext", f"a.wav\t{WANT}")
-    assert "1 .normalized.txt files beside the audio are not read: they hold no text, or" in find(tmp_path).notes[0]
+    assert "not read: 1 .txt file beside the audio (no text, or" in find(tmp_path).notes[0]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_rows_that_say_more_than_their_file_holds_are_told(tmp_path):
     put(tmp_path / "t.tsv", "id\tpath\tstart\tduration", *rows)
     summary = prepare(tmp_path / "t.tsv", tmp_path / "x.tsv", jobs=1)
     assert (summary.kept, summary.longer) == (2, 1)
-    assert "1 rows are said to last longer than their file does" in str(summary)
+    assert "1 row with a duration beyond the end of the file" in str(summary)
     assert "1 rejected: starts behind the end of its file" in str(summary)
 
 
@@ -239,7 +239,7 @@ def test_tables_that_cut_the_same_recording_keep_their_rows(tmp_path):
     put(tmp_path / "test.csv", "path,start,end,text", "wav/meeting.wav,0.5,0.9,three", "wav/other.wav,0,0.5,two")
     found = find(tmp_path)
     assert {row.text: row.split for row in found.rows} == {"one": "train", "two": "test", "three": "test"}
-    assert "1 rows of" in " ".join(found.notes) and "are in another part already" in " ".join(found.notes)
+    assert "1 row of" in " ".join(found.notes) and "another part has them already" in " ".join(found.notes)
 
 
 def test_json_beside_a_recording_has_its_segments_or_its_text(tmp_path):
@@ -263,7 +263,7 @@ def test_json_beside_a_recording_has_its_segments_or_its_text(tmp_path):
         "d.wav": (SPITE, ""),
     }
     notes = " ".join(found.notes)
-    assert "1 .json files beside the audio are not read" in notes and "not of .json files there" in notes
+    assert "not read: 1 .json file beside the audio" in notes and "not of .json files there" in notes
 
 
 @pytest.mark.parametrize("name, remedy", [("a.pcm", "ffmpeg -f s16le"), ("clips.tar", "unpack archives")])

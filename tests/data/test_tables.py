@@ -134,7 +134,7 @@ def test_audio_inside_a_table_of_datasets_is_written_into_files(name, folder, ca
     prepare(folder / "in" / name, folder / "out" / "x.tsv", jobs=1, columns=["id="])
     assert read_manifest(folder / "out" / "x.tsv").column("id") == ["a.flac", "b.flac"]
     assert (folder / "out" / "x.audio" / "b.flac").read_bytes() == Path("b.flac").read_bytes()
-    said = refused(capsys, "cluster", "mfcc", folder / "in" / name, "--out", "c.parquet")
+    said = refused(capsys, "split", folder / "in" / name, "--out", "c.tsv")
     assert "row 1 holds the audio itself; write it into files first: `speechssl prepare" in said
 
 
