@@ -49,7 +49,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes" / "small"
 SEEDS = (1, 2)
 TAKES = 8  # labelled recordings of each digit and speaker
-UPDATES_PER_MINUTE = 150  # of pretraining, about, on one core
+UPDATES_PER_MINUTE = 120  # of pretraining, about, on one core beside other runs
 
 
 @dataclass(frozen=True, kw_only=True)

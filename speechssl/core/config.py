@@ -278,9 +278,9 @@ def on_command_line(value: Any) -> str:
 
 @functools.cache
 def attribute_docs(cls: type) -> dict[str, str]:
-    """The string literal that follows each field of a dataclass in its source."""
+    """The string literal that follows each field of a dataclass in its source, or in that of the class that it extends."""
+    docs = dict(attribute_docs(cls.__base__)) if is_dataclass(cls.__base__) else {}
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
-    docs = {}
     for node, following in itertools.pairwise(body):
         if isinstance(node, ast.AnnAssign) and isinstance(following, ast.Expr):
             docs[node.target.id] = " ".join(ast.literal_eval(following.value).split())  # type: ignore[attr-defined]

@@ -65,6 +65,7 @@ TINY: dict[str, Any] = {
 OWN: dict[str, dict[str, Any]] = {
     "hubert": {"objective.codes": "codes.parquet", "objective.code_dim": 8, "objective.feature_grad": 1.0},
     "data2vec": {"objective.top_layers": 2},
+    "dinosr": {"objective.top_layers": 2, "objective.codes": 8},
     "byol-s": {"objective.hidden": 16, "objective.projection": 8, "objective.bank": 8},
     "ctc": {"data.crop_seconds": 0.0, "objective.freeze_steps": 0, "objective.feature_grad": 1.0},
 }
