@@ -29,6 +29,20 @@ Channel = Annotated[
     "of each file: mix (the mean; of channels in opposite phase the louder one), left, right, a number from 0, or each by "
     "itself; a row that names a channel keeps it",
 ]
+Lm = Annotated[
+    Path | None,
+    "decode by beam search with this n-gram model: ARPA, or a binary one of KenLM (with its package); weights come from LM.json, "
+    "which tune-lm writes",
+]
+LmWeight = Annotated[float | None, "factor on the language model's log-probabilities (without LM.json: 0.5)"]
+WordScore = Annotated[
+    float | None, "what each word gets in addition, or each character of such a model (without LM.json: 1)"
+]
+Beam = Annotated[int, "how many texts the search keeps; 0 is greedy, without language model, lexicon and hot words"]
+LexiconFile = Annotated[Path | None, "a file with the only words that there are, one in each line"]
+HotWords = Annotated[
+    Sequence[str], "words to prefer, spelled as the transcripts are: anna, or anna=8 with another boost than 5 nats"
+]
 Device = Annotated[str, "auto (a GPU if there is one), cpu, cuda or cuda:N"]
 Precision = Annotated[Literal["float32", "bf16"], "bf16: faster on a GPU, and equal up to rounding"]
 Recipe = Annotated[Path, "a TOML file, such as those in recipes/; any value of it can be overridden"]

@@ -18,7 +18,7 @@ FLOORS = (  # a room may import from the floors below its own, and from itself
     {"objectives", "interop"},
     {"train", "use"},
     {"score"},
-    {"__init__", "__main__", "cli", "verbs", "arguments", "demo", "bench"},
+    {"__init__", "__main__", "cli", "verbs", "verbs_make", "verbs_use", "arguments", "demo", "bench"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 HEAVY = tuple(

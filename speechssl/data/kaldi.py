@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from speechssl.core.errors import InputError
+from speechssl.core.lines import read_lines
 from speechssl.data.columns import Reading, make_row
-from speechssl.data.lines import read_lines
 from speechssl.data.manifest import Utterance
 from speechssl.data.places import Places
 from speechssl.sound import audio

@@ -10,9 +10,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from speechssl.core.errors import InputError
+from speechssl.core.lines import first_text, read_lines
 from speechssl.data.aligned import root_of
 from speechssl.data.columns import NoPath, Reading
-from speechssl.data.lines import first_text, read_lines
 from speechssl.data.manifest import Utterance
 from speechssl.data.separated import DELIMITERS, OURS, header_of
 from speechssl.data.tables import read_rows

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from speechssl.core.errors import InputError
-from speechssl.data.lines import read_lines
+from speechssl.core.lines import read_lines
 from speechssl.data.manifest import Utterance
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

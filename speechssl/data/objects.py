@@ -11,8 +11,8 @@ from typing import Any
 
 from speechssl.core.errors import InputError
 from speechssl.core.files import output_folder, replacing
+from speechssl.core.lines import first_text, read_lines
 from speechssl.data.columns import AudioInside, Header, Reading, names_a_path
-from speechssl.data.lines import first_text, read_lines
 from speechssl.data.manifest import Utterance
 from speechssl.data.places import Places
 

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from speechssl.core.errors import InputError
+from speechssl.core.lines import read_lines
 from speechssl.data.cremad import read_crema_d
-from speechssl.data.lines import read_lines
 from speechssl.data.listed import speaker_of
 from speechssl.data.manifest import Utterance
 from speechssl.data.named import NAMED, read_named

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from speechssl.core.english import count
 from speechssl.core.errors import InputError
+from speechssl.core.lines import read_lines
 from speechssl.data.columns import Reading
 from speechssl.data.cremad import CREMA_D_NAME, CREMA_D_SURE
-from speechssl.data.lines import read_lines
 from speechssl.data.listed import by_hand, found, read_listed, tables_of
 from speechssl.data.manifest import Utterance
 from speechssl.data.named import NAMED, doubts, members, stranger

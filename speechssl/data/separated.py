@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from speechssl.core.errors import InputError
+from speechssl.core.lines import read_lines
 from speechssl.data.columns import Header, Reading, make_row, names_a_path, rate_of
-from speechssl.data.lines import read_lines
 from speechssl.data.manifest import COLUMNS, Utterance
 from speechssl.data.places import ENDINGS, Places
 

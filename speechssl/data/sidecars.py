@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from speechssl.core.errors import InputError
+from speechssl.core.lines import read_lines
 from speechssl.data.aligned import (
     SMALL,
     Segment,
@@ -21,7 +22,6 @@ from speechssl.data.aligned import (
     read_stm,
     read_textgrid,
 )
-from speechssl.data.lines import read_lines
 from speechssl.data.manifest import Utterance
 from speechssl.data.talk import read_chat, read_ctm, read_trs
 from speechssl.data.tree import Tree, composed

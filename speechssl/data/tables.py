@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from speechssl.core.errors import InputError
+from speechssl.core.lines import first_bytes, first_text
 from speechssl.data.columns import Reading
 from speechssl.data.kaldi import read_kaldi
 from speechssl.data.lhotse import is_lhotse, read_lhotse
-from speechssl.data.lines import first_bytes, first_text
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.objects import (
     FEATHER,

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from speechssl.core.errors import InputError
-from speechssl.data.lines import read_lines
+from speechssl.core.lines import read_lines
 
 K = TypeVar("K")
 BUCKETS = (2, 3, 4, 5, 7, 9, 12, 17, 24, 36, 10_000)  # lengths up to which tokens are padded alike

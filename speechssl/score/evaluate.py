@@ -13,6 +13,7 @@ from speechssl.data.manifest import Manifest
 from speechssl.data.marked import TRAIN, counted, parts_of
 from speechssl.data.sources import rows_of
 from speechssl.score.wer import ErrorRates, error_rates
+from speechssl.text.beam import Search
 from speechssl.text.normalise import Normaliser
 from speechssl.use.stream import TooShort
 from speechssl.use.transcribe import transcribe_rows
@@ -26,10 +27,11 @@ def evaluate(
     normaliser: str = "auto",
     how: dict[str, str] | None = None,
     out: Path | None = None,
+    search: Search | None = None,
 ) -> ErrorRates:
     """Score `model` on the transcribed rows of a table or folder, whatever they are marked as; `out` gets scores.json and
     hypotheses.tsv. normaliser: auto, or one of NORMALISERS. how: its language, digits and points where they are not those of the
-    model's training."""
+    model's training. search: a beam search; None: greedy decoding."""
     rows = rows_of([manifest], where)
     parts_R = parts_of(rows)
     if TRAIN in parts_R and len(set(parts_R)) > 1:
@@ -40,10 +42,11 @@ def evaluate(
     normal = normaliser_of(model, normaliser, how or {})
     if out is not None:
         output_folder(out)
-    hypotheses = transcribe_manifest(model, rows)
+    hypotheses = transcribe_manifest(model, rows, search=search)
     ids, texts, speakers = (rows.column(name) for name in ("id", "text", "speaker"))
     phones = model.tokenizer.writing.phones
-    scores = error_rates(texts, hypotheses, ids=ids, speakers=speakers, normaliser=normal, phones=phones)
+    more: dict[str, Any] = {"decoding": str(search)} if search else {}
+    scores = error_rates(texts, hypotheses, ids=ids, speakers=speakers, normaliser=normal, phones=phones, **more)
     if out is not None:
         lines = [f"{i}\t{t}\t{h}" for i, t, h in zip(ids, texts, hypotheses, strict=True)]
         table = "\n".join(["id\treference\thypothesis", *lines])
@@ -71,12 +74,14 @@ def normaliser_of(model: Any, name: str, given: dict[str, str]) -> Normaliser:
     return basic if len(set(words) - {""}) == len(words) == len(symbols) else Normaliser(name="none")
 
 
-def transcribe_manifest(model: Any, rows: Manifest, batch_seconds: float = 60.0) -> list[str]:
-    """Greedy text of every row: many short rows per batch, rows longer than a batch in windows. A row too short for one
+def transcribe_manifest(
+    model: Any, rows: Manifest, batch_seconds: float = 60.0, search: Search | None = None
+) -> list[str]:
+    """Text of every row: many short rows per batch, rows longer than a batch in windows. A row too short for one
     frame gives an empty text; rows whose audio cannot be read are an error, for a score must not depend on which files
     happened to open."""
     texts: list[str] = []
-    for result in transcribe_rows(model, rows, range(len(rows)), batch_seconds, batch_seconds, "evaluate"):
+    for result in transcribe_rows(model, rows, range(len(rows)), batch_seconds, batch_seconds, "evaluate", search):
         if isinstance(result.value, InputError) and not isinstance(result.value, TooShort):
             raise result.value
         texts.append("" if isinstance(result.value, TooShort) else result.value.text)

@@ -11,6 +11,8 @@ from speechssl.core.errors import InputError
 from speechssl.text.normalise import Normaliser
 from speechssl.text.scripts import counted, spaceless, units
 
+GREEDY = "greedy CTC, no language model"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
@@ -29,7 +31,7 @@ class ErrorRates:
     """wer, cer: over the whole corpus. clusters: what the bootstrap draws. worst: (word errors, id, reference, hypothesis), the
     largest first. scripts: those of the references that write no spaces between words; what is said of a word is then said of
     one of their letters. headline: wer, or cer where most letters are of such a script.
-    phones: whether the words are phones."""
+    phones: whether the words are phones. decoding: how the hypotheses were found."""
 
     wer: Rate
     cer: Rate
@@ -41,12 +43,13 @@ class ErrorRates:
     scripts: list[str]
     headline: str
     phones: bool = False
+    decoding: str = GREEDY
 
     def __str__(self) -> str:
         rates = [f"WER {self.wer}", f"CER {self.cer}"]
         lines = [
             "   ".join(rates if self.headline == "wer" else reversed(rates)),
-            f"  {self.utterances} utterances; 95 % bootstrap over {self.clusters}; greedy CTC, no language model; "
+            f"  {self.utterances} utterances; 95 % bootstrap over {self.clusters}; {self.decoding}; "
             f"normaliser {self.normaliser!r}",
         ]
         if self.phones:
@@ -74,6 +77,7 @@ def error_rates(
     speakers: Sequence[str] | None = None,
     normaliser: str | Normaliser = "basic",
     phones: bool = False,
+    decoding: str = GREEDY,
     seed: int = 1,
     worst: int = 10,
 ) -> ErrorRates:
@@ -108,6 +112,7 @@ def error_rates(
         worst=[(words[i][0], names[i], refs[i], hyps[i]) for i in order],
         scripts=[name for name, _ in scripts.most_common()],
         phones=phones,
+        decoding=decoding,
         headline="cer" if scripts.total() > 0.5 * sum(len(unit) for text in refs for unit in units(text)) else "wer",
     )
 

@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,12 +32,13 @@ class Word:
 @dataclass(frozen=True, kw_only=True)
 class Transcript:
     """The text of a clip and its words with their times; duration: seconds that the frames cover. channels: what was said on
-    each, if they were transcribed one by one."""
+    each, if they were transcribed one by one. best: the likeliest texts (beam.Hypothesis), where several were asked for."""
 
     text: str
     words: list[Word]
     duration: float
     channels: "dict[str, Transcript]" = field(default_factory=dict)
+    best: list[Any] = field(default_factory=list)
 
     def __str__(self) -> str:
         return self.text

@@ -25,7 +25,12 @@ def write(transcript: Transcript, style: str) -> str:
 
 def plain(transcript: Transcript) -> dict[str, Any]:
     """A transcript for JSON: words have a channel where channels were transcribed one by one."""
-    values = asdict(transcript)
+    values = asdict(replace(transcript, best=[]))
+    values["best"] = [
+        {key: getattr(one, key) for key in ("text", "score", "acoustic", "lm")} for one in transcript.best
+    ]
+    if not transcript.best:
+        del values["best"]
     if not values.pop("channels"):
         for word in values["words"]:
             del word["channel"]

@@ -18,42 +18,55 @@ from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.sources import transcripts_of
 from speechssl.sound.audio import between_silence
 from speechssl.sound.windows import windows
+from speechssl.text.beam import Search, transcript_of
 from speechssl.text.decode import Transcript, greedy, spell
 from speechssl.text.formats import dialogue, write
 from speechssl.use.stream import BATCH, Outcome, own_rows, stream_clips
 
 
-def transcribe(model: Any, source: Any, **options: Any) -> Transcript:
+def transcribe(model: Any, source: Any, *, search: Search | None = None, **options: Any) -> Transcript:
     """Text and word times of one clip: path, file object, array or tensor; options as in speechssl.sound.windows.windows.
 
-    The frames of a long clip are computed window by window and decoded together, so no word is cut. Only the best character of
-    each frame is kept, so memory does not grow with the vocabulary.
+    The frames of a long clip are computed window by window and decoded together, so no word is cut. search: a beam search; None:
+    greedy decoding, for which only the best character of each frame is kept, so that memory does not grow with the vocabulary.
     """
     geometry, silence = model.config.letters, model.silence
     pieces = windows(source, geometry, silence=silence, **options)
-    best = [model.log_probs([wave_S])[0][rows].max(dim=1) for wave_S, rows in pieces]
+    frames = (model.log_probs([wave_S])[0][rows] for wave_S, rows in pieces)
+    best: list[Any] = list(frames) if search else [log_probs_TV.max(dim=1) for log_probs_TV in frames]
     if not best:
         name = "the array" if hasattr(source, "__len__") and not isinstance(source, str) else source
         raise InputError(f"{name} is shorter than one frame (25 ms); there is nothing to transcribe")
+    if search:
+        return transcript_of(torch.cat(best), model.tokenizer, geometry, search, silence)
     scores_T, tokens_T = (torch.cat(parts) for parts in zip(*best, strict=True))
     return spell(tokens_T, scores_T.exp(), model.tokenizer, geometry, silence)
 
 
-def transcribe_waves(model: Any, waves: Sequence[np.ndarray]) -> list[Transcript]:
+def transcribe_waves(model: Any, waves: Sequence[np.ndarray], *, search: Search | None = None) -> list[Transcript]:
     """Short clips in one packed batch; each transcript equals that of the clip on its own."""
-    spaced, geometry = [between_silence(wave_S, model.silence) for wave_S in waves], model.config.letters
-    return [greedy(log_probs_TV, model.tokenizer, geometry, model.silence) for log_probs_TV in model.log_probs(spaced)]
+    spaced, how = [between_silence(wave_S, model.silence) for wave_S in waves], (model.tokenizer, model.config.letters)
+    found = model.log_probs(spaced)
+    if search:
+        return [transcript_of(log_probs_TV, *how, search, model.silence) for log_probs_TV in found]
+    return [greedy(log_probs_TV, *how, model.silence) for log_probs_TV in found]
 
 
 def transcribe_rows(
-    model: Any, rows: Manifest, indices: Sequence[int], longest: float, batch_seconds: float, what: str
+    model: Any,
+    rows: Manifest,
+    indices: Sequence[int],
+    longest: float,
+    batch_seconds: float,
+    what: str,
+    search: Search | None = None,
 ) -> Iterator[Outcome]:
     """A Transcript, or an InputError, of some rows: short ones in batches, those of more than `longest` seconds in windows."""
     batches = stream_clips(
         rows,
         indices,
-        partial(transcribe_waves, model),
-        partial(transcribe, model),
+        partial(transcribe_waves, model, search=search),
+        partial(transcribe, model, search=search),
         reach=model.config.geometry.receptive_field,
         longest=longest,
         batch_seconds=batch_seconds,
@@ -62,11 +75,13 @@ def transcribe_rows(
     yield from chain.from_iterable(batches)
 
 
-def transcribe_channels(model: Any, rows: Manifest, indices: Sequence[int], channel: str) -> Iterator[Outcome]:
+def transcribe_channels(
+    model: Any, rows: Manifest, indices: Sequence[int], channel: str, search: Search | None = None
+) -> Iterator[Outcome]:
     """The same of a channel of each row; for "each", one Transcript of all channels."""
     parts = [list(by_channel([rows[index]], channel)) for index in indices]
     clips = Manifest.of(chain.from_iterable(parts))
-    results = transcribe_rows(model, clips, range(len(clips)), 30.0, BATCH[model.device.type], "transcribe")
+    results = transcribe_rows(model, clips, range(len(clips)), 30.0, BATCH[model.device.type], "transcribe", search)
     for index, own in zip(indices, parts, strict=True):
         found = list(islice(results, len(own)))
         failed = [result.value for result in found if isinstance(result.value, InputError)]
@@ -84,6 +99,7 @@ def transcribe_files(
     style: str = "txt",
     out: Path | None = None,
     channel: str = "mix",
+    search: Search | None = None,
 ) -> int:
     """Transcribe files, all audio in folders and the rows of tables, print or write into `out`; returns how many failed (each is
     reported).
@@ -93,7 +109,7 @@ def transcribe_files(
     """
     model.require_tokenizer()
     check_channel(channel)
-    rows, failed, key = transcripts_of(sources, where), 0, f"{model.fingerprint()} {channel}"
+    rows, failed, key = transcripts_of(sources, where), 0, f"{model.fingerprint()} {channel} {search or ''}".strip()
     with dist.sharing():
         if out is None and dist.world() > 1:
             raise InputError("several processes cannot print in order; name a folder for the transcripts with --out")
@@ -101,7 +117,7 @@ def transcribe_files(
             raise InputError(f"{len(rows)} files do not fit into one {style}; name a folder for them with --out")
         mine = own_rows(len(rows), dist.rank(), dist.world())
         waiting = mine if out is None else unwritten(key, rows, mine, output_folder(out), style)
-        for result in transcribe_channels(model, rows, waiting, channel):
+        for result in transcribe_channels(model, rows, waiting, channel, search):
             file, text = Path(result.row.path), result.value
             if isinstance(text, InputError):
                 failed += 1
