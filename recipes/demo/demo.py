@@ -23,7 +23,7 @@ from threading import Semaphore
 
 import numpy as np
 import torch
-from page import percent_and_range, write_page
+from page import Scores, described, write_page
 
 from speechssl.core.errors import InputError
 from speechssl.core.memory import forget_shapes, keep_freed_memory
@@ -36,9 +36,10 @@ from speechssl.score.evaluate import evaluate
 from speechssl.score.metrics import Result
 from speechssl.score.probe import probe, probe_vectors
 from speechssl.score.watch import AbxWatch
-from speechssl.score.wer import ErrorRates
 from speechssl.sound import audio
 from speechssl.sound.features import log_mel_statistics
+from speechssl.text.beam import Search
+from speechssl.text.lexicon import Lexicon
 from speechssl.train.recipe import parse_recipe
 from speechssl.train.run import Paths, train
 from speechssl.use.api import load
@@ -107,7 +108,7 @@ def demo(out: Path, minutes: float = 4.0) -> Path:
         report(f"3/6  fine-tune with CTC on {minutes_of(tables['labelled'])}, partly done by now")
         tuning.finish()
     report("4/6  evaluate on a speaker who is in no training set")
-    scores = evaluate_all(out, arms, tables["test"])
+    scores = evaluate_all(out, arms, tables)
     report("5/6  embed and probe: classify the digit from frozen embeddings, on unseen speakers")
     probes = probe_all(out, arms, tables["digits"])
     report("6/6  write the page")
@@ -229,13 +230,16 @@ class FineTuning:
                 raise InputError(f"fine-tuning failed, see {log}")
 
 
-def evaluate_all(out: Path, arms: Sequence[Arm], test: Path) -> dict[str, list[ErrorRates]]:
-    """Scores of every arm and seed on the test speaker."""
-    scores: dict[str, list[ErrorRates]] = {}
+def evaluate_all(out: Path, arms: Sequence[Arm], tables: dict[str, Path]) -> dict[str, list[Scores]]:
+    """Scores of every arm and seed on the test speaker, greedily decoded, and with the words of the training data as lexicon."""
+    words = Search(lexicon=Lexicon(read_manifest(tables["labelled"]).column("text")))
+    scores: dict[str, list[Scores]] = {}
     for arm in arms:
-        scores[arm.name] = [evaluate(load(run_folder(out, arm, seed)), test) for seed in arm.seeds]
-        wer, cer = ([getattr(s, kind).value for s in scores[arm.name]] for kind in ("wer", "cer"))
-        report(f"  {arm.name:16s} WER {percent_and_range(wer)}   CER {percent_and_range(cer)}")
+        models = [load(run_folder(out, arm, seed)) for seed in arm.seeds]
+        scores[arm.name] = [Scores(*(evaluate(m, tables["test"], search=how) for how in (None, words))) for m in models]
+        report(
+            f"  {arm.name:16s} " + "   ".join(f"{name} {rate}" for name, rate in described(scores[arm.name]).items())
+        )
     return scores
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,10 +14,17 @@ from speechssl.sound import audio
 from speechssl.use.api import SpeechModel, load
 
 
+class Scores(NamedTuple):
+    """Those of a fine-tuned model on the test speaker: greedily decoded, and with the ten words as lexicon."""
+
+    greedy: ErrorRates
+    lexicon: ErrorRates
+
+
 def write_page(
     out: Path,
     runs: dict[str, Path],
-    scores: dict[str, list[ErrorRates]],
+    scores: dict[str, list[Scores]],
     probes: dict[str, Result],
     phones: dict[str, float],
     tables: dict[str, Path],
@@ -24,7 +32,7 @@ def write_page(
 ) -> Path:
     """Write OUT/report.html. runs, scores, phones: by starting point, the folder of the first seed, the scores of all seeds, and
     the ABX error before fine-tuning."""
-    best = min(runs, key=lambda name: np.mean([s.wer.value for s in scores[name]]))
+    best = min(runs, key=lambda name: np.mean([s.greedy.wer.value for s in scores[name]]))
     model = load(runs[best])
     size = sum(p.numel() for p in model.model.parameters()) / 1e6
     unlabeled, labelled = (read_manifest(tables[name]).durations.sum() / 60 for name in ("unlabeled", "labelled"))
@@ -62,17 +70,23 @@ def percent_and_range(values: Sequence[float]) -> str:
     return f"{np.mean(percent):.1f} %{spread}"
 
 
-def show_scores(page: report.Page, scores: dict[str, list[ErrorRates]], best: str) -> None:
+def described(seeds: Sequence[Scores]) -> dict[str, str]:
+    """The error rates of a starting point, by their names."""
+    return {
+        "WER": percent_and_range([seed.greedy.wer.value for seed in seeds]),
+        "CER": percent_and_range([seed.greedy.cer.value for seed in seeds]),
+        "WER with the ten words as lexicon": percent_and_range([seed.lexicon.wer.value for seed in seeds]),
+    }
+
+
+def show_scores(page: report.Page, scores: dict[str, list[Scores]], best: str) -> None:
     """The error rates of every starting point."""
-    rows = []
-    for name, seeds in scores.items():
-        wer, cer = (percent_and_range([getattr(s, kind).value for s in seeds]) for kind in ("wer", "cer"))
-        rows.append({"start of fine-tuning": name, "WER: mean (range of the seeds)": wer, "CER": cer})
-    page.table(rows)
-    first = scores[best][0]
+    page.table([{"start of fine-tuning": name, **described(seeds)} for name, seeds in scores.items()])
+    first = scores[best][0].greedy
     page.text(
-        f"Test: {first.utterances} clips of one speaker; the checkpoint is chosen on another one. Greedy CTC decoding, no "
-        f"language model, normaliser '{first.normaliser}'. Same recipe and updates for every start.",
+        f"Test: {first.utterances} clips of one speaker; the checkpoint is chosen on another one. Mean and range of the seeds. "
+        f"Greedy CTC decoding without a language model, but in the last column; normaliser '{first.normaliser}'. Same recipe and "
+        "updates for every start.",
         note=True,
     )
 
