@@ -79,7 +79,7 @@ def evaluate(
     from speechssl.use.language import search_of
 
     how = {"language": language or "trained", "digits": digits, "points": points}
-    weights = {"lm_weight": lm_weight, "word_score": word_score}
+    weights: dict[str, Any] = {"lm_weight": lm_weight, "word_score": word_score}
     search = search_of(lm, lexicon=lexicon, hot_words=hot_words, beam=beam, **weights)
     options: dict[str, Any] = {"where": where, "normaliser": normaliser, "how": how, "out": out, "search": search}
     print(evaluate(load(model, device, precision), manifest, **options))
@@ -90,7 +90,7 @@ def transcribe(
     sources: Annotated[Sequence[Path], "audio files of any length, rate and format, folders, or tables"],
     *,
     where: Where = (),
-    format: Annotated[Literal["txt", "srt", "vtt", "json"], "of the transcripts"] = "txt",
+    format: Annotated[str, "of the transcripts", "speechssl.text.formats:FORMATS"] = "txt",
     out: Annotated[Path | None, "write one file per input into this folder; those already there are kept"] = None,
     channel: Channel = "mix",
     lm: Lm = None,
@@ -107,7 +107,7 @@ def transcribe(
     from speechssl.use.language import search_of
     from speechssl.use.transcribe import transcribe_files
 
-    weights = {"lm_weight": lm_weight, "word_score": word_score}
+    weights: dict[str, Any] = {"lm_weight": lm_weight, "word_score": word_score}
     search = search_of(lm, lexicon=lexicon, hot_words=hot_words, beam=beam, n_best=n_best, **weights)
     options: dict[str, Any] = {"where": where, "style": format, "out": out, "channel": channel, "search": search}
     if transcribe_files(load(model, device, precision), sources, **options):

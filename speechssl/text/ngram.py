@@ -141,7 +141,8 @@ class KenLM:
             import kenlm
         except ImportError:
             raise InputError(
-                f"{path} is a binary model of KenLM, which needs its package: pip install kenlm (the extra `lm`); ARPA files are read without it"
+                f"{path} is a binary model of KenLM, which needs its package: pip install kenlm (the extra `lm`); ARPA files "
+                "are read without it"
             ) from None
         try:
             self.model, self.State = kenlm.Model(str(path)), kenlm.State

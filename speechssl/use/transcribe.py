@@ -124,11 +124,11 @@ def transcribe_files(
                 progress.write(f"error: {text}")
             elif out is not None:
                 with replacing(output_file(out / f"{result.row.id}.{style}", "x")) as draft:
-                    draft.write_text(write(text, style), encoding="utf-8")
+                    draft.write_text(write(text, style, file.name), encoding="utf-8")
             else:
                 start = f" from {result.row.start:g} s" if result.row.start else ""
                 name = f"{file}{start}: " if style == "txt" and len(rows) > 1 else ""
-                progress.write(f"{name}{write(text, style)}", sys.stdout, end="")
+                progress.write(f"{name}{write(text, style, file.name)}", sys.stdout, end="")
         return int(dist.all_sum_float(failed))  # waits for the other processes
 
 

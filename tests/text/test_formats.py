@@ -2,11 +2,14 @@
 
 import json
 import re
+from itertools import pairwise
 
 import pytest
 
+from speechssl.data.aligned import choose, read_elan, read_textgrid
+from speechssl.data.talk import read_ctm
 from speechssl.text.decode import Transcript, Word
-from speechssl.text.formats import captions, clock, write
+from speechssl.text.formats import captions, clock, dialogue, in_lines, width, write
 
 
 def spoken(*times: tuple[float, float]) -> Transcript:
@@ -63,3 +66,66 @@ def test_clocks_carry():
         "01:00:00.000",
         "10:00:00.000",
     ]
+
+
+def odd() -> Transcript:
+    """Words with quotes, markup and touching times, then a pause."""
+    texts, times = ["say", '"hi"', "a<b&c", "नमस्ते"], [(0.1, 0.5), (0.5, 0.9), (0.9, 0.9), (2.5, 3.0)]
+    words = [Word(text=w, start=a, end=b, score=0.25) for w, (a, b) in zip(texts, times, strict=True)]
+    return Transcript(text=" ".join(texts), words=words, duration=3.2)
+
+
+def test_praat_reads_our_textgrid(tmp_path):
+    from praatio import textgrid
+
+    (tmp_path / "a.TextGrid").write_text(write(odd(), "TextGrid"), encoding="utf-8")
+    grid = textgrid.openTextgrid(str(tmp_path / "a.TextGrid"), includeEmptyIntervals=True)
+    assert grid.tierNames == ("utterances", "words") and grid.maxTimestamp == 3.2
+    entries = grid.getTier("words").entries
+    assert [entry.label for entry in entries if entry.label] == ["say", '"hi"', "a<b&c", "नमस्ते"]
+    assert entries[0][:2] == (0, 0.1) and entries[-1][:2] == (3.0, 3.2)
+    assert all(one.end == other.start for one, other in pairwise(entries))
+    (tier,) = choose(read_textgrid(write(odd(), "TextGrid"), "a"))
+    assert [(part.start, part.text) for part in tier.spoken] == [(0.1, 'say "hi" a<b&c'), (2.5, "नमस्ते")]
+
+
+def test_elan_reads_our_eaf(tmp_path):
+    from pympi.Elan import Eaf
+
+    both = dialogue({"left": odd(), "right": spoken((0.0, 1.5), (1.6, 2.0))})
+    (tmp_path / "a.eaf").write_text(write(both, "eaf", "a b.wav"), encoding="utf-8")
+    found = Eaf(str(tmp_path / "a.eaf"))
+    assert set(found.get_tier_names()) == {"utterances - left", "words - left", "utterances - right", "words - right"}
+    assert sorted(found.get_annotation_data_for_tier("words - left"))[1] == (500, 900, '"hi"')
+    assert sorted(found.get_annotation_data_for_tier("utterances - right")) == [(0, 2000, "w0 w1")]
+    spoken_by = [
+        (part.start, part.text, part.speaker)
+        for tier in choose(read_elan(write(both, "eaf"), "a"))
+        for part in tier.spoken
+    ]
+    assert (2.5, "नमस्ते", "left") in spoken_by and (0.0, "w0 w1", "right") in spoken_by
+
+
+def test_ctm_has_a_line_for_each_word():
+    lines = write(odd(), "ctm", "my call.wav").splitlines()
+    assert lines[0] == "my_call.wav 1 0.100 0.400 say 0.2500" and len(lines) == 4
+    (tier,) = read_ctm(write(odd(), "ctm", "a"), "a")
+    assert [part.text for part in tier.spoken] == ['say "hi" a<b&c', "नमस्ते"]
+
+
+def test_captions_are_two_lines_of_42_letters_divided_at_pauses():
+    words = [Word(text="letters", start=i * 0.2, end=i * 0.2 + 0.19, score=1.0) for i in range(40)]
+    words = [
+        Word(text=w.text, start=w.start + 0.3 * (i >= 7), end=w.end + 0.3 * (i >= 7), score=1.0)
+        for i, w in enumerate(words)
+    ]
+    groups = captions(words)
+    assert [word for group in groups for word in group] == words and len(groups[0]) == 7
+    for block in (
+        write(Transcript(text=" ".join(w.text for w in words), words=words, duration=9.0), "srt").strip().split("\n\n")
+    ):
+        lines = block.splitlines()[2:]
+        assert 1 <= len(lines) <= 2 and all(len(line) <= 42 for line in lines)
+    assert (width("世界"), width("नमस्ते"), width("ab")) == (4, 4, 2)
+    assert in_lines("世" * 30) == "世" * 15 + "\n" + "世" * 15
+    assert in_lines("short") == "short"

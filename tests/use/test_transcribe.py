@@ -89,8 +89,8 @@ def test_chinese_has_a_time_for_each_character_and_captions_of_six_seconds(speec
     assert all(len(word.text) == 1 for word in found.words)
     blocks = [block.splitlines() for block in write(found, "srt").strip().split("\n\n")]
     assert len(blocks) >= 5
-    assert "".join(text for *_, text in blocks).replace(" ", "") == found.text.replace(" ", "")
-    for _, times, _ in blocks:
+    assert "".join("".join(lines) for _, _, *lines in blocks).replace(" ", "") == found.text.replace(" ", "")
+    for _, times, *_ in blocks:
         start, end = (60 * int(t[3:5]) + float(t[6:].replace(",", ".")) for t in times.split(" --> "))
         assert end - start <= 6.001
 
