@@ -41,10 +41,11 @@ def cluster(
     from speechssl.use.cluster import MFCC, cluster
 
     model = None if source == MFCC else load(source, device, precision)
-    rows = listed(manifests, out.with_suffix(""), "train", resume=False)
+    rows = listed(manifests, out, "", resume=False)
     print(cluster(model, rows, out, where=where, clusters=clusters, method=method, layer=layer, seed=seed))
     if rows != list(manifests):
-        print(f"  these are the rows of {rows[0]}; pretrain on them: --train {rows[0]}")
+        conditions = f" --where {' '.join(where)}" if where else ""
+        print(f"  these are the rows of {rows[0]}; pretrain on them: --train {rows[0]}{conditions}")
 
 
 def evaluate(

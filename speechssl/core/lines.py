@@ -53,7 +53,7 @@ def known_encoding(name: str) -> str:
         "".encode(name)
     except LookupError:
         raise InputError(
-            f"--encoding {name}: there is no such encoding; try latin-1, cp1252, utf-16 or gb18030"
+            f"there is no encoding {name!r}; name the right one with --encoding: latin-1, cp1252, utf-16, gb18030 ..."
         ) from None
     return name
 

@@ -14,12 +14,15 @@ from speechssl.data.columns import MEANING, squeezed
 
 
 class Segment(NamedTuple):
-    """A stretch of a recording in seconds (end NaN: to its end) and what is said in it. speaker: "" if the file names none."""
+    """A stretch of a recording in seconds (end NaN: to its end) and what is said in it. speaker, channel: "" if the file names
+    none. fault: why it cannot be used, "" if it can."""
 
     start: float
     end: float
     text: str
     speaker: str = ""
+    channel: str = ""
+    fault: str = ""
 
 
 class Tier(NamedTuple):
@@ -35,8 +38,8 @@ class Tier(NamedTuple):
 
     @property
     def spoken(self) -> list[Segment]:
-        """The segments with text."""
-        return [segment for segment in self.segments if segment.text]
+        """The segments with text that can be used."""
+        return [segment for segment in self.segments if segment.text and not segment.fault]
 
 
 BEST = (  # what tiers with whole utterances are called, the best first; then those with smaller units

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from speechssl.core.errors import InputError
 from speechssl.data.manifest import COLUMNS, Utterance
@@ -36,23 +37,31 @@ TIME = re.compile(
 class Reading:
     """How tables are read where they do not say it. columns: our name -> theirs, "" for none. encoding: of text without a byte
     order mark. unpack: the folder for audio that lies inside a table; None: it is refused. unpacked: the names of the files that
-    were written there, of all tables that are read so. left_out: (row, reason) of the rows that cannot be used; None: the first
-    of them stops the table."""
+    were written there, of all tables that are read so. left_out: the rows that cannot be used; None: the first of them stops the
+    table."""
 
     columns: dict[str, str] = field(default_factory=dict)
     encoding: str = ""
     unpack: Path | None = None
     unpacked: set[str] = field(default_factory=set)
-    left_out: list[tuple[str, str]] | None = None
+    left_out: "list[LeftOut] | None" = None
 
-    def usable(self, where: str, row: Callable[[], Utterance]) -> Iterator[Utterance]:
-        """What `row` makes, unless that is an InputError and rows are left out. `where` names the row."""
+    def usable(self, where: str, path: str, row: Callable[[], Utterance]) -> Iterator[Utterance]:
+        """What `row` makes, unless that is an InputError and rows are left out. where: names the row. path: what it says."""
         try:
             yield row()
         except InputError as error:
             if self.left_out is None:
                 raise
-            self.left_out.append((where, f"the row cannot be used ({str(error).removeprefix(where).lstrip(': ')})"))
+            self.left_out.append(LeftOut(where, str(error).removeprefix(where).lstrip(": "), path))
+
+
+class LeftOut(NamedTuple):
+    """A row that cannot be used: its place, what is wrong, and its path as far as it has one."""
+
+    where: str
+    problem: str
+    path: str = ""
 
 
 class AudioInside(InputError):
@@ -143,6 +152,11 @@ class Header:
     def by_hand(self, columns: str) -> str:
         """The command that an error suggests."""
         return f"`speechssl prepare {self.table} --columns {columns} --out all.tsv`"
+
+    def path(self, cells: Sequence[str]) -> str:
+        """The path in a row, "" if it has none."""
+        place = self.theirs.index(self.sources["path"])
+        return cells[place] if place < len(cells) else ""
 
     def row(self, cells: Iterable[str], places: Places, where: str) -> Utterance:
         """The utterance of a row. `where` names the row in errors; InputError for a missing path or a bad time."""

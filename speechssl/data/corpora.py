@@ -134,7 +134,7 @@ def find(
     if source.is_file() or is_table(source):
         rows = read_manifest(source, reading=reading)
         part = Part(corpus="manifest", folder=source, rows=(), count=len(rows), listed=True)
-        return Found(rows=rows, parts=[part], left_out=reading.left_out or [])
+        return Found(rows=rows, parts=[part], left_out=reasons(reading))
     options = {"tier": tier, "encoding": reading.encoding, "lenient": lenient}
     return find_parts(source, corpus, pattern, reading, skip, options)
 
@@ -164,9 +164,15 @@ def find_parts(
         note = "".join(f"; {note}" for note in notes_of(search, texts, Counter())[:1])
         raise InputError(f"{source} holds no audio; looked for files ending in {' '.join(EXTENSIONS)}{note}")
     used = texts.used | search.used
-    left, left_out = unread(tree, used), [*(reading.left_out or ()), *texts.left_out]
-    unused = Counter(path.suffix.lower() or "nameless" for path in tree.others if path not in used) - left
+    left, left_out = unread(tree, used), [*reasons(reading), *texts.left_out]
+    lost = orphans(search, texts)
+    unused = Counter(path.suffix.lower() or "nameless" for path in tree.others if path not in used | set(lost)) - left
     return Found(rows=rows, parts=parts, notes=notes_of(search, texts, left), left_out=left_out, ignored=unused)
+
+
+def reasons(reading: Reading) -> list[tuple[str, str]]:
+    """(place, reason) of the rows of tables that cannot be used."""
+    return [(row.where, f"the row cannot be used ({row.problem})") for row in reading.left_out or ()]
 
 
 def all_rows(parts: Sequence[Part], texts: Transcripts, keep: str = "") -> Iterator[Utterance]:
@@ -188,6 +194,12 @@ def all_rows(parts: Sequence[Part], texts: Transcripts, keep: str = "") -> Itera
         part.count = total - part.first
 
 
+def orphans(search: Search, texts: Transcripts) -> list[Path]:
+    """Files that look like transcripts of no recording that is there."""
+    left = [path for path in search.tree.others if path not in texts.used | search.used and not ABOUT.match(path.name)]
+    return [path for path in left if ending_of(path) and stem_of(path) not in search.tree.by_name]
+
+
 def notes_of(search: Search, texts: Transcripts, left: Counter[str]) -> list[str]:
     """What is to be said about transcripts and tables, beside the parts. left: see unread."""
     notes = [f"{count(number, 'row')} with the text of {note}" for note, number in texts.read.items()]
@@ -196,10 +208,8 @@ def notes_of(search: Search, texts: Transcripts, left: Counter[str]) -> list[str
         why = "no text, or their recordings have it elsewhere" if known else "no transcript of a known kind"
         notes.append(f"not read: {count(number, f'{ending} file')} beside the audio ({why})")
     others = [path for path in search.tree.others if path not in texts.used | search.used]
-    orphans = [path for path in others if ending_of(path) and stem_of(path) not in search.tree.by_name]
-    orphans = [path for path in orphans if not ABOUT.match(path.name)]
-    if orphans:
-        notes.append(f"without a recording of the same name: {count(len(orphans), 'transcript')} such as {orphans[0]}")
+    if lost := orphans(search, texts):
+        notes.append(f"without a recording of the same name: {count(len(lost), 'transcript')} such as {lost[0]}")
     for remedy, endings in CLOSED.items():
         if closed := [path for path in others if path.name.lower().endswith(endings)]:
             notes.append(f"not opened: {count(len(closed), 'file')} such as {closed[0]} ({remedy})")

@@ -44,7 +44,8 @@ def read_kaldi(folder: Path, reading: Reading) -> Iterator[Utterance]:
         return make_row(values, places, f"{folder} {key}")
 
     for key in segments or waves:
-        yield from reading.usable(f"{folder} {key}", partial(row, key))
+        recording = segments[key].split()[0] if segments.get(key) else key
+        yield from reading.usable(f"{folder} {key}", waves.get(recording, ""), partial(row, key))
 
 
 def table(file: Path, reading: Reading) -> dict[str, str]:

@@ -74,7 +74,7 @@ def tables_of(tree: Tree) -> list[Path]:
 def read_listed(table: Path, tree: Tree, reading: Reading) -> tuple[list[Utterance], str]:
     """The rows of a table of recordings of the tree, and why there are none in words ("" if it is no table at all)."""
     rows, problem, kind = [], "", table.suffix.lower()
-    left_out, reading = reading.left_out, replace(reading, left_out=[] if reading.left_out is not None else None)
+    left_out, reading = reading.left_out, replace(reading, left_out=None if reading.left_out is None else [])
     try:
         headed = naming(table, tree, reading) if kind in LINES else None
         if kind == ".xml":

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NoReturn
 
 from speechssl.core.errors import InputError
 from speechssl.core.files import output_folder, replacing
 from speechssl.core.lines import first_text, read_lines
-from speechssl.data.columns import AudioInside, Header, Reading, names_a_path
+from speechssl.data.columns import AudioInside, Header, LeftOut, NoPath, Reading, names_a_path
 from speechssl.data.manifest import Utterance
 from speechssl.data.places import Places
 
@@ -25,6 +25,7 @@ ENDING = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg"}  # by how a file b
 def read_objects(path: Path, objects: Iterable[tuple[str, dict[str, Any]]], reading: Reading) -> Iterator[Utterance]:
     """The rows that some objects are, each with its place in the file; objects may have different keys."""
     headers: dict[tuple[str | bool, ...], Header] = {}
+    nameless: list[tuple[str, NoPath]] = []
     places, unpack = Places.of(path), Unpack(path, reading)
     for where, values in objects:
         audio = next(
@@ -36,9 +37,25 @@ def read_objects(path: Path, objects: Iterable[tuple[str, dict[str, Any]]], read
         shape = (audio, whole, *values)
         if shape not in headers:
             known = (CLIP if whole else {}) | {"path": audio} if audio else {}
-            headers[shape] = Header(tuple(values), replace(reading, columns=known | reading.columns), path, where)
-        for row in reading.usable(where, partial(headers[shape].row, map(cell, values.values()), places, where)):
+            try:
+                headers[shape] = Header(tuple(values), replace(reading, columns=known | reading.columns), path, where)
+            except NoPath as error:
+                nameless.append((where, error))
+                if reading.left_out is None:
+                    break
+                continue
+        header, cells = headers[shape], list(map(cell, values.values()))
+        for row in reading.usable(where, header.path(cells), partial(header.row, cells, places, where)):
             yield replace(row, id=Path(row.path).name) if whole and row.id == row.path else row
+    if nameless and (not headers or reading.left_out is None):
+        raise nameless[0][1]
+    for where, error in nameless:
+        yield from reading.usable(where, "", partial(throw, error))
+
+
+def throw(error: Exception) -> NoReturn:
+    """Raise it."""
+    raise error
 
 
 def cell(value: Any) -> str:
@@ -118,7 +135,11 @@ def json_lines(path: Path, reading: Reading) -> Iterator[tuple[str, dict[str, An
             except ValueError:
                 values = None
             if not isinstance(values, dict):
-                raise InputError(f"{path} line {number} is not a JSON object; correct the line")
+                problem = "is not a JSON object; correct the line"
+                if reading.left_out is None:
+                    raise InputError(f"{path} line {number} {problem}")
+                reading.left_out.append(LeftOut(f"{path} line {number}", problem))
+                continue
             yield f"{path} line {number}", values
 
 

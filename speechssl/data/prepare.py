@@ -124,6 +124,11 @@ def prepare(
     rows, again = list(source.rows.where(where)), src.is_file() and out.exists() and out.samefile(src)
     if where and again:
         raise InputError(f"--where would leave only some rows of {out} in it; choose another --out")
+    if again and source.left_out:
+        raise InputError(
+            f"{count(len(source.left_out), 'row')} of {out} cannot be used, and would be lost; correct them ("
+            f"{': '.join(source.left_out[0])}), or choose another --out"
+        )
     summary = Summary(out=out, corpus=source.corpus, notes=source.described(), ignored=source.ignored)
     summary.passed = Counter(why for _, why in (entries_below(src) if src.is_dir() else ()) if why)
     findings = inspect_all(sorted({row.path for row in rows}), out, jobs, summary)
@@ -133,7 +138,7 @@ def prepare(
     write_rejected([*(read_rejected(out) if again else ()), *rejected], out)
     summary.reasons = Counter(reason.split(" (")[0] for _, reason in rejected)
     if not kept:
-        counts = ", ".join(f"{number} {reason}" for reason, number in summary.reasons.most_common(3))
+        counts = ", ".join(f"{reason}: {number}" for reason, number in summary.reasons.most_common(3))
         raise InputError(f"{src} has no usable audio ({counts}); each file is listed in {rejected_path(out)}")
     write_manifest(kept, out)
     summary.kept, summary.seconds = len(kept), sum(row.duration for row in kept)
@@ -165,7 +170,7 @@ def listed(sources: Sequence[Path], run: Path, name: str, resume: bool) -> list[
     run, found = Path(os.path.abspath(run)), []
     for source in map(Path, sources):
         if kind := unfinished(source):
-            out = run.with_name(f"{run.name}.{name}.tsv")
+            out = run.with_name(f"{run.name}.{name or 'rows'}.tsv")
             if len(sources) > 1:
                 raise InputError(
                     f"{source} is {kind} beside other sources; prepare it first: {by_hand(source, source.stem + '.tsv', name)}"
@@ -193,8 +198,9 @@ def unfinished(source: Path) -> str:
 
 
 def by_hand(source: Path, out: str | Path, name: str) -> str:
-    """The commands that an error suggests."""
-    return f"`speechssl prepare {source} --out {out} --max-seconds 30`, then --{name} {out}"
+    """The commands that an error suggests. name: of the flag that takes the table, "" for none."""
+    flag = f"--{name} " if name else ""
+    return f"`speechssl prepare {source} --out {out} --max-seconds 30`, then {flag}{out}"
 
 
 def inspect(path: str) -> dict:
@@ -335,8 +341,10 @@ def sort_out(
             reason = f"duplicate id ({row.id})"
         if reason is None and rest <= 0 < row.start:
             reason = f"starts behind the end of its file (at {row.start:g} s of {rest + row.start:.3f} s)"
+        if reason is None and seconds < 0:
+            reason = f"ends before it begins ({row.id})"
         if reason is None and seconds < min_seconds:
-            reason = f"shorter than {min_seconds} s ({max(seconds, 0):.3f} s)"
+            reason = f"shorter than {min_seconds} s ({seconds:.3f} s: {row.id})"
         if reason is not None:
             rejected.append((row.path, reason))
             continue

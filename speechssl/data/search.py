@@ -131,6 +131,13 @@ class Search:
                 self.cuts.setdefault(row.path, set()).add(piece)
         return Part(corpus="table", folder=table, rows=rows, why=why, listed=True)
 
+    def claim(self, known: int, base: Path) -> None:
+        """Keep the recordings of rows that cannot be used, but for the first `known`, out of the parts to come, where they would
+        be rows without their text and their split. base: of their paths."""
+        for row in (self.reading.left_out or ())[known:]:
+            if (path := self.tree.recording(row.path, base)) is not None:
+                self.free.pop(path, None)
+
     def tell_doubles(self) -> None:
         """Note the rows of tables that were left out for being in another part."""
         if self.doubles:
@@ -142,6 +149,7 @@ class Search:
     def kaldi(self) -> Iterator[Part]:
         """Folders with wav.scp."""
         for scp in [path for path in self.tree.others if path.name == "wav.scp"]:
+            known = len(self.reading.left_out or ())
             try:
                 rows = [found(row, scp, self.tree) for row in read_rows(scp.parent, self.reading)]
             except InputError as error:
@@ -149,7 +157,9 @@ class Search:
                 self.notes.append(f"not read: {error}")
                 continue
             self.used.update(path for path in self.tree.others if path.parent == scp.parent)
-            yield self.listed_part(scp.parent, rows, "a Kaldi folder (wav.scp)")
+            part = self.listed_part(scp.parent, rows, "a Kaldi folder (wav.scp)")
+            self.claim(known, scp.parent)
+            yield part
 
     def common_voice(self) -> Iterator[Part]:
         """Folders with clips/ and a table with the columns client_id, path and sentence."""
@@ -208,10 +218,12 @@ class Search:
                 self.used.add(table)  # read with that, or said by it
             if table in self.used or (ending_of(table) and stem_of(table) in self.tree.by_name):
                 continue  # it lies beside a recording
+            known = len(self.reading.left_out or ())
             rows, problem = read_listed(table, self.tree, self.reading)
             if rows:
                 self.used.add(table)
                 part = self.listed_part(table, rows)
+                self.claim(known, table.parent)
                 if part.rows:
                     yield part
             elif problem:

@@ -115,7 +115,9 @@ def read_separated(path: Path, head: str, reading: Reading) -> Iterator[Utteranc
             where = f"{name} line {number}"
             if delimiter == ";":
                 cells = [re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", cell) if "," in cell else cell for cell in cells]
-            yield from reading.usable(where, partial(row_of, header, cells, delimiter, places, where))
+            yield from reading.usable(
+                where, header.path(cells), partial(row_of, header, cells, delimiter, places, where)
+            )
     except csv.Error as error:
         raise InputError(f"{path}: the quotes cannot be understood ({error}); save the table again as CSV") from None
 
@@ -158,7 +160,7 @@ def read_fairseq(path: Path, head: str, reading: Reading) -> Iterator[Utterance]
     places = Places([root, path.parent])
     for number, (line, text) in enumerate(zip(lines, texts, strict=True), 2):
         where = f"{path} line {number}"
-        yield from reading.usable(where, partial(fairseq_row, line, text, places, where))
+        yield from reading.usable(where, line.partition("\t")[0], partial(fairseq_row, line, text, places, where))
 
 
 def fairseq_row(line: str, text: str, places: Places, where: str) -> Utterance:
@@ -189,4 +191,4 @@ def read_list(path: Path, head: str, reading: Reading) -> Iterator[Utterance]:
         values = {"path": cells[0].strip(), "text": texts[-1] if texts else ""}
         if len(texts) > 1:
             values["other_text"] = " ".join(texts[0].split())
-        yield from reading.usable(where, partial(make_row, values, places, where))
+        yield from reading.usable(where, values["path"], partial(make_row, values, places, where))

@@ -90,6 +90,8 @@ class Transcripts:
             yield from [row] if self.lenient else ()
             return
         self.used.update(read for read, every in found if every)
+        for segment in [part for _, every in found for tier in every for part in tier.segments if part.fault]:
+            self.left_out.append((row.path, f"{segment.fault} ({segment.text or '...'} at {segment.start:g} s)"))
         if path is None:
             yield row
             return
@@ -153,6 +155,7 @@ def part(row: Utterance, segment: Segment, name: str) -> Utterance:
         duration=segment.end - max(segment.start, 0.0),
         text=segment.text,
         speaker=segment.speaker or row.speaker,
+        channel=segment.channel or row.channel,
     )
 
 

@@ -25,14 +25,14 @@ def rows_of(sources: Sequence[Path], where: str | Sequence[str] = "") -> Manifes
             else:
                 yield from find_rows(source)[0]
 
-    rows, seen = Manifest.of(found()), dict[str, str]()
+    rows, seen = Manifest.of(found()).where(where), dict[str, str]()
     for name, path in zip(rows.cells("id"), rows.cells("path"), strict=True) if len(sources) > 1 else ():
         if name in seen:
             raise InputError(
                 f"{seen[name]} and {path} both have the id {name!r}; leave one of them out, or give each source its own --out"
             )
         seen[name] = path
-    return rows.where(where)
+    return rows
 
 
 def transcripts_of(sources: Sequence[Path], where: str | Sequence[str] = "") -> Manifest:

@@ -124,7 +124,8 @@ def read_rows(path: Path, reading: Reading | None = None) -> Iterator[Utterance]
         yield row
     if row is None:
         if reading.left_out:
-            raise InputError(f"{path} has no row that can be used, such as {': '.join(reading.left_out[-1])}")
+            last = reading.left_out[-1]
+            raise InputError(f"{path} has no row that can be used; the last one, {last.where}: {last.problem}")
         raise InputError(f"{path} has no rows; fill it or leave it out")
 
 

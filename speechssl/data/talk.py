@@ -1,7 +1,9 @@
 """Transcripts of conversations as tiers: Transcriber's .trs, CHAT of CLAN and TalkBank, NIST's CTM."""
 
+import math
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from xml.etree import ElementTree
 
 from speechssl.core.errors import InputError
@@ -15,14 +17,16 @@ def read_trs(text: str, where: str) -> list[Tier]:
     segments: list[Segment] = []
     try:
         root = root_of(text)
+        if root.tag != "Trans":
+            raise ValueError(f"it begins with <{root.tag}>, not with <Trans>")
         names = {speaker.get("id"): speaker.get("name") or "" for speaker in root.iter("Speaker")}
         for turn in root.iter("Turn"):
-            speakers = [names.get(one, one) for one in (turn.get("speaker") or "").split()] or [""]
+            speakers = [own_name(names.get(one, one), where) for one in (turn.get("speaker") or "").split()]
             pieces = list(pieces_of(turn))
-            ends = [start for start, _ in pieces[1:]] + [float(turn.attrib["endTime"])]
+            ends = [*(start for start, _ in pieces[1:]), time_of(turn.attrib["endTime"])]
             for (start, said), end in zip(pieces, ends, strict=True):
                 for number, part in said.items():
-                    speaker = speakers[min(number, len(speakers)) - 1]
+                    speaker = speakers[number - 1] if 0 < number <= len(speakers) else ""
                     segments.append(Segment(start, end, " ".join(part.split()), speaker))
     except (ElementTree.ParseError, ValueError, KeyError) as error:
         raise InputError(
@@ -33,76 +37,131 @@ def read_trs(text: str, where: str) -> list[Tier]:
 
 def pieces_of(turn: ElementTree.Element) -> Iterator[tuple[float, dict[int, str]]]:
     """(start, number of the speaker -> what is said) of each stretch of a turn; events and comments have no text of their own."""
-    start, number, said = float(turn.attrib["startTime"]), 1, {1: turn.text or ""}
+    start, number, said = time_of(turn.attrib["startTime"]), 1, {1: turn.text or ""}
     for mark in turn:
         if mark.tag == "Sync":
-            if any(map(str.strip, said.values())):
+            time = time_of(mark.attrib["time"])
+            if time > start or any(map(str.strip, said.values())):
                 yield start, said
-            start, number, said = float(mark.attrib["time"]), 1, {}
+            start, number, said = time, 1, {}
         elif mark.tag == "Who":
             number = int(mark.attrib["nb"])
         said[number] = f"{said.get(number, '')} {mark.tail or ''}"
     yield start, said
 
 
+def time_of(text: str) -> float:
+    """A time in seconds. ValueError for anything else."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{text!r} is no time")
+    return value
+
+
+def own_name(name: str, where: str) -> str:
+    """A speaker by the name that the file gives, or by that of the file too where it is only a number there."""
+    return f"{Path(where).stem}/{name}" if re.fullmatch(r"(speaker#|spk)\d+", name) else name
+
+
 BULLET = re.compile(r"\x15(?:%\w+:\"[^\"]*\"_)?(\d+)_(\d+)\x15")  # milliseconds
-UNCLEAR = re.compile(r"(?<!\S)(xxx?|yyy?|www)(?!\S)")  # unintelligible, in phones only, not transcribed
+UNCLEAR = re.compile(r"(?<!\w)(xxx?|yyy?|www)(?!\w)")  # unintelligible, in phones only, not transcribed
 CODES = (  # CHAT's main line (MacWhinney, The CHILDES Project, part 1) -> what is said
     (r"\x15[^\x15]*\x15", " "),
     (r"\[[^\]]*\]", " "),  # comments, errors, repetitions
     (r"\((\.+|[\d.:]+)\)", " "),  # pauses
-    (r"&[=*]\S+", " "),  # laughter; what another speaker says between
+    (r"&[=*{}]\S+", " "),  # laughter; what another speaker says between; long events
     (r"(?<!\S)0\w*", " "),  # words that are left out
-    (r"(?<!\S)\+\S*", " "),  # how an utterance begins or ends
-    (r"\(\w+\)|&[-~+]?|@[\w:$&]*|[<>⌈⌉⌊⌋↑↓→↗↘∆∇°▔☺Ϋ∬„‡^:]", ""),  # sounds left out, fillers, languages, loudness
+    (r"(?<!\S)(\+\S*|/+)(?!\S)", " "),  # how an utterance begins or ends; retracing
+    (
+        r"\(\w+\)|&[-~+]?|@[\w:$&+]*|[⌈⌉⌊⌋]\d*|(?<!\d):|:(?!\d)",
+        "",
+    ),  # sounds left out, fillers, languages, overlaps, length
+    (r"[<>()‹›↑↓→↗↘∆∇°▔☺Ϋ∬„‡^≠≈]", ""),  # scope, intonation, loudness
     (r"[_+]", " "),  # parts of compounds
     (r"\s+(?=[.?!,;]+(\s|$))", ""),
 )
+PARTICIPANT = re.compile(r"^@Participants:\s*(.*)$", re.MULTILINE)
 
 
 def read_chat(text: str, where: str) -> list[Tier]:
     """The main lines of a CHAT file with their times; without any, the text of all as that of the whole recording.
 
-    Utterances with a part that nobody understood (xxx) or wrote down (www) are left out.
+    Utterances with a part that nobody understood (xxx) or wrote down (www), and those without a time where others have one,
+    are faults. A speaker is called by the name that @Participants gives, else by those of the file and the role (a/MOT).
     """
     if "@Begin" not in text:
         raise InputError(f"{where} has no line @Begin, with which CHAT begins; correct or remove it")
-    segments, whole = [], []
-    for line in re.sub(r"\r?\n[ \t]+", " ", text).split("\n"):
-        speaker, colon, said = line.partition(":")
+    text = re.sub(r"\r?\n[ \t]+", " ", text)
+    said = PARTICIPANT.search(text)
+    people = [one.split() for one in said[1].split(",")] if said else []
+    names = {one[0]: one[1] for one in people if len(one) > 2}
+    segments = []
+    for line in text.split("\n"):
+        speaker, colon, rest = line.partition(":")
         if not (colon and speaker.startswith("*")):
             continue
-        times = BULLET.findall(said)
-        unclear = UNCLEAR.search(said)
-        for code, plain in CODES:
-            said = re.sub(code, plain, said)
-        said = "" if unclear else " ".join(said.split())
-        said = said if re.search(r"\w", said) else ""
-        whole.append(said)
-        if times:
-            segments.append(Segment(int(times[0][0]) / 1000, int(times[-1][1]) / 1000, said, speaker[1:]))
-    if not segments:
-        return [Tier("", [Segment(0.0, float("nan"), " ".join(filter(None, whole)))])]
-    return [Tier("utterances", segments)]
+        times, plain = BULLET.findall(rest), plain_text(rest)
+        fault = "not all of the utterance is understood or written down" if UNCLEAR.search(rest) else ""
+        start, end = (int(times[0][0]) / 1000, int(times[-1][1]) / 1000) if times else (math.nan, math.nan)
+        name = names.get(speaker[1:]) or f"{Path(where).stem}/{speaker[1:]}"
+        segments.append(Segment(start, end, plain, name, fault=fault))
+    segments = [segment for segment in segments if segment.text or segment.fault]
+    timed = [segment for segment in segments if not math.isnan(segment.start)]
+    if not timed:
+        faults = [segment._replace(start=0.0) for segment in segments if segment.fault][:1]
+        return [Tier("", faults or [Segment(0.0, math.nan, " ".join(segment.text for segment in segments))])]
+    lost = "the utterance has no time, while others have one"
+    placed, last = [], 0.0
+    for segment in segments:
+        untimed = math.isnan(segment.start)
+        placed.append(segment._replace(start=last, end=last, fault=segment.fault or lost) if untimed else segment)
+        last = placed[-1].end
+    return [Tier("utterances", placed)]
 
 
-CTM = re.compile(r"\S+\s+\S+\s+(\d*\.?\d+)\s+(\d*\.?\d+)\s+(\S+)(?:\s.*)?")  # file channel start duration word
+def plain_text(line: str) -> str:
+    """What is said in a main line of CHAT, "" if that is no word."""
+    for code, plain in CODES:
+        line = re.sub(code, plain, line)
+    return " ".join(line.split()) if re.search(r"\w", line) else ""
+
+
+CTM = re.compile(
+    r"(\S+)\s+(\S+)\s+(\d*\.?\d+|\*)\s+(\d*\.?\d+|\*)\s+(\S+)(?:\s.*)?"
+)  # file channel start duration word
+NO_WORD = re.compile(r"<.*>|\[.*\]|\(%.*\)|SIL|SPN|@")  # silence, noise, marks of alternatives
+SIDES = {"a": "0", "b": "1", "1": "0", "2": "1"}  # channels, counted from 0
 
 
 def read_ctm(text: str, where: str) -> list[Tier]:
-    """The words of a CTM file of NIST, as Kaldi and NeMo write them, cut at pauses; <eps> and the like are no words."""
-    segments: list[Segment] = []
+    """The words of a CTM file of NIST, as Kaldi and NeMo write them, cut at pauses, of each channel by itself; <eps> and the like
+    are no words. Of several recordings the one is meant that is called as the file."""
+    words: dict[str, dict[str, list[tuple[float, float, str]]]] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith(";;"):
             continue
         found = CTM.fullmatch(line.strip())
         if not found:
             raise InputError(f"{where} line {number} is not `file channel start duration word`; correct or remove it")
-        start, length, word = float(found[1]), float(found[2]), found[3]
-        if re.fullmatch(r"<.*>|\[.*\]|SIL|@", word):
-            continue
-        if segments and start - segments[-1].end < PAUSE:
-            segments[-1] = segments[-1]._replace(end=start + length, text=f"{segments[-1].text} {word}")
-        else:
-            segments.append(Segment(start, start + length, word))
+        recording, channel, start, length, word = found.groups()
+        own = words.setdefault(recording, {}).setdefault(channel, [])
+        if not NO_WORD.fullmatch(word) and "*" not in (start, length):
+            own.append((float(start), float(start) + float(length), word))
+    name = Path(where).stem
+    if len(words) > 1 and name not in words:
+        raise InputError(f"{where} holds words of {len(words)} recordings, of which none is called {name}; divide it")
+    channels = words.get(name) or next(iter(words.values()), {})
+    segments: list[Segment] = []
+    for channel, own in channels.items():
+        side = SIDES.get(channel.lower(), channel) if len(channels) > 1 else ""
+        parts: list[Segment] = []
+        for start, end, word in sorted(own):
+            if parts and start - parts[-1].end < PAUSE:
+                before = parts[-1]
+                parts[-1] = before._replace(end=max(before.end, end), text=f"{before.text} {word}")
+            else:
+                parts.append(Segment(start, end, word, channel=side))
+        segments += parts
+    if not segments:
+        raise InputError(f"{where} holds no words; correct or remove it")
     return [Tier("captions", segments)]

@@ -25,8 +25,6 @@ from speechssl.objectives.protocol import Step, Verdict
 from speechssl.objectives.recipe import DataConfig, OptimConfig
 from speechssl.objectives.teacher import TaughtObjective, TeacherConfig
 
-LEAST = 1e-6  # frames; a code of fewer keeps its place
-
 
 @dataclass(frozen=True, kw_only=True)
 class DinoSRObjectiveConfig(TeacherConfig):
@@ -39,7 +37,7 @@ class DinoSRObjectiveConfig(TeacherConfig):
     code_decay: float = 0.9
     """Share of a code's moving average that an update keeps."""
     freeze_step: int = 200_000
-    """Update from which teacher and codebooks stay as they are."""
+    """Update from which the teacher's layers stay as they are."""
     own_layers: bool = False
     """Whether each layer of the student predicts the codes of the same layer of the teacher, as in SpidR."""
 
@@ -94,12 +92,13 @@ class DinoSR(TaughtObjective):
 
     @torch.no_grad()
     def initialise(self, first: Callable[[], MaskedBatch]) -> None:
-        """Let codes begin as frames of a first batch, so that none is far from all frames and lost."""
+        """Let codes begin as frames of a first batch, as far as these go, so that they are not far from all frames and lost."""
         batch = first()
         normed_TC = self.model.wav2vec2(batch.audio).normed_TC
         blocks_KTD = self.blocks(normed_TC, batch.audio.frames)
         order_T = np.random.default_rng(self.recipe.train.seed).permutation(blocks_KTD.shape[1])
-        self.sums_KVD.copy_(blocks_KTD[:, torch.from_numpy(np.resize(order_T, self.recipe.objective.codes))])
+        some_V = torch.from_numpy(order_T[: self.recipe.objective.codes])
+        self.sums_KVD[:, : len(some_V)] = blocks_KTD[:, some_V]
 
     def forward(self, batch: MaskedBatch, shared: frozenset[int]) -> Step:
         """Sum over the micro-batch's masked frames of the cross-entropy, the mean over codebooks."""
@@ -111,12 +110,17 @@ class DinoSR(TaughtObjective):
         states = encoded.states[-len(self.heads) :] if self.recipe.objective.own_layers else [encoded.states[-1]]
         with torch.autocast(blocks_KMD.device.type, enabled=False):
             seen = [upcast(state_TD.index_select(0, batch.masked_M)) for state_TD in states]
-            seen = [F.layer_norm(state_MD, state_MD.shape[1:]) for state_MD in seen]
+            if (
+                self.recipe.objective.own_layers
+            ):  # those between the first and the last are normalised in no other place
+                seen = [F.layer_norm(state_MD, state_MD.shape[1:]) for state_MD in seen]
             scores_KMV = torch.stack([head(seen[layer % len(seen)]) for layer, head in enumerate(self.heads)])
             loss = F.cross_entropy(scores_KMV.flatten(0, 1), codes_KM.flatten(), reduction="sum") / len(self.heads)
         right = (scores_KMV.detach().argmax(dim=2) == codes_KM).float().mean(dim=0).sum()
-        n = batch.count
-        return Step(loss=loss, sums={"accuracy": (right, n), "code_perplexity": (perplexity(self.counts_KV) * n, n)})
+        sums: dict[str, Any] = {"accuracy": (right, batch.count)}
+        if self.training:  # the use of codes is that of all updates so far
+            sums["code_perplexity"] = (perplexity(self.counts_KV) * batch.count, batch.count)
+        return Step(loss=loss, sums=sums)
 
     @torch.no_grad()
     def nearest(self, x_KMD: Tensor) -> Tensor:
@@ -140,22 +144,18 @@ class DinoSR(TaughtObjective):
 
     @torch.no_grad()
     def after_update(self, step: int, shared: Any) -> None:
-        """Move teacher and codes, until they stay as they are. A code without frames keeps its place and loses weight."""
-        if step >= self.recipe.objective.freeze_step:
-            return
-        super().after_update(step, shared)
-        decay = self.recipe.objective.code_decay
+        """Move teacher and codes; a code without frames stays as it is."""
+        if step < self.recipe.objective.freeze_step:
+            super().after_update(step, shared)
         new_KVD = dist.all_sum(torch.stack([sums_KVD for sums_KVD, _ in self.new]).sum(dim=0))
         new_KV = dist.all_sum(torch.stack([counts_KV for _, counts_KV in self.new]).sum(dim=0))
-        counts_KV = decay * self.counts_KV + (1 - decay) * new_KV
-        alive_KV = counts_KV > LEAST
-        sums_KVD = decay * self.sums_KVD + (1 - decay) * new_KVD
-        self.sums_KVD.copy_(torch.where(alive_KV[:, :, None], sums_KVD, self.sums_KVD))
-        self.counts_KV.copy_(torch.where(alive_KV, counts_KV, self.counts_KV))
+        share_KV = torch.where(new_KV > 0, 1 - self.recipe.objective.code_decay, 0.0)
+        self.counts_KV.lerp_(new_KV, share_KV)
+        self.sums_KVD.lerp_(new_KVD, share_KV[:, :, None])
 
     def verdict(self, line: dict[str, Any]) -> Verdict | None:
         """Collapsed when a few codes take all frames, long after the start."""
-        if line["step"] < 1000 or line["code_perplexity"] > 4:
+        if line["step"] < 1000 or line["code_perplexity"] > min(4.0, self.recipe.objective.codes / 4):
             return None
         return Verdict(
             f"the codes have collapsed ({line['code_perplexity']:.1f} of {self.recipe.objective.codes} are in use at update "
@@ -167,4 +167,4 @@ class DinoSR(TaughtObjective):
 def perplexity(counts_KV: Tensor) -> Tensor:
     """How many codes would be in use if all were used alike, the mean over codebooks."""
     share_KV = counts_KV / counts_KV.sum(dim=1, keepdim=True)
-    return (-(share_KV * share_KV.clamp_min(LEAST).log()).sum(dim=1)).exp().mean()
+    return (-(share_KV * share_KV.clamp_min(1e-9).log()).sum(dim=1)).exp().mean()

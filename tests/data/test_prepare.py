@@ -133,7 +133,7 @@ def test_what_is_not_usable_is_counted_with_its_reason(name, clip, tmp_path):
 def test_nothing_usable_is_one_sentence_with_the_reasons(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.wav").write_bytes(b"")
-    with pytest.raises(InputError, match=r"in has no usable audio \(1 empty file\); .*x\.rejected\.tsv"):
+    with pytest.raises(InputError, match=r"in has no usable audio \(empty file: 1\); .*x\.rejected\.tsv"):
         prepare(tmp_path / "in", tmp_path / "x.tsv")
     assert not (tmp_path / "x.tsv").exists()
 

@@ -269,7 +269,7 @@ def test_other_encodings_are_read_when_named(folder, capsys):
     cli.main(["prepare", "x.csv", "--out", "o/x.tsv", "--encoding", "latin-1"])
     assert read_manifest("o/x.tsv").column("text") == ["drei", "für Übung"]
     said = refused(capsys, "prepare", "x.csv", "--out", "o/x.tsv", "--encoding", "latim")
-    assert "--encoding latim: there is no such encoding; try latin-1" in said
+    assert "there is no encoding 'latim'; name the right one with --encoding: latin-1" in said
 
 
 @pytest.mark.parametrize("written, stored", [("NFC", "NFD"), ("NFD", "NFC")])
