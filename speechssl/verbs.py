@@ -22,6 +22,7 @@ VERBS: dict[str, Callable[..., None]] = {
         make.finetune,
         use.evaluate,
         use.transcribe,
+        use.align,
         make.build_lm,
         use.tune_lm,
         use.embed,

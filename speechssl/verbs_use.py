@@ -115,6 +115,25 @@ def transcribe(
         sys.exit(2)
 
 
+def align(
+    model: Annotated[str, f"fine-tuned: {MODEL}"],
+    sources: Annotated[Sequence[Path], "tables or folders with transcripts, or one recording and --text"],
+    *,
+    where: Where = (),
+    text: Annotated[Path | None, "a file with the text of the one recording"] = None,
+    format: Annotated[str, "of the times", "speechssl.text.formats:FORMATS"] = "TextGrid",
+    out: Annotated[Path | None, "write one file per row into this folder"] = None,
+    device: Device = "auto",
+    precision: Precision = "float32",
+) -> None:
+    """Find the times of the words and letters of given transcripts (forced alignment)."""
+    from speechssl.use.align import align_files
+
+    options: dict[str, Any] = {"where": where, "text": text, "style": format, "out": out}
+    if align_files(load(model, device, precision), sources, **options):
+        sys.exit(2)
+
+
 def tune_lm(
     model: Annotated[str, f"fine-tuned: {MODEL}"],
     lm: Annotated[Path, "the language model"],

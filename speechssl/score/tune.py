@@ -15,13 +15,12 @@ from speechssl.core.files import replacing
 from speechssl.core.progress import Progress
 from speechssl.data.manifest import Manifest
 from speechssl.data.marked import read_valid
-from speechssl.score.evaluate import normaliser_of
 from speechssl.score.wer import ErrorRates, error_rates
 from speechssl.sound import audio
 from speechssl.sound.audio import between_silence
 from speechssl.text.beam import Search, decode
 from speechssl.text.ngram import open_lm
-from speechssl.use.language import DEFAULTS, tuned_file
+from speechssl.use.language import DEFAULTS, normaliser_of, tuned_file
 from speechssl.use.stream import BATCH, TooShort, stream_clips
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from speechssl.core.errors import InputError
 from speechssl.core.packed import Geometry
+from speechssl.text.align import path_of
 from speechssl.text.decode import Transcript, spell
 from speechssl.text.lexicon import HotWords, Lexicon
 from speechssl.text.ngram import END, LanguageModel
@@ -345,16 +346,3 @@ def transcript_of(
     scores_T = log_probs_TV.gather(1, path_T[:, None])[:, 0].exp()
     found = spell(path_T, scores_T, tokenizer, geometry, silence)
     return replace(found, text=ranked[0].text, best=ranked if search.n_best > 1 else [])
-
-
-def path_of(log_probs_TV: Tensor, tokens: Sequence[int], blank: int) -> Tensor:
-    """The likeliest alignment (T,) of symbols: the symbol or blank of each frame. All blanks if there is none."""
-    from torchaudio.functional import forced_align
-
-    if not tokens:
-        return torch.full((len(log_probs_TV),), blank)
-    try:
-        path_1T, _ = forced_align(log_probs_TV[None].float(), torch.tensor([tokens]), blank=blank)
-    except RuntimeError:  # more symbols than frames, which the search cannot find
-        return torch.full((len(log_probs_TV),), blank)
-    return path_1T[0].long()

@@ -31,13 +31,17 @@ class Word:
 
 @dataclass(frozen=True, kw_only=True)
 class Transcript:
-    """The text of a clip and its words with their times; duration: seconds that the frames cover. channels: what was said on
-    each, if they were transcribed one by one. best: the likeliest texts (beam.Hypothesis), where several were asked for."""
+    """The text of a clip and its words with their times; duration: seconds that the frames cover.
+
+    channels: what was said on each, if they were transcribed one by one. letters: those of given words, with their times
+    (align.align). best: the likeliest texts (beam.Hypothesis), where several were asked for.
+    """
 
     text: str
     words: list[Word]
     duration: float
     channels: "dict[str, Transcript]" = field(default_factory=dict)
+    letters: list[Word] = field(default_factory=list)
     best: list[Any] = field(default_factory=list)
 
     def __str__(self) -> str:

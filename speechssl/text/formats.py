@@ -132,8 +132,11 @@ def plain(transcript: Transcript) -> dict[str, Any]:
     values["best"] = [
         {key: getattr(one, key) for key in ("text", "score", "acoustic", "lm")} for one in transcript.best
     ]
-    if not transcript.best:
-        del values["best"]
+    for name in ("best", "letters"):
+        if not values[name]:
+            del values[name]
+    for letter in values.get("letters", ()):
+        del letter["channel"]
     if not values.pop("channels"):
         for word in values["words"]:
             del word["channel"]

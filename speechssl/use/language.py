@@ -100,3 +100,20 @@ def tuned(lm: Path) -> dict[str, float]:
         return {name: float(values[name]) for name in DEFAULTS}
     except (ValueError, LookupError, TypeError):
         raise InputError(f"{file} does not hold {' and '.join(DEFAULTS)}; remove it, or run tune-lm again") from None
+
+
+def normaliser_of(model: Any, name: str, given: dict[str, str]) -> Normaliser:
+    """The normaliser for scoring: what is given, else what the model's training recorded. auto: basic; but none for phones that
+    basic would split, lose or confuse, such as ts.h or SAMPA's @ and S, and upper for a vocabulary of capitals, where ß is SS."""
+    recorded = model.recorded("text")
+    known = recorded if isinstance(recorded, dict) and name != "none" else {}
+    known = {key: known[key] for key in ("language", "digits", "points") if isinstance(known.get(key), str)}
+    given = {key: value for key, value in given.items() if value != "trained"}
+    if name != "auto":
+        return Normaliser(name=name, **(known | given))
+    symbols = list(filter(None, map(model.tokenizer.symbol, model.tokenizer.tokens)))
+    if not model.tokenizer.writing.phones:
+        return Normaliser(name="upper" if "".join(symbols).isupper() else "basic", **(known | given))
+    basic = Normaliser(**(known | given))
+    words = [word for symbol in symbols for word in basic(symbol).split() or [""]]
+    return basic if len(set(words) - {""}) == len(words) == len(symbols) else Normaliser(name="none")

@@ -1,7 +1,7 @@
 """Transcribe audio of any length in constant memory, in overlapping windows of which only the middles are kept."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from speechssl.core import dist, progress
 from speechssl.core.errors import InputError
@@ -24,6 +25,17 @@ from speechssl.text.formats import dialogue, write
 from speechssl.use.stream import BATCH, Outcome, own_rows, stream_clips
 
 
+def posteriors(model: Any, source: Any, change: Callable[[Tensor], Any] = lambda x: x, **options: Any) -> list[Any]:
+    """What `change` makes of the log-posteriors (T, V) of a clip, which are computed window by window. InputError for a clip of
+    less than a frame."""
+    pieces = windows(source, model.config.letters, silence=model.silence, **options)
+    found = [change(model.log_probs([wave_S])[0][rows]) for wave_S, rows in pieces]
+    if not found:
+        name = "the array" if hasattr(source, "__len__") and not isinstance(source, str) else source
+        raise InputError(f"{name} is shorter than one frame (25 ms); there is nothing to transcribe")
+    return found
+
+
 def transcribe(model: Any, source: Any, *, search: Search | None = None, **options: Any) -> Transcript:
     """Text and word times of one clip: path, file object, array or tensor; options as in speechssl.sound.windows.windows.
 
@@ -31,14 +43,11 @@ def transcribe(model: Any, source: Any, *, search: Search | None = None, **optio
     greedy decoding, for which only the best character of each frame is kept, so that memory does not grow with the vocabulary.
     """
     geometry, silence = model.config.letters, model.silence
-    pieces = windows(source, geometry, silence=silence, **options)
-    frames = (model.log_probs([wave_S])[0][rows] for wave_S, rows in pieces)
-    best: list[Any] = list(frames) if search else [log_probs_TV.max(dim=1) for log_probs_TV in frames]
-    if not best:
-        name = "the array" if hasattr(source, "__len__") and not isinstance(source, str) else source
-        raise InputError(f"{name} is shorter than one frame (25 ms); there is nothing to transcribe")
     if search:
-        return transcript_of(torch.cat(best), model.tokenizer, geometry, search, silence)
+        return transcript_of(
+            torch.cat(posteriors(model, source, **options)), model.tokenizer, geometry, search, silence
+        )
+    best = posteriors(model, source, lambda x: x.max(dim=1), **options)
     scores_T, tokens_T = (torch.cat(parts) for parts in zip(*best, strict=True))
     return spell(tokens_T, scores_T.exp(), model.tokenizer, geometry, silence)
 

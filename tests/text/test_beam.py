@@ -10,7 +10,8 @@ import torch
 
 from speechssl.core.errors import InputError
 from speechssl.core.packed import Geometry
-from speechssl.text.beam import Search, cuts_of, decode, path_of, transcript_of
+from speechssl.text.align import path_of
+from speechssl.text.beam import Search, cuts_of, decode, transcript_of
 from speechssl.text.build_lm import estimate
 from speechssl.text.decode import greedy
 from speechssl.text.lexicon import Lexicon, parse_hot
