@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from speechssl.core.packed import Geometry
-from speechssl.text.decode import SAMPLE_RATE, Transcript, Word
+from speechssl.text.decode import SAMPLE_RATE
 from speechssl.text.tokenizer import CharTokenizer
+from speechssl.text.transcript import Transcript, Word
 
 WIDTH = 4000  # states, half of them symbols: two minutes of speech; shorter texts are aligned exactly
 NEVER = -np.inf

@@ -17,10 +17,11 @@ from torch import Tensor
 from speechssl.core.errors import InputError
 from speechssl.core.packed import Geometry
 from speechssl.text.align import path_of
-from speechssl.text.decode import Transcript, spell
+from speechssl.text.decode import spell
 from speechssl.text.lexicon import HotWords, Lexicon
 from speechssl.text.ngram import END, LanguageModel
 from speechssl.text.tokenizer import DELIMITER, CharTokenizer
+from speechssl.text.transcript import Transcript
 
 LEAST = -12.0  # log-probabilities of symbols below this are not tried in a frame
 HOPELESS = 25.0  # nats behind the best text

@@ -9,8 +9,8 @@ from itertools import pairwise
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
-from speechssl.text.decode import PAUSE, Transcript, Word
 from speechssl.text.scripts import spaceless
+from speechssl.text.transcript import PAUSE, Transcript, Word
 
 LINE = 42  # letters in a line of a caption, of which there are two; wide letters count twice
 

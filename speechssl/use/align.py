@@ -17,8 +17,8 @@ from speechssl.data.channels import segment_of
 from speechssl.data.manifest import Utterance
 from speechssl.data.sources import rows_of
 from speechssl.text.align import align
-from speechssl.text.decode import Transcript
 from speechssl.text.formats import write
+from speechssl.text.transcript import Transcript
 from speechssl.use.language import normaliser_of
 from speechssl.use.transcribe import posteriors
 

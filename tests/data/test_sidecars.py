@@ -18,8 +18,8 @@ from speechssl.data.corpora import find, find_rows
 from speechssl.data.prepare import prepare
 from speechssl.data.tables import read_manifest
 from speechssl.sound import audio
-from speechssl.text.decode import Transcript, Word
 from speechssl.text.formats import write
+from speechssl.text.transcript import Transcript, Word
 from tests.conftest import CLIP, DATA
 
 LONG = DATA / "librispeech_test" / "3331-159605-0004.flac"

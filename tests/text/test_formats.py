@@ -8,8 +8,8 @@ import pytest
 
 from speechssl.data.aligned import choose, read_elan, read_textgrid
 from speechssl.data.talk import read_ctm
-from speechssl.text.decode import Transcript, Word
 from speechssl.text.formats import captions, clock, dialogue, in_lines, width, write
+from speechssl.text.transcript import Transcript, Word
 
 
 def spoken(*times: tuple[float, float]) -> Transcript:

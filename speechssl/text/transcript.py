@@ -1,0 +1,37 @@
+"""What was said in a clip, and when; without torch, so that writing it is light."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+PAUSE = 1.0  # seconds without a letter, which end a word even where no space is written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Word:
+    """A word from `start` to `end` (seconds); score: mean probability of its characters. In a script without spaces, and from a
+    model that cannot write them, each letter is a word, as is each phone."""
+
+    text: str
+    start: float
+    end: float
+    score: float
+    channel: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transcript:
+    """The text of a clip and its words with their times; duration: seconds that the frames cover.
+
+    channels: what was said on each, if they were transcribed one by one. letters: those of given words, with their times
+    (align.align). best: the likeliest texts (beam.Hypothesis), where several were asked for.
+    """
+
+    text: str
+    words: list[Word]
+    duration: float
+    channels: "dict[str, Transcript]" = field(default_factory=dict)
+    letters: list[Word] = field(default_factory=list)
+    best: list[Any] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return self.text
