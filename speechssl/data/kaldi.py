@@ -12,7 +12,7 @@ from speechssl.data.manifest import Utterance
 from speechssl.data.places import Places
 from speechssl.sound import audio
 
-SIDES = {"a": "0", "b": "1", "1": "0", "2": "1"}  # of a call, in reco2file_and_channel
+SIDES = {"a": "0", "b": "1", "1": "0", "2": "1"}  # of a call, counted from 0
 
 
 def read_kaldi(folder: Path, reading: Reading) -> Iterator[Utterance]:

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 from speechssl.core.errors import InputError
 from speechssl.data.aligned import Segment, Tier, root_of
+from speechssl.data.kaldi import SIDES
 
 PAUSE = 0.5  # seconds without a word, at which the words of a CTM file are cut into segments
 
@@ -130,7 +131,6 @@ CTM = re.compile(
     r"(\S+)\s+(\S+)\s+(\d*\.?\d+|\*)\s+(\d*\.?\d+|\*)\s+(\S+)(?:\s.*)?"
 )  # file channel start duration word
 NO_WORD = re.compile(r"<.*>|\[.*\]|\(%.*\)|SIL|SPN|@")  # silence, noise, marks of alternatives
-SIDES = {"a": "0", "b": "1", "1": "0", "2": "1"}  # channels, counted from 0
 
 
 def read_ctm(text: str, where: str) -> list[Tier]:
