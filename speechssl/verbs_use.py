@@ -108,8 +108,8 @@ def transcribe(
     from speechssl.use.language import search_of
     from speechssl.use.transcribe import transcribe_files
 
-    weights: dict[str, Any] = {"lm_weight": lm_weight, "word_score": word_score}
-    search = search_of(lm, lexicon=lexicon, hot_words=hot_words, beam=beam, n_best=n_best, **weights)
+    weights: dict[str, Any] = {"lm_weight": lm_weight, "word_score": word_score, "n_best": n_best}
+    search = search_of(lm, lexicon=lexicon, hot_words=hot_words, beam=beam, **weights)
     options: dict[str, Any] = {"where": where, "style": format, "out": out, "channel": channel, "search": search}
     if transcribe_files(load(model, device, precision), sources, **options):
         sys.exit(2)
@@ -126,7 +126,7 @@ def align(
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
-    """Find the times of the words and letters of given transcripts (forced alignment)."""
+    """Find the times of the words and letters of given transcripts (forced alignment), from the beginning of each row."""
     from speechssl.use.align import align_files
 
     options: dict[str, Any] = {"where": where, "text": text, "style": format, "out": out}

@@ -51,9 +51,13 @@ class Reading:
         try:
             yield row()
         except InputError as error:
-            if self.left_out is None:
-                raise
-            self.left_out.append(LeftOut(where, str(error).removeprefix(where).lstrip(": "), path))
+            self.leave_out(where, error, path)
+
+    def leave_out(self, where: str, error: InputError, path: str = "") -> None:
+        """Note a row that cannot be used, or raise the error where that stops the table."""
+        if self.left_out is None:
+            raise error
+        self.left_out.append(LeftOut(where, str(error).removeprefix(where).lstrip(": "), path))
 
 
 class LeftOut(NamedTuple):

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any
 
 from speechssl.core.errors import InputError
 from speechssl.core.files import output_folder, replacing
 from speechssl.core.lines import first_text, read_lines
-from speechssl.data.columns import AudioInside, Header, LeftOut, NoPath, Reading, names_a_path
+from speechssl.data.columns import AudioInside, Header, NoPath, Reading, names_a_path
 from speechssl.data.manifest import Utterance
 from speechssl.data.places import Places
 
@@ -50,12 +50,7 @@ def read_objects(path: Path, objects: Iterable[tuple[str, dict[str, Any]]], read
     if nameless and (not headers or reading.left_out is None):
         raise nameless[0][1]
     for where, error in nameless:
-        yield from reading.usable(where, "", partial(throw, error))
-
-
-def throw(error: Exception) -> NoReturn:
-    """Raise it."""
-    raise error
+        reading.leave_out(where, error)
 
 
 def cell(value: Any) -> str:
@@ -130,17 +125,15 @@ def json_lines(path: Path, reading: Reading) -> Iterator[tuple[str, dict[str, An
     """The objects of JSON Lines."""
     for number, line in enumerate(read_lines(path, reading.encoding), 1):
         if line.strip():
+            where = f"{path} line {number}"
             try:
                 values = json.loads(line)
             except ValueError:
                 values = None
             if not isinstance(values, dict):
-                problem = "is not a JSON object; correct the line"
-                if reading.left_out is None:
-                    raise InputError(f"{path} line {number} {problem}")
-                reading.left_out.append(LeftOut(f"{path} line {number}", problem))
+                reading.leave_out(where, InputError(f"{where} is not a JSON object; correct the line"))
                 continue
-            yield f"{path} line {number}", values
+            yield where, values
 
 
 def json_entries(path: Path, reading: Reading) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -35,6 +35,11 @@ def rows_of(sources: Sequence[Path], where: str | Sequence[str] = "") -> Manifes
     return rows
 
 
+def inside(name: str) -> str:
+    """An id as the name of a file, which cannot lead out of its folder."""
+    return "/".join(part for part in PurePath(name).parts if part not in ("/", ".."))
+
+
 def transcripts_of(sources: Sequence[Path], where: str | Sequence[str] = "") -> Manifest:
     """Rows whose ids are the names of their transcripts: that of a file without its ending, or with it if another file in the
     folder has the same name; the id of a row of a table, which cannot lead out of a folder."""
@@ -43,14 +48,13 @@ def transcripts_of(sources: Sequence[Path], where: str | Sequence[str] = "") -> 
         for source in map(Path, sources):
             if is_table(source):
                 for row in read_rows(source):
-                    parts = [part for part in PurePath(row.id).parts if part not in ("/", "..")]
-                    yield replace(row, id="/".join(parts))
+                    yield replace(row, id=inside(row.id))
                 continue
             if not source.is_dir():
                 yield Utterance(id=source.stem, path=str(source))
-            inside = audio_files(source) if source.is_dir() else []
-            names = Counter(identity(file, source) for file in inside)
-            for file in inside:
+            files = audio_files(source) if source.is_dir() else []
+            names = Counter(identity(file, source) for file in files)
+            for file in files:
                 name = identity(file, source)
                 yield Utterance(id=name if names[name] == 1 else name + file.suffix, path=str(file))
 

@@ -73,10 +73,8 @@ CODES = (  # CHAT's main line (MacWhinney, The CHILDES Project, part 1) -> what 
     (r"&[=*{}]\S+", " "),  # laughter; what another speaker says between; long events
     (r"(?<!\S)0\w*", " "),  # words that are left out
     (r"(?<!\S)(\+\S*|/+)(?!\S)", " "),  # how an utterance begins or ends; retracing
-    (
-        r"\(\w+\)|&[-~+]?|@[\w:$&+]*|[⌈⌉⌊⌋]\d*|(?<!\d):|:(?!\d)",
-        "",
-    ),  # sounds left out, fillers, languages, overlaps, length
+    (r"\(\w+\)|&[-~+]?|@[\w:$&+]*|[⌈⌉⌊⌋]\d*", ""),  # sounds left out, fillers, languages, overlaps
+    (r"(?<!\d):|:(?!\d)", ""),  # length, but not 10:30
     (r"[<>()‹›↑↓→↗↘∆∇°▔☺Ϋ∬„‡^≠≈]", ""),  # scope, intonation, loudness
     (r"[_+]", " "),  # parts of compounds
     (r"\s+(?=[.?!,;]+(\s|$))", ""),

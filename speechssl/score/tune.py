@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from speechssl.core.errors import InputError
@@ -16,12 +17,12 @@ from speechssl.core.progress import Progress
 from speechssl.data.manifest import Manifest
 from speechssl.data.marked import read_valid
 from speechssl.score.wer import ErrorRates, error_rates
-from speechssl.sound import audio
 from speechssl.sound.audio import between_silence
 from speechssl.text.beam import Search, decode
 from speechssl.text.ngram import open_lm
 from speechssl.use.language import DEFAULTS, normaliser_of, tuned_file
 from speechssl.use.stream import BATCH, TooShort, stream_clips
+from speechssl.use.transcribe import posteriors
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 WORD_SCORES = (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
@@ -61,7 +62,7 @@ def tune_lm(
     search = Search(beam=max(1, beam), lm=open_lm(lm))
     conditions = [where] if isinstance(where, str) else list(where)
     rows = read_valid([manifest], [one for one in conditions if one], lambda note: print(note, file=sys.stderr))
-    frames, normal = posteriors(model, rows), normaliser_of(model, normaliser, {})
+    frames, normal = posteriors_of(model, rows), normaliser_of(model, normaliser, {})
 
     def score(one: Search) -> ErrorRates:
         texts = [ranked.text if (ranked := decode(x, model.tokenizer, one)[0]) else "" for x in frames]
@@ -106,7 +107,7 @@ def rate(scores: ErrorRates) -> float:
     return {"wer": scores.wer, "cer": scores.cer}[scores.headline].value
 
 
-def posteriors(model: Any, rows: Manifest) -> list[Tensor]:
+def posteriors_of(model: Any, rows: Manifest) -> list[Tensor]:
     """The log-posteriors (T, V) of every row, computed once for all pairs; none for a row of less than a frame. InputError for
     audio that cannot be read, and for rows without transcripts."""
     if not any(rows.cells("text")):
@@ -116,7 +117,7 @@ def posteriors(model: Any, rows: Manifest) -> list[Tensor]:
         return model.log_probs([between_silence(wave_S, model.silence) for wave_S in waves])
 
     def one(path: str, **segment: Any) -> Tensor:
-        return several([audio.load(path, **segment)])[0]
+        return torch.cat(posteriors(model, path, **segment))
 
     batches = stream_clips(
         rows,

@@ -1,6 +1,7 @@
 """`speechssl align`: word and letter times of given transcripts."""
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,7 @@ from speechssl.core.files import output_file, output_folder, replacing
 from speechssl.core.lines import read_lines
 from speechssl.core.progress import Progress
 from speechssl.data.channels import segment_of
-from speechssl.data.manifest import Utterance
-from speechssl.data.sources import rows_of
+from speechssl.data.sources import inside, rows_of
 from speechssl.text.align import align
 from speechssl.text.formats import write
 from speechssl.text.transcript import Transcript
@@ -52,7 +52,7 @@ def align_files(
     out: Path | None = None,
 ) -> int:
     """Align the rows of tables and folders that have a transcript, or one recording with the text in a file; print or write
-    into `out`. Returns how many failed (each is reported)."""
+    into `out`. Times count from the beginning of the row. Returns how many failed (each is reported)."""
     found = rows_of(sources, where)
     rows = [row for row in found if row.text]
     if text is not None:
@@ -63,11 +63,17 @@ def align_files(
         raise InputError(
             f"{', '.join(map(str, sources))}: no row has a transcript; give a table or folder with texts, or --text"
         )
+    if len(rows) < len(found):
+        print(f"align: {len(found) - len(rows)} of {len(found)} rows have no transcript", file=sys.stderr)
+    names = [inside(row.id).removesuffix(Path(row.path).suffix) for row in rows]
+    if out is not None and len(set(names)) < len(names):
+        double = next(name for name, number in Counter(names).items() if number > 1)
+        raise InputError(f"two recordings would both become {double}.{style}; give each its own --out")
     if out is None and len(rows) > 1:
         raise InputError(f"{len(rows)} recordings do not fit into one {style}; name a folder for them with --out")
     folder, failed = None if out is None else output_folder(out), 0
     with Progress(len(rows), "row", "align", show=len(rows) > 1) as bar:
-        for row in rows:
+        for row, name in zip(rows, names, strict=True):
             try:
                 aligned = align_clip(model, row.path, row.text, **segment_of(row))
             except InputError as error:
@@ -78,13 +84,7 @@ def align_files(
                 if folder is None:
                     progress.write(page, sys.stdout, end="")
                 else:
-                    with replacing(output_file(folder / f"{name_of(row)}.{style}", "x")) as draft:
+                    with replacing(output_file(folder / f"{name}.{style}", "x")) as draft:
                         draft.write_text(page, encoding="utf-8")
             bar.update()
     return failed
-
-
-def name_of(row: Utterance) -> str:
-    """The name of the file for a row: its id, which cannot lead out of a folder, without an ending of audio."""
-    name = row.id.replace("/", "_").lstrip(".")
-    return name.removesuffix(Path(row.path).suffix)

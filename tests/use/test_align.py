@@ -13,7 +13,7 @@ def test_rows_are_written_as_files_and_a_recording_is_printed(ctc_folder, tmp_pa
     rows = digits(3)
     write_table(Path("x.tsv"), *rows)
     cli.main(["align", str(ctc_folder), "x.tsv", "--out", "times"])
-    files = sorted(Path("times").glob("*.TextGrid"))
+    files = sorted(Path("times").rglob("*.TextGrid"))
     assert len(files) == 3
     words = next(tier for tier in read_textgrid(files[0].read_text(), "x") if tier.name == "words")
     assert [part.text for part in words.spoken] == ["zero"]
@@ -40,5 +40,10 @@ def test_what_cannot_be_aligned_is_said(ctc_folder, tmp_path, monkeypatch, capsy
     assert "does not fit into" in refused(capsys, "align", ctc_folder, clip, "--text", "long.txt")
     Path("signs.txt").write_text("- !")
     assert "has no word to align" in refused(capsys, "align", ctc_folder, clip, "--text", "signs.txt")
+    write_table(Path("y.tsv"), rows[0], {"id": "z", "path": rows[1]["path"]})
+    cli.main(["align", str(ctc_folder), "y.tsv", "--out", "times"])
+    assert "1 of 2 rows have no transcript" in capsys.readouterr().err
+    write_table(Path("y.tsv"), rows[0], {**rows[1], "id": f"../{rows[0]['id']}"})
+    assert "two recordings would both become" in refused(capsys, "align", ctc_folder, "y.tsv", "--out", "times")
     write_table(Path("y.tsv"), *rows)
     assert "2 recordings do not fit into one TextGrid" in refused(capsys, "align", ctc_folder, "y.tsv")
