@@ -25,6 +25,13 @@ class Geometry:
 
     kernels: tuple[int, ...]
     strides: tuple[int, ...]
+    late: int = 0
+    """Samples by which the centre of a frame lies after that of its receptive field, as where two short frames are joined."""
+
+    @property
+    def centre(self) -> float:
+        """Samples from the start of an utterance to the centre of its first frame."""
+        return self.receptive_field / 2 + self.late
 
     @property
     def hop(self) -> int:

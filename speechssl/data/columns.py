@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from speechssl.core.errors import InputError
 from speechssl.data.manifest import COLUMNS, Utterance
 from speechssl.data.places import Places
 from speechssl.sound import audio
 
+Row = TypeVar("Row")
 ALIASES = {  # compared without case, blanks, hyphens and underscores
     "path": "file file_name file_path path_to_file wav wav_file wav_path wav_filename audio audio_file audio_filename "
     "audio_filepath audio_path audio_paths path_to_audio clip clip_path",
@@ -46,7 +47,7 @@ class Reading:
     unpacked: set[str] = field(default_factory=set)
     left_out: "list[LeftOut] | None" = None
 
-    def usable(self, where: str, path: str, row: Callable[[], Utterance]) -> Iterator[Utterance]:
+    def usable(self, where: str, path: str, row: Callable[[], Row]) -> Iterator[Row]:
         """What `row` makes, unless that is an InputError and rows are left out. where: names the row. path: what it says."""
         try:
             yield row()

@@ -155,7 +155,7 @@ def found(row: Utterance, table: Path, tree: Tree) -> Utterance:
     """A row with the path at which its recording lies. An id that only repeats the path starts from the top folder."""
     split = row.split or split_of(table.stem) or split_of(table.parent.name if table.parent != tree.folder else "")
     given = os.path.relpath(row.path, table.parent) if row.path.startswith(str(table.parent)) else row.path
-    path = None if os.path.isfile(row.path) and row.path not in tree.paths else tree.recording(given, table.parent)
+    path = tree.at(row.path) or (None if os.path.isfile(row.path) else tree.recording(given, table.parent))
     if path is None:
         return replace(row, split=split)
     start = f"@{row.start:g}" if row.start else ""

@@ -13,6 +13,7 @@ from speechssl.core.errors import InputError
 from speechssl.core.lines import read_lines
 from speechssl.data.columns import Reading
 from speechssl.data.cremad import CREMA_D_NAME, CREMA_D_SURE
+from speechssl.data.lhotse import partner_of
 from speechssl.data.listed import by_hand, found, read_listed, tables_of
 from speechssl.data.manifest import Utterance
 from speechssl.data.named import NAMED, doubts, members, stranger
@@ -221,7 +222,7 @@ class Search:
             known = len(self.reading.left_out or ())
             rows, problem = read_listed(table, self.tree, self.reading)
             if rows:
-                self.used.add(table)
+                self.used.update(filter(None, [table, partner_of(table)]))
                 part = self.listed_part(table, rows)
                 self.claim(known, table.parent)
                 if part.rows:

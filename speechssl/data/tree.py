@@ -1,5 +1,6 @@
 """The files of a folder, found by name: the transcripts beside a recording, and the recording that a table means."""
 
+import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -40,8 +41,20 @@ class Tree:
 
     @cached_property
     def places(self) -> dict[str, Path]:
-        """Path -> the recording there."""
-        return {composed(path): path for path in self.audio}
+        """Absolute path -> the recording there."""
+        return {composed(os.path.abspath(path)): path for path in self.audio}
+
+    @cached_property
+    def real_places(self) -> dict[str, Path]:
+        """The same without links."""
+        return {composed(os.path.realpath(path)): path for path in self.audio}
+
+    def at(self, place: str | Path) -> Path | None:
+        """The recording at a path, however that is written."""
+        path = self.places.get(composed(os.path.abspath(place)))
+        if path is None and os.path.isfile(place):
+            return self.real_places.get(composed(os.path.realpath(place)))
+        return path
 
     def recording(self, name: str, base: Path) -> Path | None:
         """The recording that `name` means in a table in the folder `base`: at that path, else the only one so called.
@@ -52,7 +65,7 @@ class Tree:
         if not name or name in (".", "..") or "\n" in name:
             return None
         given = PurePosixPath(composed(re.sub(r"[\\/]+", "/", name)))
-        if (path := self.places.get(composed(base / given))) is not None:
+        if (path := self.at(base / given)) is not None:
             return path
         found = self.by_name.get(given.name) or self.by_name.get(given.stem if is_ending(given.suffix) else "") or []
         if len(found) > 1:

@@ -53,7 +53,7 @@ class Encoder(nn.Module, ABC):
     def timestamps(self, waves: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Frames of equally long waves (B, T, D), and the sample at the centre of each (T,), as HEAR asks for them."""
         frames_BTD = torch.stack([states_LTD[0] for states_LTD in self.states(waves, [self.layers - 1])])
-        centre_T = torch.arange(frames_BTD.shape[1]) * self.geometry.hop + self.geometry.receptive_field / 2
+        centre_T = torch.arange(frames_BTD.shape[1]) * self.geometry.hop + self.geometry.centre
         return frames_BTD, centre_T
 
     def untrained(self) -> "Encoder":

@@ -127,7 +127,7 @@ def read_waves(tokens: dict[str, list[Token]], items: Path, root: Path) -> dict[
 def frame_times(model: Encoder) -> tuple[float, float]:
     """Frames per second, and the centre of frame 0 in seconds."""
     geometry = model.geometry
-    return audio.SAMPLE_RATE / geometry.hop, geometry.receptive_field / 2 / audio.SAMPLE_RATE
+    return audio.SAMPLE_RATE / geometry.hop, geometry.centre / audio.SAMPLE_RATE
 
 
 def features(

@@ -101,7 +101,7 @@ def words_of(runs: Sequence[Run], tokenizer: CharTokenizer, pause: int) -> list[
 
 def make_word(runs: Sequence[Run], scores: Sequence[float], tokenizer: CharTokenizer, geometry: Geometry) -> Word:
     """The word that some runs of characters spell; it reaches half a hop beyond the centres of its outer frames."""
-    hop, centre = geometry.hop / SAMPLE_RATE, geometry.receptive_field / 2 / SAMPLE_RATE
+    hop, centre = geometry.hop / SAMPLE_RATE, geometry.centre / SAMPLE_RATE
     return Word(
         text=tokenizer.decode(run.token for run in runs),
         start=round(max(0.0, runs[0].first * hop + centre - hop / 2), 3),

@@ -223,6 +223,21 @@ def test_parts_with_the_same_ids_lose_no_row(tmp_path):
     assert (summary.kept, summary.rejected) == (2, 0)
 
 
+@pytest.mark.parametrize("source", ["corpus", "./corpus", "../here/corpus", "link", "whole"])
+def test_a_recording_is_one_however_its_path_is_written(source, tmp_path, monkeypatch):
+    """A Kaldi folder with paths from the working folder, a table with absolute ones, and one through a link."""
+    here = tmp_path / "here"
+    clips(here / "corpus", "wav/a.wav", "wav/b.wav")
+    (here / "link").symlink_to(here / "corpus")
+    put(here / "corpus/train/wav.scp", "a corpus/wav/a.wav", "b corpus/wav/b.wav")
+    put(here / "corpus/train/text", f"a {WANT}", f"b {SPITE}")
+    put(here / "corpus/all.tsv", "path\ttext", f"{here}/corpus/wav/a.wav\tx", f"{here}/link/wav/b.wav\ty")
+    monkeypatch.chdir(here)
+    found = find(here / "corpus" if source == "whole" else Path(source))
+    assert {row.id: row.text for row in found.rows} == {"a": WANT, "b": SPITE} and len(found.rows) == 2
+    assert "another part has them already: 2 rows" in " ".join(found.notes)
+
+
 def test_a_table_wins_over_the_names(tmp_path):
     clips(tmp_path, "7_theo_1.wav", "8_george_2.wav", "9_lucas_3.wav")
     assert find_rows(tmp_path)[1] == "fsdd"

@@ -1,5 +1,6 @@
 """Transcripts of conversations: Transcriber, CHAT and CTM become rows with times and speakers."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -215,6 +216,32 @@ def test_rows_that_are_set_aside_are_not_lost(tmp_path):
     with pytest.raises(InputError, match=r"1 row of .*x\.tsv cannot be used, and would be lost"):
         prepare(table, table)
     assert "b.wav" in table.read_text()
+
+
+def test_what_lhotse_cannot_give_costs_no_other_row(tmp_path):
+    for name in "ab":
+        recording(tmp_path, f"{name}.wav")
+    parts = [
+        {"id": f"r{name}", "sources": [{"type": "file", "channels": [0], "source": f"{name}.wav"}]} for name in "ab"
+    ]
+    parts += [
+        {"id": "rc", "sources": [{"type": "command", "channels": [0], "source": "sox -"}]},
+        {"id": "rd", "sources": 3},
+    ]
+    said = [{"id": f"u{name}", "recording_id": f"r{name}", "text": name} for name in "abcde"] + [{"id": "f"}]
+    (tmp_path / "x_recordings.jsonl").write_text("".join(json.dumps(part | {"duration": 1}) + "\n" for part in parts))
+    (tmp_path / "x_supervisions.jsonl").write_text("".join(json.dumps(one | {"start": 0}) + "\n" for one in said))
+    for source in (tmp_path / "x_supervisions.jsonl", tmp_path):
+        summary = prepare(source, tmp_path / "out" / "all.tsv", jobs=1)
+        assert (summary.kept, summary.reasons["the row cannot be used"]) == (2, 4)
+        assert sorted(row.text for row in read_manifest(tmp_path / "out" / "all.tsv")) == ["a", "b"]
+    reasons = (tmp_path / "out" / "all.rejected.tsv").read_text()
+    assert "output of a command" in reasons and "cut from re, which the recordings lack" in reasons
+    cut = {"id": "c", "start": 0, "duration": 1, "recording": parts[0] | {"duration": 1}, "supervisions": []}
+    lines = [cut, {"id": "m", "tracks": []}, cut | {"id": "n", "start": None}]
+    (tmp_path / "cuts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = prepare(tmp_path / "cuts.jsonl", tmp_path / "out" / "cuts.tsv", jobs=1)
+    assert (summary.kept, summary.reasons) == (1, {"the row cannot be used": 2})
 
 
 def test_broken_lines_of_json_are_set_aside(tmp_path):

@@ -237,7 +237,10 @@ class Wav2Vec2Config:
     def geometry(self) -> Geometry:
         """Strides and kernels of the encoder as length arithmetic, in samples of 16 kHz: resampling counts as a convolution."""
         halving = (2,) if self.sampling_rate < SAMPLE_RATE else ()
-        return Geometry(kernels=(*halving, *self.conv_kernel), strides=(*halving, *self.conv_stride))
+        kernels, strides = (*halving, *self.conv_kernel), (*halving, *self.conv_stride)
+        return Geometry(
+            kernels=kernels, strides=strides, late=80 if self.log_mel else 0
+        )  # half of the 10 ms between two
 
     @cached_property
     def stream(self) -> Geometry:
@@ -253,4 +256,5 @@ class Wav2Vec2Config:
         return Geometry(
             kernels=(*self.geometry.kernels, *[kernel] * layers),
             strides=(*self.geometry.strides, *[self.adapter_stride] * layers),
+            late=self.geometry.late,
         )

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from speechssl.models.kernels.conv import conv_stream
-from speechssl.models.wav2vec2.config import Wav2Vec2Config
+from speechssl.models.wav2vec2.config import LOG_MEL, Wav2Vec2Config
 from speechssl.models.wav2vec2.encoder import ConvLayer
+from speechssl.models.wav2vec2.logmel import log_mel
 
 
 @pytest.mark.parametrize("kernel, stride", [(10, 5), (3, 2), (2, 2), (1, 1), (5, 1), (2, 4)])
@@ -38,3 +39,12 @@ def test_first_layer_is_group_norm_of_its_convolution_to_rounding(clip):
     y_1CT = F.conv1d(wave.double()[None, None], weight, stride=5)
     exact_1CT = F.gelu(F.group_norm(y_1CT, len(weight), norm.weight.double(), norm.bias.double(), norm.eps))
     torch.testing.assert_close(mine_TC.double(), exact_1CT[0].T, atol=1e-5, rtol=1e-5)
+
+
+def test_a_frame_of_w2v_bert_is_centred_on_the_samples_of_both_its_halves(clip):
+    how = {"num_conv_pos_embedding_groups": 1, "num_conv_pos_embeddings": 128, "feat_extract_norm": "layer"}
+    config = Wav2Vec2Config(model_type="wav2vec2-bert", position_embeddings_type="relative_key", **LOG_MEL, **how)
+    wave_S = torch.from_numpy(clip[:4000]).requires_grad_()
+    log_mel(wave_S)[:2].sum().backward()
+    heard_S = wave_S.grad.nonzero()[:, 0]
+    assert config.geometry.centre == (heard_S[0] + heard_S[-1] + 1) / 2 == 280
