@@ -1,4 +1,4 @@
-"""Time-aligned transcripts: Praat's TextGrid, ELAN's .eaf, SRT, WebVTT, NIST's STM, Audacity's and HTK's labels, as tiers."""
+"""Time-aligned transcripts: Praat's TextGrid, ELAN's .eaf, SRT, WebVTT, labels of Audacity, HTK and Babel, as tiers."""
 
 import html
 import json
@@ -216,40 +216,22 @@ def clock(time: str) -> float:
     return seconds
 
 
-STM = re.compile(
-    r"\S+\s+\S+\s+(\S+)\s+(\d+\.?\d*)\s+(\d+\.?\d*)(?:\s+<[^>]*>)?(?:\s+(.*))?"
-)  # file channel speaker start end <labels> text
-
-
-def read_stm(text: str, where: str) -> list[Tier]:
-    """The segments of an STM file of NIST, as in TED-LIUM, without those to be ignored; comments begin with ;;."""
-    segments = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.startswith(";;"):
-            continue
-        found = STM.fullmatch(line.strip())
-        if not found:
-            raise InputError(
-                f"{where} line {number} is not `file channel speaker start end text`; correct or remove it"
-            )
-        speaker, start, end, said = found.groups()
-        if "ignore_time_segment_in_scoring" not in (said or "").lower():
-            segments.append(Segment(float(start), float(end), " ".join((said or "").split()), speaker))
-    return [Tier("captions", segments)]
-
-
 AUDACITY = re.compile(r"(-?\d+[.,]\d+)\t(-?\d+[.,]\d+)\t(.*)")
 HTK = re.compile(r"(\d+) (\d+) (\S+).*")
+BABEL = re.compile(r"\[(\d+\.\d+)\]")
 TIMIT = re.compile(r"0 \d{4,} (.*[^\W\d_].*)")  # 0, the number of samples, and the whole sentence
 
 
 def read_plain(text: str, where: str) -> list[Tier]:
-    """A text: the transcript of the whole recording, unless each line is a label of Audacity (seconds) or of HTK (100 ns)."""
-    del where  # any text will do
+    """A text: the transcript of the whole recording, unless each line is a label of Audacity (seconds) or of HTK (100 ns), or
+    times stand in lines of their own, as in IARPA's Babel."""
+    tick = 1 / 16_000 if where.lower().endswith((".phn", ".wrd")) else 1e-7  # TIMIT counts samples
     lines = [line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith("\\")]
     if len(lines) == 1 and (whole := TIMIT.fullmatch(lines[0])) and " " in whole[1]:
         text, lines = whole[1], []
-    for form, unit in ((AUDACITY, 1.0), (HTK, 1e-7)):
+    if len(lines) > 1 and all(map(BABEL.fullmatch, (lines[0], lines[-1]))):
+        return [Tier("turns", list(babel_segments(lines)))]
+    for form, unit in ((AUDACITY, 1.0), (HTK, tick)):
         found = [form.fullmatch(line) for line in lines]
         rows = [match.groups() for match in found if match]
         seconds = [[float(time.replace(",", ".")) * unit for time in row[:2]] for row in rows]
@@ -257,6 +239,15 @@ def read_plain(text: str, where: str) -> list[Tier]:
             segments = [Segment(start, end, " ".join(row[2].split())) for (start, end), row in zip(seconds, rows)]
             return [Tier("labels", segments)]
     return [Tier("", [Segment(0.0, math.nan, " ".join(text.split()))])]
+
+
+def babel_segments(lines: list[str]) -> Iterator[Segment]:
+    """What stands between two times, without <no-speech>, <breath> and the like; (( )) is what nobody understood."""
+    marks = [(place, float(mark[1])) for place, line in enumerate(lines) if (mark := BABEL.fullmatch(line.strip()))]
+    for (first, start), (last, end) in pairwise(marks):
+        said = " ".join(lines[first + 1 : last])
+        fault = "not all of the utterance is understood" if "(())" in said else ""
+        yield Segment(start, end, " ".join(re.sub(r"<[^>]*>", " ", said).split()), fault=fault)
 
 
 def read_json_text(text: str, where: str) -> list[Tier]:

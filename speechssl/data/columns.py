@@ -17,7 +17,7 @@ Row = TypeVar("Row")
 ALIASES = {  # compared without case, blanks, hyphens and underscores
     "path": "file file_name file_path path_to_file wav wav_file wav_path wav_filename audio audio_file audio_filename "
     "audio_filepath audio_path audio_paths path_to_audio clip clip_path",
-    "text": "transcription transcript sentence wrd words utterance normalized_text normalised_text",
+    "text": "transcription transcript sentence wrd words utterance normalized_text normalised_text text_tn",
     "speaker": "speaker_id speaker_name spk spk_id client_id user_id user_ids actor actor_id",
     "label": "emotion class class_name category",
     "split": "subset partition",

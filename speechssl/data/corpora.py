@@ -13,21 +13,24 @@ from speechssl.core.english import count
 from speechssl.core.errors import InputError
 from speechssl.core.files import files_below
 from speechssl.data.columns import Reading
+from speechssl.data.listed import LINES, TEXTS
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.named import read_pattern
 from speechssl.data.readers import CORPORA
 from speechssl.data.search import Part, Search, described_together
 from speechssl.data.sidecars import SIDECARS, Transcripts, ending_of, stem_of, unread
 from speechssl.data.tables import is_table, read_manifest
-from speechssl.data.tree import Tree
+from speechssl.data.tree import Tree, composed, split_folders
 from speechssl.sound.audio import EXTENSIONS, FOREIGN
 
 CLOSED = {  # what may hold transcripts or recordings, and what to do
     "save workbooks as CSV": (".xlsx", ".xlsm", ".xls", ".ods"),
     "write raw samples as wav, such as ffmpeg -f s16le -ar 16000 -i x.pcm x.wav": (".pcm", ".raw"),
+    "convert them to wav: shorten -x, then as raw samples": (".shn", ".adc"),
     "unpack archives": (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar"),
 }
 
+TEXTUAL = {*LINES[1:], ".xml", ".yaml", ".yml", ".mlf", ".rttm", ".lsn", ".phn", ".wrd", ".html"}
 ABOUT = re.compile(
     r"(?i)(read[-_ ]?me|licen[cs]e|copying|about|change|notes?|info|terms|citation|requirements|version)"
 )
@@ -36,6 +39,19 @@ ABOUT = re.compile(
 def audio_files(folder: Path) -> list[Path]:
     """Every file below with an audio ending, sorted; broken links and undecodable formats too, so that they are reported."""
     return sorted(path for path in files_below(folder) if path.suffix.lower() in (*EXTENSIONS, *FOREIGN))
+
+
+def without_doubles(paths: list[Path], folder: Path) -> list[Path]:
+    """The recordings, each once where links lead to others of them: by the path below the folder of a split, as in THCHS-30, else
+    by that which is no link."""
+    links = {path for path in paths if path.is_symlink()}
+    if not links:
+        return paths
+    found: dict[str, Path] = {}
+    split = split_folders(paths, folder)
+    for path in sorted(paths, key=lambda path: (not split.get(path), path in links)):
+        found.setdefault(os.path.realpath(path), path)
+    return sorted(found.values())
 
 
 def class_level(paths: list[Path], folder: Path) -> int | None:
@@ -143,13 +159,18 @@ def find_parts(
     source: Path, corpus: str, pattern: str, reading: Reading, skip: Path | None, options: dict[str, Any]
 ) -> Found:
     """The parts of a folder; see find. options: of Transcripts."""
-    audio = audio_files(source)
-    others = set(files_below(source)) - set(audio)
+    listed = audio_files(source)
+    others, audio = set(files_below(source)) - set(listed), without_doubles(listed, source)
     written = {
         path for path in others if skip and path.name == skip.name and os.path.realpath(path) == os.path.realpath(skip)
     }
     tree = Tree(source, audio, others - written)
+    ending = reading.columns.get("text", "") if reading.columns.get("text", "").startswith(".") else ""
+    if ending:
+        reading = replace(reading, columns={name: of for name, of in reading.columns.items() if name != "text"})
     search = Search(tree=tree, reading=reading, free=dict.fromkeys(audio))
+    if len(audio) < len(listed):
+        search.notes.append(f"read once: {count(len(listed) - len(audio), 'recording')} to which a link leads too")
     if pattern:
         parts = [Part(corpus="pattern", folder=source, rows=read_pattern(pattern, audio, source), why="--pattern")]
     elif corpus != "auto":
@@ -157,8 +178,13 @@ def find_parts(
     else:
         parts = list(search.parts())
     if reading.columns and not any(part.listed for part in parts):
-        raise InputError(f"--columns says what a table means, and {source} is a folder of audio; name the table in it")
-    texts = Transcripts(tree=tree, **options)
+        raise InputError(
+            f"--columns says what a table means, and {source} is a folder of audio; name the table in it, or the ending of the "
+            "transcripts beside the audio: --columns text=.ENDING"
+        )
+    texts = Transcripts(tree=tree, ending=ending, tables=search.used, **options)
+    if ending and not any(path.name.lower().endswith(ending.lower()) for path in tree.others):
+        raise InputError(f"{source} holds no file that ends in {ending}")
     rows = Manifest.of(all_rows(parts, texts, keep=pattern if "(?P<text>" in pattern else ""))
     if not audio and not len(rows):
         note = "".join(f"; {note}" for note in notes_of(search, texts, Counter())[:1])
@@ -195,9 +221,15 @@ def all_rows(parts: Sequence[Part], texts: Transcripts, keep: str = "") -> Itera
 
 
 def orphans(search: Search, texts: Transcripts) -> list[Path]:
-    """Files that look like transcripts of no recording that is there."""
-    left = [path for path in search.tree.others if path not in texts.used | search.used and not ABOUT.match(path.name)]
-    return [path for path in left if ending_of(path) and stem_of(path) not in search.tree.by_name]
+    """Files that look like transcripts or lists of no recording that is there."""
+    used = texts.used | search.used
+    left = [path for path in search.tree.others if path not in used and not ABOUT.match(path.name)]
+    return [
+        path
+        for path in left
+        if (ending_of(path) or path.suffix.lower() in TEXTUAL or TEXTS.search(path.name))
+        and not {stem_of(path), composed(path.stem)} & search.tree.by_name.keys()
+    ]
 
 
 def notes_of(search: Search, texts: Transcripts, left: Counter[str]) -> list[str]:
@@ -205,12 +237,19 @@ def notes_of(search: Search, texts: Transcripts, left: Counter[str]) -> list[str
     notes = [f"{count(number, 'row')} with the text of {note}" for note, number in texts.read.items()]
     for ending, number in left.items():
         known = ending in SIDECARS
-        why = "no text, or their recordings have it elsewhere" if known else "no transcript of a known kind"
+        why = (
+            "no text, or their recordings have it elsewhere"
+            if known
+            else f"--columns text={ending} reads them as transcripts"
+        )
         notes.append(f"not read: {count(number, f'{ending} file')} beside the audio ({why})")
     others = [path for path in search.tree.others if path not in texts.used | search.used]
-    if lost := orphans(search, texts):
-        notes.append(f"without a recording of the same name: {count(len(lost), 'transcript')} such as {lost[0]}")
     for remedy, endings in CLOSED.items():
         if closed := [path for path in others if path.name.lower().endswith(endings)]:
             notes.append(f"not opened: {count(len(closed), 'file')} such as {closed[0]} ({remedy})")
+    if lost := orphans(search, texts):
+        kinds = ", ".join(dict.fromkeys(path.suffix.lower() or path.name for path in lost))
+        notes.append(
+            f"not read, as they name no recording here: {count(len(lost), 'file')} ({kinds}) such as {lost[0]}"
+        )
     return [*search.notes, *notes]

@@ -85,6 +85,8 @@ def made(where: str, make: Callable[..., Row], *values: Any) -> Row:
     """What `make` makes of some values. InputError for one that lacks what lhotse writes."""
     try:
         return make(*values, where)
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where} is not whole ({type(error).__name__}: {error}); write the manifest again") from None
 

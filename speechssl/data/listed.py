@@ -1,6 +1,7 @@
 """Tables that lie in a folder of audio: rows with a path, or lines that begin with the name of a recording."""
 
 import csv
+import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -13,14 +14,18 @@ from speechssl.core.errors import InputError
 from speechssl.core.lines import first_text, read_lines
 from speechssl.data.aligned import root_of
 from speechssl.data.columns import NoPath, Reading
+from speechssl.data.lhotse import partner_of
 from speechssl.data.manifest import Utterance
 from speechssl.data.separated import DELIMITERS, OURS, header_of
 from speechssl.data.tables import read_rows
 from speechssl.data.tree import SPLITS, Tree, is_ending, split_folder
 
-TABLES = (".tsv", ".csv", ".jsonl", ".parquet", ".json", ".arrow", ".feather", ".gz")
+TABLES = (".tsv", ".csv", ".jsonl", ".parquet", ".json", ".arrow", ".feather", ".gz", ".yaml", ".yml", ".stm", ".ctm")
 NAMELESS = "columns have no names"
-LINES = ("", ".txt", ".tsv", ".csv", ".list", ".lst", ".trans", ".transcript", ".transcription", ".data", ".text")
+LINES = (
+    *("", ".txt", ".tsv", ".csv", ".list", ".lst", ".trans", ".transcript", ".transcription", ".data", ".text"),
+    *(".dot", ".trn", ".trl"),  # WSJ's, NIST's, GlobalPhone's
+)
 TEXTS = re.compile(
     r"(?i)(^|[^a-z])(trans|transcripts?|transcriptions?|text|texts|prompts?|metadata|line_index|sentences?)([^a-z]|$)"
 )
@@ -99,6 +104,14 @@ def read_listed(table: Path, tree: Tree, reading: Reading) -> tuple[list[Utteran
     return with_folders(rows, table, tree), ""
 
 
+def companions(table: Path) -> list[Path]:
+    """The files that are read with a table: lhotse's other manifest, or the texts in lines of their own."""
+    if table.suffix.lower() in (".yaml", ".yml"):
+        return list(table.parent.glob(f"{glob.escape(table.stem)}.*"))
+    partner = partner_of(table)
+    return [table.with_suffix(".wrd"), table.with_suffix(".ltr"), *([partner] if partner else [])]
+
+
 def by_hand(table: Path, options: str = "") -> str:
     """The command that reads a table by itself."""
     return f"`speechssl prepare {table} {options}--out x.tsv`"
@@ -170,6 +183,7 @@ def is_ours(table: Path) -> bool:
 
 
 ARCTIC = re.compile(r'\(\s*(\S+)\s+"(.*)"\s*\)')
+DECIMALS = re.compile(r"\d+\.\d+([ \t]+\d+\.\d+)*")
 SPHINX = re.compile(r"(?:<s>)?\s*(.*?)\s*(?:</s>)?\s*\(([^()\s]+)\)")
 
 
@@ -181,7 +195,7 @@ def read_lines_of(table: Path, tree: Tree, reading: Reading) -> list[Utterance]:
     """
     if not first_text(table, reading.encoding):
         return []
-    lines = [line for line in read_lines(table, reading.encoding) if line.strip()]
+    lines = numbered(table, [line for line in read_lines(table, reading.encoding) if line.strip()])
     for cut in (cut_fleurs, cut_tabs, cut_bars, cut_form, cut_commas, cut_spaces):
         pairs = [cut(line) for line in (lines if TEXTS.search(table.name) else islice(lines, 50))]
         meant = [tree.recording(key, table.parent) for key, _ in pairs]
@@ -197,6 +211,22 @@ def read_lines_of(table: Path, tree: Tree, reading: Reading) -> list[Utterance]:
             raise InputError(f"{table}: its {NAMELESS}; add a first line such as path<TAB>speaker<TAB>text")
         return list(rows_of([key for key, _ in pairs], fields, table, tree))
     return []
+
+
+def numbered(table: Path, lines: list[str]) -> list[str]:
+    """The lines of GlobalPhone's HA001.trl, in which "; 12:" stands above the text of HA001_12; other lines as they are."""
+    marks = [re.fullmatch(r";\s*(\d+):", line.strip()) for line in lines]
+    if not any(marks):
+        return lines
+    return [f"{table.stem}_{mark[1]} {text}" for mark, text in zip(marks, lines[1:]) if mark]
+
+
+def lists_recordings(table: Path, tree: Tree, reading: Reading) -> bool:
+    """Whether a transcript by its name, in a folder of such, holds lines that begin with the names of other recordings."""
+    if table.suffix.lower() not in LINES or str(table.parent) in tree.counts:
+        return False
+    keys = [(line.split() or [""])[0] for line in first_text(table, reading.encoding).split("\n")[:2]]
+    return len(set(keys)) == 2 and all(tree.recording(key, table.parent) for key in keys)
 
 
 def cut_fleurs(line: str) -> tuple[str, list[str]]:
@@ -233,28 +263,29 @@ def cut_form(line: str) -> tuple[str, list[str]]:
 
 
 def cut_spaces(line: str) -> tuple[str, list[str]]:
-    """key text, as in Kaldi's file `text` and LibriSpeech's .trans.txt."""
+    """key text, as in Kaldi's file `text` and LibriSpeech's .trans.txt; without the times of IEMOCAP's key [start-end]: text."""
     key, _, rest = line.strip().partition(" ")
-    return (key, [rest.strip()]) if rest else ("", [])
+    return (key, [re.sub(r"^\s*\[\d+\.\d+-\d+\.\d+\]:", "", rest).strip()]) if rest else ("", [])
 
 
 def fields_of(columns: list[list[str]]) -> dict[str, list[str]]:
     """Name -> the cells of the fields after the key; {} if it is not clear which is which.
 
     One field is the text. Of two, one of single words beside one of sentences is the speaker (VITS); else they are the text
-    and its normalised form, which is preferred (LJSpeech).
+    and its normalised form, which is preferred (LJSpeech). Decimal numbers, as CSS10's durations, are no text.
     """
     width = max(map(len, columns))
     rows = [[cell.strip() for cell in row] + [""] * (width - len(row)) for row in columns]
-    if width == 1:
-        return {"text": [row[0] for row in rows]}
-    if width > 2:
+    found = [cells for cells in map(list, zip(*rows)) if not all(map(DECIMALS.fullmatch, cells))]
+    if len(found) == 1:
+        return {"text": found[0]}
+    if len(found) != 2:
         return {}
-    single = [all(len(row[place].split()) < 2 for row in rows) for place in range(width)]
+    single = [all(len(cell.split()) < 2 for cell in cells) for cells in found]
     if single[0] != single[1]:
         text = single.index(False)
-        return {"text": [row[text] for row in rows], "speaker": [row[1 - text] for row in rows]}
-    return {"text": [row[1] or row[0] for row in rows], "other_text": [row[0] for row in rows]}
+        return {"text": found[text], "speaker": found[1 - text]}
+    return {"text": [after or before for before, after in zip(*found)], "other_text": found[0]}
 
 
 def rows_of(keys: list[str], fields: dict[str, list[str]], table: Path, tree: Tree) -> Iterator[Utterance]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ class Named(NamedTuple):
     labels: int = 3
     proof: Callable[[Sequence[Path]], bool] = bool
     says_text: bool = False
+    tables: tuple[str, ...] = ()  # files above the recordings that `columns` or the reader looks into
 
 
 def is_consistent(paths: Sequence[Path]) -> bool:
@@ -59,6 +61,19 @@ def nemo_table(paths: Sequence[Path]) -> Path | None:
     tables = (folder / "data.tsv" for folder in list(paths[0].parents)[:2])
     heads = {table: next(read_lines(table), "").split("\t") for table in tables if table.is_file()}
     return next((table for table, head in heads.items() if {"file_id", "emotion", "speaker_id"} <= set(head)), None)
+
+
+@cache
+def listed_in(table: Path) -> set[str]:
+    """The lines of a list of Speech Commands, word/name.wav."""
+    return set(read_lines(table)) if table.is_file() else set()
+
+
+def command_split(path: Path) -> str:
+    """The split of a recording of Speech Commands: what neither list names is training, if there are lists."""
+    dev, test = (listed_in(path.parents[1] / name) for name in ("validation_list.txt", "testing_list.txt"))
+    name = f"{path.parent.name}/{path.name}"
+    return "dev" if name in dev else "test" if name in test else "train" if dev or test else ""
 
 
 NAMED = {
@@ -85,6 +100,21 @@ NAMED = {
         evidence="file names digit_speaker_take of its six speakers",
         says_text=True,
     ),
+    # yes/0a7c2a8d_nohash_0: word, speaker, number of the recording; two lists say which are of dev and test
+    "speech-commands": Named(
+        r"([0-9a-f]{8})_nohash_\d+",
+        lambda m, path: {
+            "label": (word := path.parent.name),
+            "text": word,
+            "speaker": m[1],
+            "split": command_split(path),
+        },
+        sure=r"\w+/[0-9a-f]{8}_nohash_\d+",
+        evidence="file names speaker_nohash_take in folders of words",
+        labels=2,
+        says_text=True,
+        tables=("validation_list.txt", "testing_list.txt"),
+    ),
     # DC_sa03, or sa03 in the folder DC: speaker, emotion, number
     "savee": Named(
         r"(?:([A-Z]{2})_)?(sa|su|[adfhn])\d\d",
@@ -110,6 +140,7 @@ NAMED = {
         evidence="its table data.tsv (file_id, emotion, speaker_id) and file names of that form",
         speakers=1,
         proof=lambda paths: nemo_table(paths) is not None,
+        tables=("data.tsv",),
     ),
     # neu-m1-b1: emotion, speaker, sentence
     "emovo": Named(

@@ -1,7 +1,9 @@
 """Tables of objects: JSON, JSON Lines, Parquet and Arrow, those of NeMo, SpeechBrain, pandas and Hugging Face among them."""
 
+import glob
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -12,13 +14,14 @@ from typing import Any
 from speechssl.core.errors import InputError
 from speechssl.core.files import output_folder, replacing
 from speechssl.core.lines import first_text, read_lines
-from speechssl.data.columns import AudioInside, Header, NoPath, Reading, names_a_path
+from speechssl.data.columns import AudioInside, Header, NoPath, Reading, meaning_of, names_a_path
 from speechssl.data.manifest import Utterance
 from speechssl.data.places import Places
 
 PARQUET, FEATHER, STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 MANY = 64  # rows that are read at once; each may hold minutes of audio
 CLIP = {"start": "", "end": "", "duration": ""}  # times beside audio that lies in the table tell where it was cut from
+PAIR = re.compile(r"(\w+): ('[^']*'|[^,}]*)")
 ENDING = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg"}  # by how a file begins
 
 
@@ -27,7 +30,7 @@ def read_objects(path: Path, objects: Iterable[tuple[str, dict[str, Any]]], read
     headers: dict[tuple[str | bool, ...], Header] = {}
     nameless: list[tuple[str, NoPath]] = []
     places, unpack = Places.of(path), Unpack(path, reading)
-    for where, values in objects:
+    for where, values in in_parts(objects):
         audio = next(
             (name for name, value in values.items() if isinstance(value, dict) and names_a_path([name], reading)), ""
         )
@@ -51,6 +54,20 @@ def read_objects(path: Path, objects: Iterable[tuple[str, dict[str, Any]]], read
         raise nameless[0][1]
     for where, error in nameless:
         reading.leave_out(where, error)
+
+
+def in_parts(objects: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects, and those with a list of `segments`, as GigaSpeech's recordings, as one for each of these."""
+    for where, values in objects:
+        parts = values.get("segments")
+        if not (isinstance(parts, list) and parts and all(isinstance(part, dict) for part in parts)):
+            yield where, values
+            continue
+        for number, part in enumerate(parts, 1):
+            taken = {meaning_of(name, list(part)) for name in part} - {""} | {"id", "start", "end", "duration", "text"}
+            whole = {name: value for name, value in values.items() if not isinstance(value, (list, dict))}
+            own = {name: value for name, value in part.items() if name != "id"}
+            yield f"{where} segment {number}", {k: v for k, v in whole.items() if meaning_of(k, [k]) not in taken} | own
 
 
 def cell(value: Any) -> str:
@@ -118,7 +135,15 @@ def has_lines(head: str) -> bool:
         first = json.loads(head.lstrip().partition("\n")[0])
     except ValueError:
         return "\n" not in head.strip() and len(head) >= 2**16  # a first line that is very long
-    return isinstance(first, dict) and not all(isinstance(value, (dict, list)) for value in first.values())
+    if not isinstance(first, dict) or ("\n" not in head.strip() and holds_rows(first)):
+        return False
+    return not all(isinstance(value, (dict, list)) for value in first.values())
+
+
+def holds_rows(values: dict[str, Any]) -> bool:
+    """Whether an object has a list of objects with a path each, as GigaSpeech's document, which may stand in one line."""
+    heads = [value[0] for value in values.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    return any(names_a_path(head, Reading()) for head in heads)
 
 
 def json_lines(path: Path, reading: Reading) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -174,6 +199,38 @@ def rows_in(data: dict[str, Any], reading: Reading) -> dict[str, Any]:
         return {str(key): {name: column.get(key) for name, column in columns.items()} for key in rows}
     lists = [value for value in data.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
     return {str(n): item for n, item in enumerate(lists[0], 1)} if len(lists) == 1 else data
+
+
+def is_yaml(head: str) -> bool:
+    """Whether a text begins as MuST-C's lists of segments."""
+    return re.match(r"- \{.*\bwav: ", head) is not None
+
+
+def read_yaml(path: Path, _head: str, reading: Reading) -> Iterator[Utterance]:
+    """MuST-C's segments, `- {duration: 2.1, offset: 0.3, speaker_id: spk.1, wav: ted_1.wav}`, and those of mTEDx and IWSLT; the
+    texts are the lines of the files of the same name beside it, such as train.en and train.de in a folder en-de.
+
+    InputError if these have another number of lines, or if none of several is known to be what is said.
+    """
+    segments = [dict(PAIR.findall(line)) for line in read_lines(path, reading.encoding) if line.startswith("-")]
+    others = [
+        one for one in sorted(path.parent.glob(f"{glob.escape(path.stem)}.*")) if one.suffix not in (".yaml", ".yml")
+    ]
+    texts = {one.suffix[1:]: list(read_lines(one, reading.encoding)) for one in others}
+    for name, lines in texts.items():
+        if len(lines) != len(segments):
+            raise InputError(
+                f"{path} has {len(segments)} segments, and {path.stem}.{name} {len(lines)} lines; copy them again"
+            )
+    said = [name for name in texts if len(texts) == 1 or any(folder.startswith(f"{name}-") for folder in path.parts)]
+    if texts and not said and "text" not in reading.columns:
+        remedy = f"`speechssl prepare {path} --columns text={next(iter(texts))} --out x.tsv`"
+        raise InputError(f"{path}: nothing says which of {', '.join(texts)} is spoken; say so: {remedy}")
+    rows = (
+        (f"{path} segment {number}", values | {name: lines[number - 1] for name, lines in texts.items()})
+        for number, values in enumerate(segments, 1)
+    )
+    yield from read_objects(path, rows, replace(reading, columns={"text": "".join(said[:1])} | reading.columns))
 
 
 def read_arrow(path: Path, _head: str, reading: Reading) -> Iterator[Utterance]:

@@ -16,6 +16,7 @@ BESIDE = (
     "wavs",
     "wav",
     "audio",
+    "audios",
 )  # where corpora keep the audio of the tables that lie beside: clips is Common Voice's
 PLAIN = re.compile(r"[\w./ ()#,+@=&'-]*", re.ASCII)
 ENDINGS = (*EXTENSIONS, *FOREIGN)
@@ -44,7 +45,8 @@ class Places:
     @classmethod
     def of(cls, table: Path) -> "Places":
         """The folder of a table, those in it that corpora use, and the working folder."""
-        return cls([table.parent, *(table.parent / name for name in BESIDE), "."])
+        near = (table.parent, table.parent.parent)  # AISHELL's transcript beside wav, MuST-C's txt
+        return cls([table.parent, *(folder / name for folder in near for name in BESIDE), "."])
 
     def find(self, name: str, where: str) -> str:
         """The file that a path stands for. InputError for addresses and drives; `where` names the row."""

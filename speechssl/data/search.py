@@ -13,8 +13,7 @@ from speechssl.core.errors import InputError
 from speechssl.core.lines import read_lines
 from speechssl.data.columns import Reading
 from speechssl.data.cremad import CREMA_D_NAME, CREMA_D_SURE
-from speechssl.data.lhotse import partner_of
-from speechssl.data.listed import by_hand, found, read_listed, tables_of
+from speechssl.data.listed import by_hand, companions, found, lists_recordings, read_listed, tables_of
 from speechssl.data.manifest import Utterance
 from speechssl.data.named import NAMED, doubts, members, stranger
 from speechssl.data.readers import COMMON_VOICE, COMMON_VOICE_NOTES, CORPORA, common_voice_rows, common_voice_tables
@@ -217,12 +216,13 @@ class Search:
         for table in tables_of(self.tree):
             if table.name in KALDI and table.with_name("text").is_file():
                 self.used.add(table)  # read with that, or said by it
-            if table in self.used or (ending_of(table) and stem_of(table) in self.tree.by_name):
-                continue  # it lies beside a recording
+            beside = ending_of(table) and stem_of(table) in self.tree.by_name  # a recording
+            if table in self.used or (beside and not lists_recordings(table, self.tree, self.reading)):
+                continue
             known = len(self.reading.left_out or ())
             rows, problem = read_listed(table, self.tree, self.reading)
             if rows:
-                self.used.update(filter(None, [table, partner_of(table)]))
+                self.used.update([table, *companions(table)])
                 part = self.listed_part(table, rows)
                 self.claim(known, table.parent)
                 if part.rows:
@@ -262,7 +262,7 @@ class Search:
             doubt = "transcripts lie beside them" if self.transcribed(files) else doubts(corpus, files)
             if not doubt:
                 whole = [path for path in self.free if path.parent in sure]
-                self.used.update(path for path in self.tree.others if corpus == "nemo" and path.name == "data.tsv")
+                self.used.update(path for path in self.tree.others if path.name in NAMED[corpus].tables)
                 yield self.part(corpus, whole, NAMED[corpus].evidence)
             else:
                 note = f"{len(files)} names have the form of {corpus}'s, which proves nothing here ({doubt})"

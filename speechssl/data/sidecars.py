@@ -19,11 +19,11 @@ from speechssl.data.aligned import (
     read_elan,
     read_json_text,
     read_plain,
-    read_stm,
     read_textgrid,
 )
 from speechssl.data.manifest import Utterance
-from speechssl.data.talk import read_chat, read_ctm, read_trs
+from speechssl.data.nist import read_ctm, read_stm
+from speechssl.data.talk import read_chat, read_trn, read_trs
 from speechssl.data.tree import Tree, composed
 
 Reader = Callable[[str, str], list[Tier]]
@@ -31,7 +31,7 @@ SIDECARS: dict[str, Reader] = {  # the best first
     **{".textgrid": read_textgrid, ".eaf": read_elan, ".trs": read_trs, ".cha": read_chat, ".stm": read_stm},
     **{".srt": read_captions, ".vtt": read_captions},
     **{".normalized.txt": read_plain, ".txt": read_plain, ".lab": read_plain, ".original.txt": read_plain},
-    **{".ctm": read_ctm, ".json": read_json_text},
+    **{".ctm": read_ctm, ".json": read_json_text, ".trn": read_trn},
 }
 
 CAPTIONS, TIERED = (".srt", ".vtt"), (".textgrid", ".eaf")
@@ -64,25 +64,27 @@ def stem_of(path: Path) -> str:
 class Transcripts:
     """Reads what lies beside recordings, and counts it.
 
-    tier: the name of the tier to read ("": chosen by its name). encoding: of files without a mark of theirs. lenient:
-    a recording whose transcript cannot be read is a row without text. used: the files
-    that were read. read: what was read ->
-    how often. left_out: (path, reason) of recordings whose transcript cannot be read.
+    tier: the name of the tier to read ("": chosen by its name). ending: of the files to read ("": those of SIDECARS). encoding:
+    of files without a mark of theirs. lenient: a recording whose transcript cannot be read is a row without text. tables: files
+    that were read as such. used: the files that were read. read: what was read -> how often. left_out: (path, reason) of
+    recordings whose transcript cannot be read.
     """
 
     tree: Tree
     tier: str = ""
+    ending: str = ""
     encoding: str = ""
     lenient: bool = False
+    tables: set[Path] = field(default_factory=set)
     used: set[Path] = field(default_factory=set)
     read: Counter[str] = field(default_factory=Counter)
     left_out: list[tuple[str, str]] = field(default_factory=list)
 
     def rows(self, row: Utterance) -> Iterator[Utterance]:
         """A row for a whole recording with the text beside it, or one row for each segment of that; no row if it is damaged."""
-        files = sidecars(self.tree, Path(row.path))
+        files = self.files(Path(row.path))
         try:
-            found = [(path, SIDECARS[ending_of(path)](self.text(path), str(path))) for path in files]
+            found = [(path, SIDECARS.get(ending_of(path), read_plain)(self.text(path), str(path))) for path in files]
             path, tiers = self.best(found)
         except InputError as error:
             self.used.update(files)
@@ -112,6 +114,13 @@ class Transcripts:
             again = f"+{starts[start]}" if starts[start] else ""  # two speak at once
             starts[start] += 1
             yield part(row, segment, f"{row.id}@{start}{again}")
+
+    def files(self, audio: Path) -> list[Path]:
+        """The transcripts of a recording."""
+        if not self.ending:
+            return [path for path in sidecars(self.tree, audio) if path not in self.tables]
+        names = {(composed(name) + self.ending).lower() for name in (audio.stem, audio.name)}
+        return [path for path in self.tree.beside(audio) if composed(path.name).lower() in names]
 
     def text(self, path: Path) -> str:
         """The text of a file."""

@@ -13,15 +13,18 @@ from speechssl.data.columns import Reading
 from speechssl.data.kaldi import read_kaldi
 from speechssl.data.lhotse import is_lhotse, read_lhotse
 from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.nist import read_talks
 from speechssl.data.objects import (
     FEATHER,
     PARQUET,
     STREAM,
     is_json,
     is_saved_dataset,
+    is_yaml,
     read_arrow,
     read_json,
     read_saved_dataset,
+    read_yaml,
 )
 from speechssl.data.places import ENDINGS
 from speechssl.data.separated import header_of, is_fairseq, is_list, read_fairseq, read_list, read_separated
@@ -52,6 +55,8 @@ READERS = {  # the first that fits reads
     "Parquet, Arrow": Format(lambda b: b.data.startswith((PARQUET, FEATHER, STREAM)), read_arrow),
     "lhotse": Format(lambda b: is_json(b.text) and is_lhotse(b.text), read_lhotse),
     "JSON": Format(lambda b: is_json(b.text), read_json),
+    "STM, CTM": Format(lambda b: b.path.suffix.lower() in (".stm", ".ctm"), read_talks),
+    "YAML": Format(lambda b: is_yaml(b.text), read_yaml),
     "fairseq": Format(lambda b: is_fairseq(b.text), read_fairseq),
     "TSV, CSV": Format(lambda b: header_of(b.text, b.reading) is not None, read_separated),
     "list": Format(lambda b: is_list(b.path, b.text), read_list),

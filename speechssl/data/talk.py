@@ -1,4 +1,4 @@
-"""Transcripts of conversations as tiers: Transcriber's .trs, CHAT of CLAN and TalkBank, NIST's CTM."""
+"""Transcripts of conversations as tiers: Transcriber's .trs, CHAT of CLAN and TalkBank."""
 
 import math
 import re
@@ -7,10 +7,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from speechssl.core.errors import InputError
-from speechssl.data.aligned import Segment, Tier, root_of
-from speechssl.data.kaldi import SIDES
-
-PAUSE = 0.5  # seconds without a word, at which the words of a CTM file are cut into segments
+from speechssl.core.lines import read_lines
+from speechssl.data.aligned import Segment, Tier, read_plain, root_of
 
 
 def read_trs(text: str, where: str) -> list[Tier]:
@@ -62,6 +60,15 @@ def time_of(text: str) -> float:
 def own_name(name: str, where: str) -> str:
     """A speaker by the name that the file gives, or by that of the file too where it is only a number there."""
     return f"{Path(where).stem}/{name}" if re.fullmatch(r"(speaker#|spk)\d+", name) else name
+
+
+def read_trn(text: str, where: str) -> list[Tier]:
+    """THCHS-30's .wav.trn: the text, then its syllables and phones; one that only names another stands for that."""
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    other = Path(where).parent / first
+    if first.endswith(".trn") and other.is_file() and other != Path(where):
+        return read_trn("\n".join(read_lines(other)), str(other))
+    return read_plain(first, where)
 
 
 BULLET = re.compile(r"\x15(?:%\w+:\"[^\"]*\"_)?(\d+)_(\d+)\x15")  # milliseconds
@@ -123,43 +130,3 @@ def plain_text(line: str) -> str:
     for code, plain in CODES:
         line = re.sub(code, plain, line)
     return " ".join(line.split()) if re.search(r"\w", line) else ""
-
-
-CTM = re.compile(
-    r"(\S+)\s+(\S+)\s+(\d*\.?\d+|\*)\s+(\d*\.?\d+|\*)\s+(\S+)(?:\s.*)?"
-)  # file channel start duration word
-NO_WORD = re.compile(r"<.*>|\[.*\]|\(%.*\)|SIL|SPN|@")  # silence, noise, marks of alternatives
-
-
-def read_ctm(text: str, where: str) -> list[Tier]:
-    """The words of a CTM file of NIST, as Kaldi and NeMo write them, cut at pauses, of each channel by itself; <eps> and the like
-    are no words. Of several recordings the one is meant that is called as the file."""
-    words: dict[str, dict[str, list[tuple[float, float, str]]]] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.startswith(";;"):
-            continue
-        found = CTM.fullmatch(line.strip())
-        if not found:
-            raise InputError(f"{where} line {number} is not `file channel start duration word`; correct or remove it")
-        recording, channel, start, length, word = found.groups()
-        own = words.setdefault(recording, {}).setdefault(channel, [])
-        if not NO_WORD.fullmatch(word) and "*" not in (start, length):
-            own.append((float(start), float(start) + float(length), word))
-    name = Path(where).stem
-    if len(words) > 1 and name not in words:
-        raise InputError(f"{where} holds words of {len(words)} recordings, of which none is called {name}; divide it")
-    channels = words.get(name) or next(iter(words.values()), {})
-    segments: list[Segment] = []
-    for channel, own in channels.items():
-        side = SIDES.get(channel.lower(), channel) if len(channels) > 1 else ""
-        parts: list[Segment] = []
-        for start, end, word in sorted(own):
-            if parts and start - parts[-1].end < PAUSE:
-                before = parts[-1]
-                parts[-1] = before._replace(end=max(before.end, end), text=f"{before.text} {word}")
-            else:
-                parts.append(Segment(start, end, word, channel=side))
-        segments += parts
-    if not segments:
-        raise InputError(f"{where} holds no words; correct or remove it")
-    return [Tier("captions", segments)]

@@ -29,6 +29,7 @@ class Tree:
     def __init__(self, folder: Path, audio: Iterable[Path], others: Iterable[Path]) -> None:
         self.folder, self.audio = folder, list(audio)
         self.others = sorted(path for path in others if not path.name.startswith("."))
+        self.below: dict[str, dict[Path, list[Path]]] = {}  # name -> folder -> the recordings so called below it
 
     @cached_property
     def by_name(self) -> dict[str, list[Path]]:
@@ -60,18 +61,30 @@ class Tree:
         """The recording that `name` means in a table in the folder `base`: at that path, else the only one so called.
 
         The name may lack its folder or its ending, or have those of another machine. Of several recordings of that name the
-        one is meant whose folders agree with it best, and then one below `base`. None if there is none, or no single one.
+        one is meant that lies below the folder above `base`, as VoxForge's wav beside etc, whose folders agree with it best, and
+        then one below `base`. None if there is none, or no single one.
         """
         if not name or name in (".", "..") or "\n" in name:
             return None
         given = PurePosixPath(composed(re.sub(r"[\\/]+", "/", name)))
-        if (path := self.at(base / given)) is not None:
+        if (path := self.at(base / given) or self.at(self.folder / given)) is not None:
             return path
-        found = self.by_name.get(given.name) or self.by_name.get(given.stem if is_ending(given.suffix) else "") or []
+        known = given.name if given.name in self.by_name or not is_ending(given.suffix) else given.stem
+        found = self.by_name.get(known) or []
         if len(found) > 1:
+            found = self.near(known, base.parent) or found
             agreeing = [(agreement(path, given), base in path.parents) for path in found]
             found = [path for path, score in zip(found, agreeing) if score == max(agreeing)]
         return found[0] if len(found) == 1 else None
+
+    def near(self, name: str, folder: Path) -> list[Path]:
+        """The recordings so called below a folder."""
+        if name not in self.below:
+            places = self.below[name] = defaultdict(list)
+            for path in self.by_name[name]:
+                for above in path.parents:
+                    places[above].append(path)
+        return self.below[name].get(folder, [])
 
     @cached_property
     def paths(self) -> set[str]:

@@ -18,7 +18,7 @@ EXTENSIONS = (
     *(".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".spx", ".mp3", ".mp2", ".mpga"),
     *(".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".sph", ".nist", ".voc", ".m4a", ".m4b", ".aac", ".amr", ".awb"),
     *(".wma", ".mka", ".weba", ".ac3", ".eac3", ".ape", ".wv", ".tta", ".gsm", ".dts", ".ra", ".svx", ".iff", ".avr"),
-    *(".pvf", ".xi", ".paf", ".qcp", ".mpc"),
+    *(".pvf", ".xi", ".paf", ".qcp", ".mpc", ".wv1", ".wv2"),  # the last two are WSJ's
 )
 FOREIGN = (  # those of video, whose first audio track is taken
     *(".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".webm", ".mkv", ".flv", ".f4v", ".avi", ".wmv", ".asf", ".ogv", ".mts"),

@@ -68,6 +68,13 @@ TREES = {
         "0_george_0.wav": {"speaker": "george", "label": "0", "text": "zero"},
         "9_lucas_3.wav": {"speaker": "lucas", "label": "9", "text": "nine"},
     },
+    "speech-commands": {
+        "yes/0a7c2a8d_nohash_0.wav": {"speaker": "0a7c2a8d", "label": "yes", "text": "yes", "split": ""},
+        "yes/1b88bf70_nohash_1.wav": {"speaker": "1b88bf70", "label": "yes", "text": "yes"},
+        "no/3cdbe5f7_nohash_0.wav": {"speaker": "3cdbe5f7", "label": "no"},
+        "no/4bdbe5f7_nohash_0.wav": {"speaker": "4bdbe5f7", "label": "no"},
+        "no/2bdbe5f7_nohash_0.wav": {"speaker": "2bdbe5f7", "label": "no", "text": "no"},
+    },
     "vctk": {
         "wav48_silence_trimmed/p225/p225_001_mic1.flac": {"speaker": "p225", "text": "Please call Stella."},
         "wav48_silence_trimmed/p225/p225_001_mic2.flac": {"speaker": "p225", "text": "Please call Stella."},

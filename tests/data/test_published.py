@@ -109,13 +109,13 @@ def test_what_is_not_opened_is_named_and_not_counted_as_of_no_use(tmp_path):
     put(tmp_path / "list.xlsx", "PK")
     put(tmp_path / "clips.tar.gz", "x")
     put(tmp_path / "txt/a.mlf", "x")
-    put(tmp_path / "b.wav.trn", "x")
+    put(tmp_path / "b.wav.phones", "x")
     put(tmp_path / "README.md", "x")
     found = find(tmp_path)
     notes = " ".join(found.notes)
     assert f"not opened: 1 file such as {tmp_path / 'list.xlsx'} (save workbooks as CSV)" in notes
     assert f"not opened: 1 file such as {tmp_path / 'clips.tar.gz'} (unpack archives)" in notes
-    assert "not read: 1 .mlf file beside the audio" in notes and "1 .trn file" in notes
+    assert "not read: 1 .mlf file beside the audio" in notes and "1 .phones file" in notes
     assert found.ignored.total() == 3
 
 

@@ -211,7 +211,7 @@ def test_captions_of_one_language_are_read_and_of_two_are_named(tmp_path):
     assert [row[3] for row in rows_of(tmp_path)] == ["one"]
     (tmp_path / "talk.pt-BR.vtt").write_text("WEBVTT\n\n00:00.250 --> 00:01.000\num\n")
     assert [row[3] for row in rows_of(tmp_path)] == [""]
-    assert "2 transcripts such as" in find(tmp_path).notes[0]
+    assert "2 files (.vtt) such as" in find(tmp_path).notes[0]
 
 
 def test_of_several_transcripts_the_best_is_read_and_the_others_are_named(tmp_path):
@@ -322,5 +322,5 @@ def test_transcripts_that_are_not_read_are_named(tmp_path):
     grid(tmp_path / "gone.TextGrid", "short_textgrid", ("utterance", SAID))
     notes = " ".join(find(tmp_path).notes)
     assert "not read: 1 .mlf file beside the audio" in notes
-    assert f"without a recording of the same name: 1 transcript such as {tmp_path / 'gone.TextGrid'}" in notes
+    assert f"as they name no recording here: 1 file (.textgrid) such as {tmp_path / 'gone.TextGrid'}" in notes
     assert [row.text for row in find_rows(tmp_path)[0]] == [""]

@@ -8,9 +8,10 @@ import pytest
 
 from speechssl.core.errors import InputError
 from speechssl.data.corpora import find
+from speechssl.data.nist import read_ctm
 from speechssl.data.prepare import prepare
 from speechssl.data.tables import read_manifest
-from speechssl.data.talk import read_chat, read_ctm, read_trs
+from speechssl.data.talk import read_chat, read_trs
 from speechssl.sound import audio
 from tests.data.test_sidecars import recording, rows_of
 
