@@ -20,44 +20,83 @@ WIDTH = 4000  # states, half of them symbols: two minutes of speech; shorter tex
 NEVER = -np.inf
 
 
-def viterbi(frames_TV: np.ndarray, tokens: Sequence[int], blank: int, width: int = WIDTH) -> np.ndarray | None:
-    """The best alignment (T,): the place in `tokens` of the symbol of each frame, -1 for a blank. None if there is none, as of
-    more symbols than frames."""
-    size, count = 2 * len(tokens) + 1, len(frames_TV)
-    labels_S = np.full(size, blank)
-    labels_S[1::2] = tokens
-    skips_S = np.zeros(size, bool)  # a blank between two symbols may be left out if they differ
-    skips_S[3::2] = labels_S[3::2] != labels_S[1:-2:2]
-    width = min(size, width)
-    if not count:
-        return None
-    back_TW, offsets_T = np.zeros((count, width), np.uint8), np.zeros(count, np.int64)
-    score_W, offset = np.full(width, NEVER), 0
-    score_W[:2] = frames_TV[0, labels_S[:2]][:width]
-    for t in range(1, count):
-        moved = min(max(offset, offset + int(score_W.argmax()) - width // 2), size - width) - offset
-        padded = np.concatenate([[NEVER, NEVER], score_W, np.full(moved, NEVER)])
-        offset += moved
-        own = slice(offset, offset + width)
-        before_3W = np.stack([padded[moved + 2 - step : moved + 2 - step + width] for step in (0, 1, 2)])
-        before_3W[2, ~skips_S[own]] = NEVER
-        back_TW[t] = before_3W.argmax(axis=0)
-        offsets_T[t] = offset
-        score_W = before_3W.max(axis=0) + frames_TV[t, labels_S[own]]
-    last = [state for state in (size - 1, size - 2) if 0 <= state - offset < width]
-    state = max(last, key=lambda one: score_W[one - offset], default=-1)
-    if state < 0 or score_W[state - offset] == NEVER:
-        return None
-    places_T = np.empty(count, np.int64)
-    for t in range(count - 1, -1, -1):
-        places_T[t] = state // 2 if state % 2 else -1
-        state -= int(back_TW[t, state - offsets_T[t]])
-    return places_T
+def viterbi(
+    frames: Sequence[np.ndarray], texts: Sequence[Sequence[int]], blank: int, width: int = WIDTH
+) -> list[np.ndarray | None]:
+    """The best alignment (T,) of each text with its frames (T, V): the place in the text of the symbol of each frame, -1 for a
+    blank. None if there is none, as of more symbols than frames. Texts that need no band are computed together."""
+    found: list[np.ndarray | None] = [None] * len(frames)
+    usable = [i for i, (frames_TV, text) in enumerate(zip(frames, texts, strict=True)) if len(text) <= len(frames_TV)]
+    short = [i for i in usable if 2 * len(texts[i]) < width and len(frames[i])]
+    for group in [short, *([i] for i in usable if 2 * len(texts[i]) >= width)]:
+        if group:
+            lattice = Lattice([frames[i] for i in group], [texts[i] for i in group], blank, width)
+            for i, places_T in zip(group, lattice.traced(), strict=True):
+                found[i] = places_T
+    return found
+
+
+class Lattice:
+    """The states of some texts over their frames, and by how many states the best way to each came forward. B texts, S states, of
+    which W are kept, from offsets_T on in each frame; a band narrower than S is that of a single text."""
+
+    def __init__(self, frames: Sequence[np.ndarray], texts: Sequence[Sequence[int]], blank: int, width: int) -> None:
+        self.frames, self.counts_B = frames, np.array([len(frames_TV) for frames_TV in frames])
+        self.sizes_B = np.array([2 * len(text) + 1 for text in texts])
+        shape = len(texts), int(self.sizes_B.max())
+        self.labels_BS = np.full(shape, blank)
+        for row, text in enumerate(texts):
+            self.labels_BS[row, 1 : 2 * len(text) : 2] = text
+        self.skips_BS = np.full(shape, NEVER)  # a blank between two symbols may be left out if they differ
+        self.skips_BS[:, 3::2][self.labels_BS[:, 3::2] != self.labels_BS[:, 1:-2:2]] = 0.0
+        width = min(shape[1], width)
+        self.back_TBW = np.zeros((int(self.counts_B.max()), len(texts), width), np.uint8)
+        self.offsets_T = np.zeros(len(self.back_TBW), np.int64)
+        self.last_BW = self.run(width)
+
+    def run(self, width: int) -> np.ndarray:
+        """Fill back_TBW; returns the scores (B, W) of the states in the last frame of each text."""
+        frames_TBV = np.zeros((len(self.back_TBW), len(self.frames), self.frames[0].shape[1]))
+        for row, frames_TV in enumerate(self.frames):
+            frames_TBV[: len(frames_TV), row] = frames_TV
+        states, offset = self.labels_BS.shape[1], 0
+        score_BW = np.full(self.back_TBW.shape[1:], NEVER)
+        score_BW[:, :2] = np.take_along_axis(frames_TBV[0], self.labels_BS[:, :2], axis=1)
+        last_BW = score_BW.copy()
+        for t in range(1, len(frames_TBV)):
+            moved = max(0, min(int(score_BW[0].argmax()) - width // 2, states - width - offset)) if width < states else 0
+            offset += moved
+            padded_BW = np.pad(score_BW, ((0, 0), (2, moved)), constant_values=NEVER)[:, moved:]
+            own = slice(offset, offset + width)
+            score_BW, next_BW, skip_BW = padded_BW[:, 2:], padded_BW[:, 1:-1], padded_BW[:, :-2] + self.skips_BS[:, own]
+            self.back_TBW[t] = next_BW > score_BW
+            score_BW = np.maximum(score_BW, next_BW)
+            self.back_TBW[t][skip_BW > score_BW] = 2
+            score_BW = np.maximum(score_BW, skip_BW) + np.take_along_axis(frames_TBV[t], self.labels_BS[:, own], axis=1)
+            self.offsets_T[t] = offset
+            ended_B = self.counts_B == t + 1
+            last_BW[ended_B] = score_BW[ended_B]
+        return last_BW
+
+    def traced(self) -> list[np.ndarray | None]:
+        """The best way through the states of each text, as in `viterbi`."""
+        rows_B, ends_B = np.arange(len(self.frames)), self.sizes_B - 1 - self.offsets_T[self.counts_B - 1]
+        ends_2B = np.stack([ends_B, np.maximum(ends_B - 1, 0)])  # in a blank, or in the last symbol
+        inside_2B = np.where(ends_2B < self.last_BW.shape[1], self.last_BW[rows_B, np.minimum(ends_2B, self.last_BW.shape[1] - 1)], NEVER)
+        state_B = ends_2B[inside_2B.argmax(axis=0), rows_B] + self.offsets_T[self.counts_B - 1]
+        places_TB = np.full(self.back_TBW.shape[:2], -1)
+        for t in range(len(places_TB) - 1, -1, -1):
+            live_B = rows_B[t < self.counts_B]
+            state = state_B[live_B]
+            places_TB[t, live_B] = np.where(state % 2, state // 2, -1)
+            state_B[live_B] -= self.back_TBW[t, live_B, state - self.offsets_T[t]]
+        reached_B = inside_2B.max(axis=0) > NEVER
+        return [places_TB[: self.counts_B[row], row] if reached_B[row] else None for row in rows_B]
 
 
 def path_of(log_probs_TV: Tensor, tokens: Sequence[int], blank: int) -> Tensor:
     """The symbol or blank of each frame (T,) in the best alignment of `tokens`; all blanks if there is none."""
-    places_T = viterbi(log_probs_TV.double().numpy(), tokens, blank) if tokens else None
+    places_T = viterbi([log_probs_TV.double().numpy()], [tokens], blank)[0] if tokens else None
     if places_T is None:
         return torch.full((len(log_probs_TV),), blank)
     return torch.from_numpy(np.where(places_T >= 0, np.array(tokens)[places_T], blank))
@@ -90,7 +129,7 @@ def align(
             tokens.append(between)
         spans.append((len(tokens), len(tokens) + len(own)))
         tokens.extend(own)
-    places_T = viterbi(frames_TV, tokens, tokenizer.blank)
+    places_T = viterbi([frames_TV], [tokens], tokenizer.blank)[0]
     if places_T is None:
         return None
     hop, field = geometry.hop / SAMPLE_RATE, geometry.receptive_field / SAMPLE_RATE

@@ -33,16 +33,16 @@ def test_a_long_text_is_aligned_in_a_band():
     truth = np.concatenate(frames)
     log_probs_TV = np.log(np.full((len(truth), 6), 0.02))
     log_probs_TV[np.arange(len(truth)), truth] = np.log(0.9)
-    found = viterbi(log_probs_TV, tokens.tolist(), 0, width=200)
+    found = viterbi([log_probs_TV], [tokens.tolist()], 0, width=200)[0]
     assert found is not None and (np.where(found >= 0, tokens[found], 0) == truth).all()
     assert (np.diff(found[found >= 0]) >= 0).all()
 
 
 def test_what_does_not_fit_is_none():
     log_probs_TV = posteriors(3)
-    assert viterbi(log_probs_TV.numpy(), [2, 2, 3], 0) is None  # the same twice needs a frame more
-    assert viterbi(log_probs_TV.numpy(), [2, 3, 2], 0).tolist() == [0, 1, 2]
-    assert viterbi(log_probs_TV.numpy()[:0], [2], 0) is None
+    assert viterbi([log_probs_TV.numpy()], [[2, 2, 3]], 0) == [None]  # the same twice needs a frame more
+    assert viterbi([log_probs_TV.numpy()], [[2, 3, 2]], 0)[0].tolist() == [0, 1, 2]
+    assert viterbi([log_probs_TV.numpy()[:0]], [[2]], 0) == [None]
     assert align(log_probs_TV, [("abab", "abab")], TINY, GEOMETRY) is None
     assert path_of(log_probs_TV, [2, 2, 3], 0).tolist() == [0, 0, 0]
 
