@@ -28,10 +28,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags and print one line for each way to find words."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="fine-tuned on digits")
-    parser.add_argument("--speakers", nargs="+", default=["theo"], help="whose digits (default: theo, in no training set)")
+    parser.add_argument(
+        "--speakers", nargs="+", default=["theo"], help="whose digits (default: theo, in no training set)"
+    )
     parser.add_argument("--digits", type=Path, default=ROOT / "data" / "fsdd.tsv", help="table of spoken words")
-    parser.add_argument("--noise", type=Path, default=ROOT / "data" / "librispeech_test.tsv", help="table whose pauses are taken")
-    parser.add_argument("--pauses", nargs=2, type=float, default=(0.1, 0.6), help="their shortest and longest, in seconds")
+    parser.add_argument(
+        "--noise", type=Path, default=ROOT / "data" / "librispeech_test.tsv", help="table whose pauses are taken"
+    )
+    parser.add_argument(
+        "--pauses", nargs=2, type=float, default=(0.1, 0.6), help="their shortest and longest, in seconds"
+    )
     parser.add_argument("--decibels", nargs=2, type=float, default=(20, 40), help="of the words above the noise")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
@@ -58,7 +64,9 @@ def wave_of(row: Any) -> np.ndarray:
 def trimmed_words(table: Path, speakers: Sequence[str]) -> list[tuple[str, np.ndarray]]:
     """(text, wave) of the words of some speakers, without what is 30 dB below their loudest 20 ms at both ends."""
     rows = [row for row in read_manifest(table) if row.speaker in speakers]
-    return [(row.text, librosa.effects.trim(wave_of(row), top_db=30, frame_length=320, hop_length=40)[0]) for row in rows]
+    return [
+        (row.text, librosa.effects.trim(wave_of(row), top_db=30, frame_length=320, hop_length=40)[0]) for row in rows
+    ]
 
 
 def quietest(wave_S: np.ndarray, seconds: float = 0.3) -> np.ndarray:

@@ -3,6 +3,8 @@
 Each band is compared with its own noise floor, so a weak "s" counts although a room hums louder below it.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 STEP = 160  # samples at 16 kHz: 10 ms
@@ -20,7 +22,7 @@ def levels(wave_S: np.ndarray) -> np.ndarray:
     frames_FW = np.lib.stride_tricks.sliding_window_view(padded_S, WINDOW)[::STEP][:count]
     power_FH = np.abs(np.fft.rfft(frames_FW * np.hanning(WINDOW).astype(np.float32))) ** 2 / WINDOW
     places = np.searchsorted(np.fft.rfftfreq(WINDOW, 1 / 16_000), EDGES)
-    return np.stack([power_FH[:, a:b].mean(axis=1) for a, b in zip(places, places[1:])], axis=1).astype(np.float32)
+    return np.stack([power_FH[:, a:b].mean(axis=1) for a, b in pairwise(places)], axis=1).astype(np.float32)
 
 
 def excess(levels_FB: np.ndarray) -> np.ndarray:

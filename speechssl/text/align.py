@@ -5,13 +5,16 @@ far are kept, so memory grows with the length of the recording, not with its squ
 """
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from itertools import chain, pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from speechssl.core.packed import Geometry
+from speechssl.text.borders import widened
 from speechssl.text.decode import SAMPLE_RATE
 from speechssl.text.tokenizer import CharTokenizer
 from speechssl.text.transcript import Transcript, Word
@@ -64,7 +67,9 @@ class Lattice:
         score_BW[:, :2] = np.take_along_axis(frames_TBV[0], self.labels_BS[:, :2], axis=1)
         last_BW = score_BW.copy()
         for t in range(1, len(frames_TBV)):
-            moved = max(0, min(int(score_BW[0].argmax()) - width // 2, states - width - offset)) if width < states else 0
+            moved = (
+                max(0, min(int(score_BW[0].argmax()) - width // 2, states - width - offset)) if width < states else 0
+            )
             offset += moved
             padded_BW = np.pad(score_BW, ((0, 0), (2, moved)), constant_values=NEVER)[:, moved:]
             own = slice(offset, offset + width)
@@ -82,7 +87,9 @@ class Lattice:
         """The best way through the states of each text, as in `viterbi`."""
         rows_B, ends_B = np.arange(len(self.frames)), self.sizes_B - 1 - self.offsets_T[self.counts_B - 1]
         ends_2B = np.stack([ends_B, np.maximum(ends_B - 1, 0)])  # in a blank, or in the last symbol
-        inside_2B = np.where(ends_2B < self.last_BW.shape[1], self.last_BW[rows_B, np.minimum(ends_2B, self.last_BW.shape[1] - 1)], NEVER)
+        inside_2B = np.where(
+            ends_2B < self.last_BW.shape[1], self.last_BW[rows_B, np.minimum(ends_2B, self.last_BW.shape[1] - 1)], NEVER
+        )
         state_B = ends_2B[inside_2B.argmax(axis=0), rows_B] + self.offsets_T[self.counts_B - 1]
         places_TB = np.full(self.back_TBW.shape[:2], -1)
         for t in range(len(places_TB) - 1, -1, -1):
@@ -102,58 +109,95 @@ def path_of(log_probs_TV: Tensor, tokens: Sequence[int], blank: int) -> Tensor:
     return torch.from_numpy(np.where(places_T >= 0, np.array(tokens)[places_T], blank))
 
 
+class Clip(NamedTuple):
+    """What is aligned. words: (as it is printed, as the model spells it). excess_F: how far the sound stands out
+    (sound/levels.py), which tells where words begin and end; None: words reach from their first frame to their last."""
+
+    log_probs_TV: Tensor
+    words: Sequence[tuple[str, str]]
+    excess_F: np.ndarray | None = None
+
+
 def align(
-    log_probs_TV: Tensor,
-    words: Sequence[tuple[str, str]],
-    tokenizer: CharTokenizer,
-    geometry: Geometry,
-    silence: float = 0.0,
-) -> Transcript | None:
-    """The times of given words; None if they do not fit into the frames. words: (as it is printed, as the model spells it).
+    clips: Sequence[Clip], tokenizer: CharTokenizer, geometry: Geometry, silence: float = 0.0
+) -> list[Transcript | None]:
+    """The times of the words of some clips; None for a text that does not fit into its frames.
 
     What the vocabulary cannot spell, one symbol or several, takes the letters that are likeliest there; a word without any
     symbol has no length. silence: as in decode.spell.
     """
-    frames_TV = log_probs_TV.double().numpy()
     signs = [token for token in (tokenizer.blank, tokenizer.delimiter) if token is not None]
-    anything: int = frames_TV.shape[1]
-    others_T1 = np.delete(frames_TV, signs, axis=1).max(axis=1, keepdims=True)
-    frames_TV = np.concatenate([frames_TV, others_T1], axis=1)
+    frames = [with_anything(clip.log_probs_TV.double().numpy(), signs) for clip in clips]
+    spelled = [spelling(clip.words, tokenizer, frames_TV.shape[1] - 1) for clip, frames_TV in zip(clips, frames)]
+    found = viterbi(frames, [tokens for tokens, _ in spelled], tokenizer.blank)
+    return [
+        None if places_T is None else timed(clip, frames_TV, places_T, *spelt, tokenizer, geometry, silence)
+        for clip, frames_TV, places_T, spelt in zip(clips, frames, found, spelled, strict=True)
+    ]
+
+
+def with_anything(frames_TV: np.ndarray, signs: Sequence[int]) -> np.ndarray:
+    """Frames with a further symbol, as likely as the likeliest one that is no sign, such as the blank."""
+    return np.concatenate([frames_TV, np.delete(frames_TV, signs, axis=1).max(axis=1, keepdims=True)], axis=1)
+
+
+def spelling(
+    words: Sequence[tuple[str, str]], tokenizer: CharTokenizer, anything: int
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """The symbols of words, with delimiters between them, and where those of each word begin and stop. What the vocabulary
+    lacks is one symbol `anything`, however long it is."""
     tokens: list[int] = []
     spans: list[tuple[int, int]] = []
-    between = tokenizer.delimiter
     for _, spelled in words:
         symbols = [tokenizer.vocab.get(symbol, anything) for symbol in tokenizer.split(spelled)]
         own = [token for token, before in zip(symbols, [-1, *symbols]) if token != anything or before != anything]
-        if own and tokens and between is not None:
-            tokens.append(between)
+        if own and tokens and tokenizer.delimiter is not None:
+            tokens.append(tokenizer.delimiter)
         spans.append((len(tokens), len(tokens) + len(own)))
         tokens.extend(own)
-    places_T = viterbi([frames_TV], [tokens], tokenizer.blank)[0]
-    if places_T is None:
-        return None
+    return tokens, spans
+
+
+def timed(
+    clip: Clip,
+    frames_TV: np.ndarray,
+    places_T: np.ndarray,
+    tokens: Sequence[int],
+    spans: Sequence[tuple[int, int]],
+    tokenizer: CharTokenizer,
+    geometry: Geometry,
+    silence: float,
+) -> Transcript:
+    """From the place in the text of each frame to the times of its words and letters."""
     hop, field = geometry.hop / SAMPLE_RATE, geometry.receptive_field / SAMPLE_RATE
     duration = len(frames_TV) * hop + field - hop - 2 * silence
-    firsts = np.searchsorted(filled(places_T), np.arange(len(tokens)))
+    spoken_T = np.flatnonzero(places_T >= 0)
+    begins_P = np.searchsorted(places_T[spoken_T], np.arange(len(tokens)))
+    firsts_P = spoken_T[begins_P]
+    stops_P = firsts_P + np.bincount(places_T[spoken_T], minlength=len(tokens))
+    scores_T = frames_TV[spoken_T, np.array(tokens, np.int64)[places_T[spoken_T]]]
+    scores_P = np.exp(np.maximum.reduceat(scores_T, begins_P))
 
     def word(text: str, first: int, stop: int) -> Word:
-        frames = np.flatnonzero((places_T >= first) & (places_T < stop)) if stop > first else np.array([], np.int64)
-        if not len(frames):
-            edge = float(firsts[first]) * hop + field / 2 if first < len(firsts) else duration + silence
-            return Word(text=text, start=clip(edge), end=clip(edge), score=0.0)
-        scores = [frames_TV[frames[places_T[frames] == place], tokens[place]].max() for place in range(first, stop)]
-        start, end = frames[0] * hop + field / 2 - hop / 2, (frames[-1] + 1) * hop + field / 2 - hop / 2
-        return Word(text=text, start=clip(start), end=clip(end), score=round(float(np.exp(scores).mean()), 4))
+        edges = (
+            (firsts_P[first], stops_P[stop - 1]) if stop > first else (np.append(firsts_P, len(frames_TV))[first],) * 2
+        )
+        start, end = (round(float(np.clip(edge * hop + (field - hop) / 2 - silence, 0, duration)), 3) for edge in edges)
+        return Word(
+            text=text, start=start, end=end, score=round(float(scores_P[first:stop].mean()), 4) if stop > first else 0.0
+        )
 
-    def clip(time: Any) -> float:
-        return round(float(min(max(0.0, time - silence), duration)), 3)
+    words = [word(text, *span) for (text, _), span in zip(clip.words, spans, strict=True)]
+    letters = [[word(tokenizer.symbol(tokens[p]) or "*", p, p + 1) for p in range(*span)] for span in spans]
+    if clip.excess_F is not None:
+        words = widened(words, clip.excess_F, duration)
+        letters = [stretched(own, one) for own, one in zip(letters, words, strict=True)]
+    text = " ".join(text for text, _ in clip.words)
+    return Transcript(text=text, words=words, duration=duration, letters=list(chain.from_iterable(letters)))
 
-    found = [word(text, *span) for (text, _), span in zip(words, spans, strict=True)]
-    spelled = [(place, token) for place, token in enumerate(tokens) if token != between]
-    letters = [word(tokenizer.symbol(token) or "*", place, place + 1) for place, token in spelled]
-    return Transcript(text=" ".join(text for text, _ in words), words=found, duration=duration, letters=letters)
 
-
-def filled(places_T: np.ndarray) -> np.ndarray:
-    """The places with blanks counted to the symbol before them: they never fall."""
-    return np.maximum.accumulate(places_T)
+def stretched(letters: Sequence[Word], word: Word) -> list[Word]:
+    """The letters of a word, one after the other without gaps from its beginning to its end."""
+    inner = [round((before.end + after.start) / 2, 3) for before, after in pairwise(letters)]
+    edges = np.clip([word.start, *inner, word.end], word.start, word.end).tolist()
+    return [replace(letter, start=a, end=b) for letter, (a, b) in zip(letters, pairwise(edges), strict=False)]
