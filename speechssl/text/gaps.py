@@ -34,8 +34,8 @@ class Part(NamedTuple):
 
 
 def align_parts(clip: Clip, tokenizer: CharTokenizer, geometry: Geometry, silence: float = 0.0) -> Transcript | None:
-    """The times of the words that are said, and what is unmatched: words of the text in a row, which have no length, and stretches
-    of speech, which have no text. None if nothing agrees."""
+    """The times of the words that are said, and what is unmatched: words of the text, which have no length, and stretches of
+    speech, which have no text. None if nothing agrees."""
     best_T = clip.log_probs_TV.argmax(dim=1)
     heard = [run for run in collapse(best_T, tokenizer.blank) if tokenizer.symbol(run.token)]
     hop, margin = geometry.hop / SAMPLE_RATE, round(silence * SAMPLE_RATE / geometry.hop)

@@ -76,7 +76,7 @@ def misfit(name: str, text: str, seconds: float, gaps: bool) -> InputError:
     if gaps:
         return InputError(f"{name}: nothing of its text is heard in its {seconds:.1f} s; is it another recording's?")
     return InputError(
-        f"{name}: a text of {len(text)} letters does not fit into {seconds:.1f} s; is it another clip's? --gaps finds what is said"
+        f"{name}: a text of {len(text)} letters does not fit into {seconds:.1f} s; is it another's? --gaps finds what is said"
     )
 
 
