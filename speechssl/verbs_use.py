@@ -121,15 +121,26 @@ def align(
     *,
     where: Where = (),
     text: Annotated[Path | None, "a file with the text of the one recording"] = None,
+    gaps: Annotated[bool, "find and report what is said but not in the text, and what of the text is not said"] = False,
     format: Annotated[str, "of the times", "speechssl.text.formats:FORMATS"] = "TextGrid",
     out: Annotated[Path | None, "write one file per row into this folder"] = None,
+    segments: Annotated[
+        Path | None, "write segments of some seconds into this table, with a column confidence, for finetune --train"
+    ] = None,
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
-    """Find the times of the words and letters of given transcripts (forced alignment), from the beginning of each row."""
+    """Find the times of the words and letters of given transcripts (forced alignment), from the beginning of each file."""
     from speechssl.use.align import align_files
 
-    options: dict[str, Any] = {"where": where, "text": text, "style": format, "out": out}
+    options: dict[str, Any] = {
+        "where": where,
+        "text": text,
+        "gaps": gaps,
+        "style": format,
+        "out": out,
+        "segments": segments,
+    }
     if align_files(load(model, device, precision), sources, **options):
         sys.exit(2)
 

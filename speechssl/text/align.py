@@ -5,13 +5,16 @@ far are kept, so memory grows with the length of the recording, not with its squ
 """
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from itertools import chain, pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from speechssl.core.packed import Geometry
+from speechssl.text.borders import widened
 from speechssl.text.decode import SAMPLE_RATE
 from speechssl.text.tokenizer import CharTokenizer
 from speechssl.text.transcript import Transcript, Word
@@ -20,101 +23,181 @@ WIDTH = 4000  # states, half of them symbols: two minutes of speech; shorter tex
 NEVER = -np.inf
 
 
-def viterbi(frames_TV: np.ndarray, tokens: Sequence[int], blank: int, width: int = WIDTH) -> np.ndarray | None:
-    """The best alignment (T,): the place in `tokens` of the symbol of each frame, -1 for a blank. None if there is none, as of
-    more symbols than frames."""
-    size, count = 2 * len(tokens) + 1, len(frames_TV)
-    labels_S = np.full(size, blank)
-    labels_S[1::2] = tokens
-    skips_S = np.zeros(size, bool)  # a blank between two symbols may be left out if they differ
-    skips_S[3::2] = labels_S[3::2] != labels_S[1:-2:2]
-    width = min(size, width)
-    if not count:
-        return None
-    back_TW, offsets_T = np.zeros((count, width), np.uint8), np.zeros(count, np.int64)
-    score_W, offset = np.full(width, NEVER), 0
-    score_W[:2] = frames_TV[0, labels_S[:2]][:width]
-    for t in range(1, count):
-        moved = min(max(offset, offset + int(score_W.argmax()) - width // 2), size - width) - offset
-        padded = np.concatenate([[NEVER, NEVER], score_W, np.full(moved, NEVER)])
-        offset += moved
-        own = slice(offset, offset + width)
-        before_3W = np.stack([padded[moved + 2 - step : moved + 2 - step + width] for step in (0, 1, 2)])
-        before_3W[2, ~skips_S[own]] = NEVER
-        back_TW[t] = before_3W.argmax(axis=0)
-        offsets_T[t] = offset
-        score_W = before_3W.max(axis=0) + frames_TV[t, labels_S[own]]
-    last = [state for state in (size - 1, size - 2) if 0 <= state - offset < width]
-    state = max(last, key=lambda one: score_W[one - offset], default=-1)
-    if state < 0 or score_W[state - offset] == NEVER:
-        return None
-    places_T = np.empty(count, np.int64)
-    for t in range(count - 1, -1, -1):
-        places_T[t] = state // 2 if state % 2 else -1
-        state -= int(back_TW[t, state - offsets_T[t]])
-    return places_T
+def viterbi(
+    frames: Sequence[np.ndarray], texts: Sequence[Sequence[int]], blank: int, width: int = WIDTH
+) -> list[np.ndarray | None]:
+    """The best alignment (T,) of each text with its frames (T, V): the place in the text of the symbol of each frame, -1 for a
+    blank. None if there is none, as of more symbols than frames. Texts that need no band are computed together."""
+    found: list[np.ndarray | None] = [None] * len(frames)
+    usable = [i for i, (frames_TV, text) in enumerate(zip(frames, texts, strict=True)) if len(text) <= len(frames_TV)]
+    short = [i for i in usable if 2 * len(texts[i]) < width and len(frames[i])]
+    for group in [short, *([i] for i in usable if 2 * len(texts[i]) >= width)]:
+        if group:
+            lattice = Lattice([frames[i] for i in group], [texts[i] for i in group], blank, width)
+            for i, places_T in zip(group, lattice.traced(), strict=True):
+                found[i] = places_T
+    return found
+
+
+class Lattice:
+    """The states of some texts over their frames, and by how many states the best way to each came forward. B texts, S states, of
+    which W are kept, from offsets_T on in each frame; a band narrower than S is that of a single text."""
+
+    def __init__(self, frames: Sequence[np.ndarray], texts: Sequence[Sequence[int]], blank: int, width: int) -> None:
+        self.frames, self.counts_B = frames, np.array([len(frames_TV) for frames_TV in frames])
+        self.sizes_B = np.array([2 * len(text) + 1 for text in texts])
+        shape = len(texts), int(self.sizes_B.max())
+        self.labels_BS = np.full(shape, blank)
+        for row, text in enumerate(texts):
+            self.labels_BS[row, 1 : 2 * len(text) : 2] = text
+        self.skips_BS = np.full(shape, NEVER)  # a blank between two symbols may be left out if they differ
+        self.skips_BS[:, 3::2][self.labels_BS[:, 3::2] != self.labels_BS[:, 1:-2:2]] = 0.0
+        width = min(shape[1], width)
+        self.back_TBW = np.zeros((int(self.counts_B.max()), len(texts), width), np.uint8)
+        self.offsets_T = np.zeros(len(self.back_TBW), np.int64)
+        self.last_BW = self.run(width)
+
+    def run(self, width: int) -> np.ndarray:
+        """Fill back_TBW; returns the scores (B, W) of the states in the last frame of each text."""
+        frames_TBV = np.zeros((len(self.back_TBW), len(self.frames), self.frames[0].shape[1]))
+        for row, frames_TV in enumerate(self.frames):
+            frames_TBV[: len(frames_TV), row] = frames_TV
+        states, offset = self.labels_BS.shape[1], 0
+        score_BW = np.full(self.back_TBW.shape[1:], NEVER)
+        score_BW[:, :2] = np.take_along_axis(frames_TBV[0], self.labels_BS[:, :2], axis=1)
+        last_BW = score_BW.copy()
+        for t in range(1, len(frames_TBV)):
+            moved = (
+                max(0, min(int(score_BW[0].argmax()) - width // 2, states - width - offset)) if width < states else 0
+            )
+            offset += moved
+            padded_BW = np.pad(score_BW, ((0, 0), (2, moved)), constant_values=NEVER)[:, moved:]
+            own = slice(offset, offset + width)
+            score_BW, next_BW, skip_BW = padded_BW[:, 2:], padded_BW[:, 1:-1], padded_BW[:, :-2] + self.skips_BS[:, own]
+            self.back_TBW[t] = next_BW > score_BW
+            score_BW = np.maximum(score_BW, next_BW)
+            self.back_TBW[t][skip_BW > score_BW] = 2
+            score_BW = np.maximum(score_BW, skip_BW) + np.take_along_axis(frames_TBV[t], self.labels_BS[:, own], axis=1)
+            self.offsets_T[t] = offset
+            ended_B = self.counts_B == t + 1
+            last_BW[ended_B] = score_BW[ended_B]
+        return last_BW
+
+    def traced(self) -> list[np.ndarray | None]:
+        """The best way through the states of each text, as in `viterbi`."""
+        rows_B, ends_B = np.arange(len(self.frames)), self.sizes_B - 1 - self.offsets_T[self.counts_B - 1]
+        ends_2B = np.stack([ends_B, np.maximum(ends_B - 1, 0)])  # in a blank, or in the last symbol
+        inside_2B = np.where(
+            ends_2B < self.last_BW.shape[1], self.last_BW[rows_B, np.minimum(ends_2B, self.last_BW.shape[1] - 1)], NEVER
+        )
+        state_B = ends_2B[inside_2B.argmax(axis=0), rows_B] + self.offsets_T[self.counts_B - 1]
+        places_TB = np.full(self.back_TBW.shape[:2], -1)
+        for t in range(len(places_TB) - 1, -1, -1):
+            live_B = rows_B[t < self.counts_B]
+            state = state_B[live_B]
+            places_TB[t, live_B] = np.where(state % 2, state // 2, -1)
+            state_B[live_B] -= self.back_TBW[t, live_B, state - self.offsets_T[t]]
+        reached_B = inside_2B.max(axis=0) > NEVER
+        return [places_TB[: self.counts_B[row], row] if reached_B[row] else None for row in rows_B]
 
 
 def path_of(log_probs_TV: Tensor, tokens: Sequence[int], blank: int) -> Tensor:
     """The symbol or blank of each frame (T,) in the best alignment of `tokens`; all blanks if there is none."""
-    places_T = viterbi(log_probs_TV.double().numpy(), tokens, blank) if tokens else None
+    places_T = viterbi([log_probs_TV.double().numpy()], [tokens], blank)[0] if tokens else None
     if places_T is None:
         return torch.full((len(log_probs_TV),), blank)
     return torch.from_numpy(np.where(places_T >= 0, np.array(tokens)[places_T], blank))
 
 
+class Clip(NamedTuple):
+    """What is aligned. words: (as it is printed, as the model spells it). excess_F: how far the sound stands out
+    (sound/levels.py), which tells where words begin and end; None: words reach from their first frame to their last."""
+
+    log_probs_TV: Tensor
+    words: Sequence[tuple[str, str]]
+    excess_F: np.ndarray | None = None
+
+
 def align(
-    log_probs_TV: Tensor,
-    words: Sequence[tuple[str, str]],
-    tokenizer: CharTokenizer,
-    geometry: Geometry,
-    silence: float = 0.0,
-) -> Transcript | None:
-    """The times of given words; None if they do not fit into the frames. words: (as it is printed, as the model spells it).
+    clips: Sequence[Clip], tokenizer: CharTokenizer, geometry: Geometry, silence: float = 0.0
+) -> list[Transcript | None]:
+    """The times of the words of some clips; None for a text that does not fit into its frames.
 
     What the vocabulary cannot spell, one symbol or several, takes the letters that are likeliest there; a word without any
     symbol has no length. silence: as in decode.spell.
     """
-    frames_TV = log_probs_TV.double().numpy()
     signs = [token for token in (tokenizer.blank, tokenizer.delimiter) if token is not None]
-    anything: int = frames_TV.shape[1]
-    others_T1 = np.delete(frames_TV, signs, axis=1).max(axis=1, keepdims=True)
-    frames_TV = np.concatenate([frames_TV, others_T1], axis=1)
+    frames = [with_anything(clip.log_probs_TV.double().numpy(), signs) for clip in clips]
+    spelled = [spelling(clip.words, tokenizer, frames_TV.shape[1] - 1) for clip, frames_TV in zip(clips, frames)]
+    found = viterbi(frames, [tokens for tokens, _ in spelled], tokenizer.blank)
+    return [
+        None if places_T is None else timed(clip, frames_TV, places_T, *spelt, tokenizer, geometry, silence)
+        for clip, frames_TV, places_T, spelt in zip(clips, frames, found, spelled, strict=True)
+    ]
+
+
+def with_anything(frames_TV: np.ndarray, signs: Sequence[int]) -> np.ndarray:
+    """Frames with a further symbol, as likely as the likeliest one that is no sign, such as the blank."""
+    return np.concatenate([frames_TV, np.delete(frames_TV, signs, axis=1).max(axis=1, keepdims=True)], axis=1)
+
+
+def spelling(
+    words: Sequence[tuple[str, str]], tokenizer: CharTokenizer, anything: int
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """The symbols of words, with delimiters between them, and where those of each word begin and stop. What the vocabulary
+    lacks is one symbol `anything`, however long it is."""
     tokens: list[int] = []
     spans: list[tuple[int, int]] = []
-    between = tokenizer.delimiter
     for _, spelled in words:
         symbols = [tokenizer.vocab.get(symbol, anything) for symbol in tokenizer.split(spelled)]
         own = [token for token, before in zip(symbols, [-1, *symbols]) if token != anything or before != anything]
-        if own and tokens and between is not None:
-            tokens.append(between)
+        if own and tokens and tokenizer.delimiter is not None:
+            tokens.append(tokenizer.delimiter)
         spans.append((len(tokens), len(tokens) + len(own)))
         tokens.extend(own)
-    places_T = viterbi(frames_TV, tokens, tokenizer.blank)
-    if places_T is None:
-        return None
+    return tokens, spans
+
+
+def timed(
+    clip: Clip,
+    frames_TV: np.ndarray,
+    places_T: np.ndarray,
+    tokens: Sequence[int],
+    spans: Sequence[tuple[int, int]],
+    tokenizer: CharTokenizer,
+    geometry: Geometry,
+    silence: float,
+) -> Transcript:
+    """From the place in the text of each frame to the times of its words and letters."""
     hop, field = geometry.hop / SAMPLE_RATE, geometry.receptive_field / SAMPLE_RATE
     duration = len(frames_TV) * hop + field - hop - 2 * silence
-    firsts = np.searchsorted(filled(places_T), np.arange(len(tokens)))
+    spoken_T = np.flatnonzero(places_T >= 0)
+    begins_P = np.searchsorted(places_T[spoken_T], np.arange(len(tokens)))
+    firsts_P = spoken_T[begins_P]
+    stops_P = firsts_P + np.bincount(places_T[spoken_T], minlength=len(tokens))
+    scores_T = frames_TV[spoken_T, np.array(tokens, np.int64)[places_T[spoken_T]]]
+    scores_P = np.exp(np.maximum.reduceat(scores_T, begins_P))
 
     def word(text: str, first: int, stop: int) -> Word:
-        frames = np.flatnonzero((places_T >= first) & (places_T < stop)) if stop > first else np.array([], np.int64)
-        if not len(frames):
-            edge = float(firsts[first]) * hop + field / 2 if first < len(firsts) else duration + silence
-            return Word(text=text, start=clip(edge), end=clip(edge), score=0.0)
-        scores = [frames_TV[frames[places_T[frames] == place], tokens[place]].max() for place in range(first, stop)]
-        start, end = frames[0] * hop + field / 2 - hop / 2, (frames[-1] + 1) * hop + field / 2 - hop / 2
-        return Word(text=text, start=clip(start), end=clip(end), score=round(float(np.exp(scores).mean()), 4))
+        edges = (
+            (firsts_P[first], stops_P[stop - 1]) if stop > first else (np.append(firsts_P, len(frames_TV))[first],) * 2
+        )
+        start, end = (round(float(np.clip(edge * hop + (field - hop) / 2 - silence, 0, duration)), 3) for edge in edges)
+        return Word(
+            text=text, start=start, end=end, score=round(float(scores_P[first:stop].mean()), 4) if stop > first else 0.0
+        )
 
-    def clip(time: Any) -> float:
-        return round(float(min(max(0.0, time - silence), duration)), 3)
+    words = [word(text, *span) for (text, _), span in zip(clip.words, spans, strict=True)]
+    letters = [[word(tokenizer.symbol(tokens[p]) or "*", p, p + 1) for p in range(*span)] for span in spans]
+    if clip.excess_F is not None:
+        words = widened(words, clip.excess_F, duration)
+        letters = [stretched(own, one) for own, one in zip(letters, words, strict=True)]
+    text = " ".join(text for text, _ in clip.words)
+    return Transcript(text=text, words=words, duration=duration, letters=list(chain.from_iterable(letters)))
 
-    found = [word(text, *span) for (text, _), span in zip(words, spans, strict=True)]
-    spelled = [(place, token) for place, token in enumerate(tokens) if token != between]
-    letters = [word(tokenizer.symbol(token) or "*", place, place + 1) for place, token in spelled]
-    return Transcript(text=" ".join(text for text, _ in words), words=found, duration=duration, letters=letters)
 
-
-def filled(places_T: np.ndarray) -> np.ndarray:
-    """The places with blanks counted to the symbol before them: they never fall."""
-    return np.maximum.accumulate(places_T)
+def stretched(letters: Sequence[Word], word: Word) -> list[Word]:
+    """The letters of a word, one after the other without gaps from its beginning to its end."""
+    inner = [round((before.end + after.start) / 2, 3) for before, after in pairwise(letters)]
+    edges = np.clip([word.start, *inner, word.end], word.start, word.end).tolist()
+    return [replace(letter, start=a, end=b) for letter, (a, b) in zip(letters, pairwise(edges), strict=False)]

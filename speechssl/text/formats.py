@@ -132,11 +132,11 @@ def plain(transcript: Transcript) -> dict[str, Any]:
     values["best"] = [
         {key: getattr(one, key) for key in ("text", "score", "acoustic", "lm")} for one in transcript.best
     ]
-    for name in ("best", "letters"):
+    for name in ("best", "letters", "unmatched"):
         if not values[name]:
             del values[name]
-    for letter in values.get("letters", ()):
-        del letter["channel"]
+    for part in (*values.get("letters", ()), *values.get("unmatched", ())):
+        del part["channel"]
     if not values.pop("channels"):
         for word in values["words"]:
             del word["channel"]

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -17,24 +18,35 @@ from speechssl.core.files import output_file, output_folder, replacing
 from speechssl.data.channels import by_channel, check_channel
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.sources import transcripts_of
-from speechssl.sound.audio import between_silence
+from speechssl.sound.audio import SAMPLE_RATE, between_silence
+from speechssl.sound.levels import STEP, excess, levels
 from speechssl.sound.windows import windows
 from speechssl.text.beam import Search, transcript_of
+from speechssl.text.borders import widened
 from speechssl.text.decode import greedy, spell
 from speechssl.text.formats import dialogue, write
-from speechssl.text.transcript import Transcript
+from speechssl.text.transcript import Transcript, later
 from speechssl.use.stream import BATCH, Outcome, own_rows, stream_clips
 
 
 def posteriors(model: Any, source: Any, change: Callable[[Tensor], Any] = lambda x: x, **options: Any) -> list[Any]:
     """What `change` makes of the log-posteriors (T, V) of a clip, which are computed window by window. InputError for a clip of
     less than a frame."""
-    pieces = windows(source, model.config.letters, silence=model.silence, **options)
-    found = [change(model.log_probs([wave_S])[0][rows]) for wave_S, rows in pieces]
+    return heard(model, source, change, **options)[0]
+
+
+def heard(model: Any, source: Any, change: Callable[[Tensor], Any], **options: Any) -> tuple[list[Any], np.ndarray]:
+    """The same, and how far the sound stands out of its background (levels.excess), which tells where words begin and end."""
+    steps, margin = model.config.letters.hop // STEP, round(model.silence * SAMPLE_RATE) // STEP
+    found, parts = [], []
+    for wave_S, rows in windows(source, model.config.letters, silence=model.silence, **options):
+        found.append(change(model.log_probs([wave_S])[0][rows]))
+        parts.append(levels(wave_S)[rows.start * steps : rows.stop and rows.stop * steps])
     if not found:
         name = "the array" if hasattr(source, "__len__") and not isinstance(source, str) else source
         raise InputError(f"{name} is shorter than one frame (25 ms); there is nothing to transcribe")
-    return found
+    levels_FB = np.concatenate(parts)
+    return found, excess(levels_FB[margin : len(levels_FB) - margin])
 
 
 def transcribe(model: Any, source: Any, *, search: Search | None = None, **options: Any) -> Transcript:
@@ -45,21 +57,29 @@ def transcribe(model: Any, source: Any, *, search: Search | None = None, **optio
     """
     geometry, silence = model.config.letters, model.silence
     if search:
-        return transcript_of(
-            torch.cat(posteriors(model, source, **options)), model.tokenizer, geometry, search, silence
-        )
-    best = posteriors(model, source, lambda x: x.max(dim=1), **options)
-    scores_T, tokens_T = (torch.cat(parts) for parts in zip(*best, strict=True))
-    return spell(tokens_T, scores_T.exp(), model.tokenizer, geometry, silence)
+        parts, excess_F = heard(model, source, lambda x: x, **options)
+        found = transcript_of(torch.cat(parts), model.tokenizer, geometry, search, silence)
+    else:
+        parts, excess_F = heard(model, source, lambda x: x.max(dim=1), **options)
+        scores_T, tokens_T = (torch.cat(part) for part in zip(*parts, strict=True))
+        found = spell(tokens_T, scores_T.exp(), model.tokenizer, geometry, silence)
+    return replace(found, words=widened(found.words, excess_F, found.duration))
 
 
 def transcribe_waves(model: Any, waves: Sequence[np.ndarray], *, search: Search | None = None) -> list[Transcript]:
     """Short clips in one packed batch; each transcript equals that of the clip on its own."""
-    spaced, how = [between_silence(wave_S, model.silence) for wave_S in waves], (model.tokenizer, model.config.letters)
-    found = model.log_probs(spaced)
-    if search:
-        return [transcript_of(log_probs_TV, *how, search, model.silence) for log_probs_TV in found]
-    return [greedy(log_probs_TV, *how, model.silence) for log_probs_TV in found]
+    found, how = [], (model.tokenizer, model.config.letters)
+    for log_probs_TV, excess_F in heard_waves(model, waves):
+        decode = partial(transcript_of, search=search) if search else greedy
+        one = decode(log_probs_TV, *how, silence=model.silence)
+        found.append(replace(one, words=widened(one.words, excess_F, one.duration)))
+    return found
+
+
+def heard_waves(model: Any, waves: Sequence[np.ndarray]) -> list[tuple[Tensor, np.ndarray]]:
+    """Log-posteriors (T, V) and levels, as in `heard`, of short clips in one packed batch."""
+    found = model.log_probs([between_silence(wave_S, model.silence) for wave_S in waves])
+    return [(log_probs_TV, excess(levels(wave_S))) for log_probs_TV, wave_S in zip(found, waves, strict=True)]
 
 
 def transcribe_rows(
@@ -114,7 +134,8 @@ def transcribe_files(
     """Transcribe files, all audio in folders and the rows of tables, print or write into `out`; returns how many failed (each is
     reported).
 
-    Transcripts that this model has already written into `out` are kept unless the audio is newer. Under torchrun the processes
+    Times count from the beginning of the file. Transcripts that this model has already written into `out` are kept unless the
+    audio is newer. Under torchrun the processes
     share the files.
     """
     model.require_tokenizer()
@@ -132,13 +153,15 @@ def transcribe_files(
             if isinstance(text, InputError):
                 failed += 1
                 progress.write(f"error: {text}")
-            elif out is not None:
+                continue
+            page = write(later(text, result.row.start), style, file.name)
+            if out is not None:
                 with replacing(output_file(out / f"{result.row.id}.{style}", "x")) as draft:
-                    draft.write_text(write(text, style, file.name), encoding="utf-8")
+                    draft.write_text(page, encoding="utf-8")
             else:
                 start = f" from {result.row.start:g} s" if result.row.start else ""
                 name = f"{file}{start}: " if style == "txt" and len(rows) > 1 else ""
-                progress.write(f"{name}{write(text, style, file.name)}", sys.stdout, end="")
+                progress.write(f"{name}{page}", sys.stdout, end="")
         return int(dist.all_sum_float(failed))  # waits for the other processes
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchaudio.functional import forced_align
 
-from speechssl.text.align import align, path_of, viterbi
+from speechssl.text.align import Clip, align, path_of, viterbi
 from speechssl.text.tokenizer import CharTokenizer
 from tests.text.test_beam import GEOMETRY, TINY, posteriors
 
@@ -33,17 +33,17 @@ def test_a_long_text_is_aligned_in_a_band():
     truth = np.concatenate(frames)
     log_probs_TV = np.log(np.full((len(truth), 6), 0.02))
     log_probs_TV[np.arange(len(truth)), truth] = np.log(0.9)
-    found = viterbi(log_probs_TV, tokens.tolist(), 0, width=200)
+    found = viterbi([log_probs_TV], [tokens.tolist()], 0, width=200)[0]
     assert found is not None and (np.where(found >= 0, tokens[found], 0) == truth).all()
     assert (np.diff(found[found >= 0]) >= 0).all()
 
 
 def test_what_does_not_fit_is_none():
     log_probs_TV = posteriors(3)
-    assert viterbi(log_probs_TV.numpy(), [2, 2, 3], 0) is None  # the same twice needs a frame more
-    assert viterbi(log_probs_TV.numpy(), [2, 3, 2], 0).tolist() == [0, 1, 2]
-    assert viterbi(log_probs_TV.numpy()[:0], [2], 0) is None
-    assert align(log_probs_TV, [("abab", "abab")], TINY, GEOMETRY) is None
+    assert viterbi([log_probs_TV.numpy()], [[2, 2, 3]], 0) == [None]  # the same twice needs a frame more
+    assert viterbi([log_probs_TV.numpy()], [[2, 3, 2]], 0)[0].tolist() == [0, 1, 2]
+    assert viterbi([log_probs_TV.numpy()[:0]], [[2]], 0) == [None]
+    assert align([Clip(log_probs_TV, [("abab", "abab")])], TINY, GEOMETRY) == [None]
     assert path_of(log_probs_TV, [2, 2, 3], 0).tolist() == [0, 0, 0]
 
 
@@ -61,7 +61,7 @@ def spelled(text: str, frames: int = 3) -> torch.Tensor:
 
 
 def test_words_have_the_times_of_their_symbols():
-    found = align(spelled("__ab_|_ba__"), [("Ab,", "ab"), ("ba", "ba")], TINY, GEOMETRY)
+    (found,) = align([Clip(spelled("__ab_|_ba__"), [("Ab,", "ab"), ("ba", "ba")])], TINY, GEOMETRY)
     hop, centre = 0.02, 0.0125 - 0.01
     assert [(word.text, word.start, word.end) for word in found.words] == [
         ("Ab,", pytest.approx(6 * hop + centre, abs=1e-3), pytest.approx(12 * hop + centre, abs=1e-3)),
@@ -72,7 +72,9 @@ def test_words_have_the_times_of_their_symbols():
 
 
 def test_what_the_vocabulary_lacks_takes_what_is_there_and_signs_take_nothing():
-    found = align(spelled("_ab_|??|_ba_"), [("ab", "ab"), ("12", "12"), ("-", ""), ("ba", "ba")], TINY, GEOMETRY)
+    (found,) = align(
+        [Clip(spelled("_ab_|??|_ba_"), [("ab", "ab"), ("12", "12"), ("-", ""), ("ba", "ba")])], TINY, GEOMETRY
+    )
     first, number, sign, last = found.words
     assert first.end < number.start and number.end < last.start
     assert number.end - number.start >= 0.1
@@ -83,5 +85,5 @@ def test_what_the_vocabulary_lacks_takes_what_is_there_and_signs_take_nothing():
 def test_a_script_without_spaces():
     tokenizer = CharTokenizer({"<pad>": 0, "中": 1, "文": 2})
     rows = torch.tensor([[0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.1, 0.1, 0.8]]).log()
-    found = align(rows, [("中文", "中文")], tokenizer, GEOMETRY)
+    (found,) = align([Clip(rows, [("中文", "中文")])], tokenizer, GEOMETRY)
     assert [letter.text for letter in found.letters] == ["中", "文"] and found.words[0].text == "中文"

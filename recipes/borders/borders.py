@@ -1,0 +1,128 @@
+"""How far the word borders of `align` and `transcribe` are from the true ones.
+
+    python recipes/borders/borders.py MODEL [--speakers theo] [--noise data/librispeech_test.tsv] [--pauses 0.1 0.6]
+
+The spoken digits of a speaker, trimmed where they fall 30 dB below their loudest 20 ms, are joined in random order with pauses of
+real room noise between them, which goes on under the words; so the true borders are known.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import speechssl
+from speechssl.data.tables import read_manifest
+from speechssl.sound import audio
+from speechssl.sound.audio import SAMPLE_RATE
+from speechssl.use.align import align_clip
+
+ROOT = Path(__file__).resolve().parents[2]
+DIGITS = 10  # in a recording
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the flags and print one line for each way to find words."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="fine-tuned on digits")
+    parser.add_argument(
+        "--speakers", nargs="+", default=["theo"], help="whose digits (default: theo, in no training set)"
+    )
+    parser.add_argument("--digits", type=Path, default=ROOT / "data" / "fsdd.tsv", help="table of spoken words")
+    parser.add_argument(
+        "--noise", type=Path, default=ROOT / "data" / "librispeech_test.tsv", help="table whose pauses are taken"
+    )
+    parser.add_argument(
+        "--pauses", nargs=2, type=float, default=(0.1, 0.6), help="their shortest and longest, in seconds"
+    )
+    parser.add_argument("--decibels", nargs=2, type=float, default=(20, 40), help="of the words above the noise")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args(argv)
+    model, random = speechssl.load(args.model), np.random.default_rng(args.seed)
+    words = trimmed_words(args.digits, args.speakers)
+    rooms = [noise_S for row in read_manifest(args.noise) if len(noise_S := quietest(wave_of(row)))]
+    recordings = [
+        joined([words[i] for i in some], rooms[random.integers(len(rooms))], args.pauses, args.decibels, random)
+        for some in np.array_split(random.permutation(len(words)), len(words) // DIGITS)
+    ]
+    given = [align_clip(model, wave_S, text) for wave_S, text, _ in recordings]
+    print(f"{len(recordings)} recordings, {len(words)} words, {len(rooms)} rooms")
+    print("align      ", summary([(found, truth) for found, (_, _, truth) in zip(given, recordings)]))
+    heard = [model.transcribe(wave_S) for wave_S, _, _ in recordings]
+    right = [(found, truth) for found, (_, text, truth) in zip(heard, recordings) if found.text == text]
+    print("transcribe ", summary(right) if right else "no recording without an error")
+
+
+def wave_of(row: Any) -> np.ndarray:
+    """The audio of a row of a table."""
+    return audio.load(row.path, start=row.start, duration=None if np.isnan(row.duration) else row.duration)
+
+
+def trimmed_words(table: Path, speakers: Sequence[str]) -> list[tuple[str, np.ndarray]]:
+    """(text, wave) of the words of some speakers."""
+    return [(row.text, trimmed(wave_of(row))) for row in read_manifest(table) if row.speaker in speakers]
+
+
+def trimmed(wave_S: np.ndarray, decibels: float = 30.0, size: int = 320) -> np.ndarray:
+    """A word without what is 30 dB below its loudest 20 ms at both ends."""
+    power_S = np.convolve(wave_S.astype(np.float64) ** 2, np.ones(size) / size, "same")
+    loud_S = np.flatnonzero(power_S > power_S.max() / 10 ** (decibels / 10))
+    return wave_S[loud_S[0] : loud_S[-1] + 1]
+
+
+def quietest(wave_S: np.ndarray, seconds: float = 0.3) -> np.ndarray:
+    """The stretch of a recording with the least power, which is a pause; nothing where even that is digital silence."""
+    size = round(seconds * SAMPLE_RATE)
+    power_S = np.cumsum(np.concatenate([[0.0], wave_S.astype(np.float64) ** 2]))
+    lowest = int((power_S[size:] - power_S[:-size]).argmin())
+    piece_S = wave_S[lowest : lowest + size]
+    return piece_S if np.sqrt((piece_S**2).mean()) > 1e-4 else piece_S[:0]
+
+
+def bed(noise_S: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """A piece of noise made longer: it is laid end to end, each time turned or not, over 20 ms of cross-fade."""
+    fade, made_S = 320, np.zeros(count + len(noise_S), np.float32)
+    ramp_S = np.ones(len(noise_S), np.float32)
+    ramp_S[:fade] = np.sqrt(np.linspace(0, 1, fade))
+    ramp_S[-fade:] = ramp_S[:fade][::-1]
+    for first in range(0, count, len(noise_S) - fade):
+        made_S[first : first + len(noise_S)] += ramp_S * (noise_S if random.integers(2) else noise_S[::-1])
+    return made_S[:count]
+
+
+def joined(
+    words: Sequence[tuple[str, np.ndarray]],
+    noise_S: np.ndarray,
+    pauses: Sequence[float],
+    decibels: Sequence[float],
+    random: np.random.Generator,
+) -> tuple[np.ndarray, str, list[tuple[float, float]]]:
+    """A recording of some words: wave, text, and the start and end of each word in seconds."""
+    pieces, truth, at = [], [], 0
+    for _, wave_S in words:
+        pause = round(random.uniform(*pauses) * SAMPLE_RATE)
+        pieces += [np.zeros(pause, np.float32), wave_S]
+        truth.append(((at + pause) / SAMPLE_RATE, (at + pause + len(wave_S)) / SAMPLE_RATE))
+        at += pause + len(wave_S)
+    wave_S = np.concatenate([*pieces, np.zeros(round(random.uniform(*pauses) * SAMPLE_RATE), np.float32)])
+    loud = np.sqrt(np.mean(np.concatenate([word_S for _, word_S in words]) ** 2))
+    scale = loud / np.sqrt(np.mean(noise_S**2)) / 10 ** (random.uniform(*decibels) / 20)
+    return wave_S + scale * bed(noise_S, len(wave_S), random), " ".join(text for text, _ in words), truth
+
+
+def summary(pairs: Sequence[tuple[Any, list[tuple[float, float]]]]) -> str:
+    """The error of all borders, and which way starts and ends are wrong, in milliseconds."""
+    found = np.array([(word.start, word.end) for transcript, _ in pairs for word in transcript.words])
+    error = 1000 * (found - np.concatenate([truth for _, truth in pairs]))
+    size, medians = np.abs(error), np.median(error, axis=0)
+    return (
+        f"{error.size} borders: median error {np.median(size):.0f} ms, {100 * (size <= 80).mean():.1f} % within 80 ms, "
+        f"90 % within {np.percentile(size, 90):.0f} ms; starts {np.median(size[:, 0]):.0f} ms (median of {medians[0]:+.0f}), "
+        f"ends {np.median(size[:, 1]):.0f} ms ({medians[1]:+.0f})"
+    )
+
+
+if __name__ == "__main__":
+    main()
