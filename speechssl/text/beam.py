@@ -6,72 +6,20 @@ frame is computed for all prefixes of the beam and all symbols at once; what a l
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from speechssl.core.errors import InputError
-from speechssl.core.packed import Geometry
-from speechssl.text.align import path_of
-from speechssl.text.decode import spell
-from speechssl.text.lexicon import HotWords, Lexicon
-from speechssl.text.ngram import END, LanguageModel
+from speechssl.text.ngram import END
+from speechssl.text.search import Hypothesis, Search
 from speechssl.text.tokenizer import DELIMITER, CharTokenizer
-from speechssl.text.transcript import Transcript
 
 LEAST = -12.0  # log-probabilities of symbols below this are not tried in a frame
 HOPELESS = 25.0  # nats behind the best text
 SURE = math.log(0.9999)  # a blank as likely as this leaves all prefixes as they are
-PIECE = 1500  # frames (30 s), after which a long recording is cut in a pause
 NEVER = -np.inf
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hypothesis:
-    """A text. score: what the search maximises, acoustic + the weighted rest. acoustic, lm: natural log-probabilities.
-    tokens: its symbols. path_T: the symbol or blank of each frame, of the best text."""
-
-    text: str
-    score: float
-    acoustic: float
-    lm: float
-    tokens: tuple[int, ...] = ()
-    path_T: Tensor | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Search:
-    """How to decode. beam: prefixes that are kept. lm_weight: factor on the language model. word_score: is added for every
-    word, against the model's preference for few. lexicon: the only words there are. hot: words that are made likelier.
-    n_best: how many texts a transcript holds."""
-
-    beam: int = 100
-    lm: LanguageModel | None = None
-    lm_weight: float = 0.5
-    word_score: float = 1.0
-    lexicon: Lexicon | None = None
-    hot: HotWords = field(default_factory=HotWords)
-    n_best: int = 1
-
-    def __post_init__(self) -> None:
-        if self.beam < 1:
-            raise InputError(f"--beam {self.beam} must be at least 1; 100 is usual")
-        if not 1 <= self.n_best <= self.beam:
-            raise InputError(f"--n-best {self.n_best} is outside 1 ... {self.beam}, the texts that the search keeps")
-
-    def __str__(self) -> str:
-        parts = [f"beam of {self.beam}"]
-        if self.lm is not None:
-            parts.append(f"{self.lm}, weight {self.lm_weight:g}, word score {self.word_score:g}")
-        if self.lexicon is not None:
-            parts.append(f"lexicon of {len(self.lexicon.words)} words")
-        if self.hot:
-            parts.append("hot words " + ", ".join(f"{word}={boost:g}" for word, boost in self.hot.boosts.items()))
-        return "; ".join(parts)
 
 
 @dataclass(slots=True)
@@ -283,67 +231,3 @@ class Beam:
             tokens.append(self.nodes[node].token)
             node = self.nodes[node].parent
         return tuple(reversed(tokens))
-
-
-def decode(log_probs_TV: Tensor, tokenizer: CharTokenizer, search: Search) -> list[Hypothesis]:
-    """The best texts of log-posteriors (T, V), the likeliest first.
-
-    A long recording is decoded in pieces of about 30 s, cut in its longest pauses; the language model goes on over the cuts. Of
-    several pieces there is one text.
-    """
-    frames_TV = log_probs_TV.double().numpy()
-    cuts = cuts_of(frames_TV[:, tokenizer.blank])
-    state, done = None, []
-    for first, stop in zip([0, *cuts], [*cuts, len(frames_TV)], strict=True):
-        beam = Beam(search, tokenizer, state)
-        beam.feed(frames_TV[first:stop])
-        ranked = beam.best(search.n_best if not cuts else 1, last=stop == len(frames_TV))
-        if not ranked:  # no word of the lexicon fits
-            ranked = [(Hypothesis(text="", score=NEVER, acoustic=NEVER, lm=0.0), state)]
-        first_best = replace(
-            ranked[0][0], path_T=path_of(log_probs_TV[first:stop], ranked[0][0].tokens, tokenizer.blank)
-        )
-        done.append([first_best, *(hypothesis for hypothesis, _ in ranked[1:])])
-        state = ranked[0][1]
-    return done[0] if len(done) == 1 else [joined([piece[0] for piece in done], tokenizer)]
-
-
-def cuts_of(blank_T: np.ndarray) -> list[int]:
-    """Frames at which a long recording is cut: after at most PIECE frames, in the middle of the longest run of blanks of the
-    last half of these."""
-    cuts, first = [], 0
-    while len(blank_T) - first > PIECE * 4 // 3:
-        window = blank_T[first + PIECE // 2 : first + PIECE]
-        likely = np.flatnonzero(window >= min(math.log(0.5), window.max()))
-        longest = max(np.split(likely, np.flatnonzero(np.diff(likely) > 1) + 1), key=len)
-        first += PIECE // 2 + int(longest[len(longest) // 2])
-        cuts.append(first)
-    return cuts
-
-
-def joined(pieces: Sequence[Hypothesis], tokenizer: CharTokenizer) -> Hypothesis:
-    """The pieces of a long recording as one text."""
-    return Hypothesis(
-        text=tokenizer.separator.join(piece.text for piece in pieces if piece.text),
-        score=sum(piece.score for piece in pieces),
-        acoustic=sum(piece.acoustic for piece in pieces),
-        lm=sum(piece.lm for piece in pieces),
-        tokens=tuple(token for piece in pieces for token in piece.tokens),
-        path_T=torch.cat([piece.path_T for piece in pieces if piece.path_T is not None]),
-    )
-
-
-def transcript_of(
-    log_probs_TV: Tensor,
-    tokenizer: CharTokenizer,
-    geometry: Geometry,
-    search: Search,
-    silence: float = 0.0,
-) -> Transcript:
-    """The best text of log-posteriors (T, V) with the times of its words; silence: as in `spell`."""
-    ranked = decode(log_probs_TV, tokenizer, search)
-    path_T = ranked[0].path_T
-    assert path_T is not None
-    scores_T = log_probs_TV.gather(1, path_T[:, None])[:, 0].exp()
-    found = spell(path_T, scores_T, tokenizer, geometry, silence)
-    return replace(found, text=ranked[0].text, best=ranked if search.n_best > 1 else [])

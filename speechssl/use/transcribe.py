@@ -19,9 +19,10 @@ from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.sources import transcripts_of
 from speechssl.sound.audio import between_silence
 from speechssl.sound.windows import windows
-from speechssl.text.beam import Search, transcript_of
 from speechssl.text.decode import greedy, spell
+from speechssl.text.decoders import transcript_of
 from speechssl.text.formats import dialogue, write
+from speechssl.text.search import Search
 from speechssl.text.transcript import Transcript
 from speechssl.use.stream import BATCH, Outcome, own_rows, stream_clips
 
