@@ -16,7 +16,7 @@ from speechssl.core.errors import InputError
 from speechssl.text.beam import HOPELESS, LEAST, NEVER, Beam
 from speechssl.text.lexicon import Lexicon
 from speechssl.text.ngram import LanguageModel
-from speechssl.text.tokenizer import CharTokenizer
+from speechssl.text.tokenizer import DELIMITER, CharTokenizer
 
 LOST = -1e5  # a log-probability that single precision holds, for what cannot be
 
@@ -37,10 +37,11 @@ class Flashlight(Beam):
     """A search over the frames of a recording, which `feed` gets all at once."""
 
     def feed(self, log_probs_TV: np.ndarray) -> None:
-        """Search all frames. InputError for a lexicon where the vocabulary cannot write the space that its words end with."""
-        lib, lexicon = library(), self.search.lexicon
+        """Search all frames. InputError for a lexicon whose words do not end with a space."""
+        lib, lexicon = library(), self.lexicon
         usable_V = self.usable_V | (np.arange(len(self.usable_V)) == self.blank)
         frames_TV = np.where(usable_V, np.maximum(log_probs_TV, LOST), LOST).astype(np.float32)
+        frames_TV = frames_TV[(frames_TV > LOST).any(axis=1)]
         how = {"beam_size": self.search.beam, "beam_threshold": HOPELESS, "lm_weight": 1.0, "sil_score": 0.0}
         how |= {"log_add": True, "criterion_type": lib.CriterionType.CTC}
         space = self.blank if self.space is None else self.space
@@ -48,12 +49,12 @@ class Flashlight(Beam):
             how["beam_size_token"] = max(1, int((frames_TV > LEAST).sum(axis=1).max(initial=0)))
             asked = answers(lib, self, self.symbol)
             decoder = lib.LexiconFreeDecoder(lib.LexiconFreeDecoderOptions(**how), asked, space, self.blank, [])
-        elif self.space is None:
+        elif lexicon.joining:
             raise InputError(
-                "this vocabulary cannot write the spaces that end the words of flashlight's lexicon; use the decoder beam"
+                "words of flashlight's lexicon end with a space, which is not written here; use the decoder beam"
             )
         else:
-            boosts = tuple(self.search.hot.boosts.items())
+            boosts = tuple(self.hot.boosts.items())
             spelled, trie = tree(lexicon, self.tokenizer, self.lm, self.search.lm_weight, boosts)
             asked = answers(lib, self, lambda node, word: spelled[word])
             how |= {"beam_size_token": frames_TV.shape[1], "word_score": 0.0, "unk_score": NEVER}
@@ -126,12 +127,11 @@ def tree(
     lm_weight: float,
     boosts: tuple[tuple[str, float], ...],
 ) -> tuple[list[list[int]], Any]:
-    """(the symbols of each word that the vocabulary can spell and a delimiter, flashlight's tree of these)."""
+    """(the symbols of each word and a delimiter, flashlight's tree of these)."""
     lib, hot = library(), dict(boosts)
-    words = [word for word in lexicon.words if not tokenizer.lacking([word])]
-    spelled = [[*tokenizer.encode(word), tokenizer.vocab["|"]] for word in words]
-    trie = lib.Trie(len(tokenizer), tokenizer.vocab["|"])
-    for number, (word, tokens) in enumerate(zip(words, spelled, strict=True)):
+    spelled = [[*tokenizer.encode(word), tokenizer.vocab[DELIMITER]] for word in lexicon.words]
+    trie = lib.Trie(len(tokenizer), tokenizer.vocab[DELIMITER])
+    for number, (word, tokens) in enumerate(zip(lexicon.words, spelled, strict=True)):
         ahead = 0.0 if lm is None or lm.units == "chars" else lm_weight * lm.score(lm.start(), word)[1]
         trie.insert(tokens, number, ahead + hot.get(word, 0.0))
     trie.smear(lib.SmearingMode.MAX)

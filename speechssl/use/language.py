@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from speechssl.core import progress
 from speechssl.core.errors import InputError
 from speechssl.core.lines import read_lines
 from speechssl.data.columns import Reading
@@ -13,7 +14,7 @@ from speechssl.data.marked import read_parts
 from speechssl.data.tables import READERS, begin
 from speechssl.text.build_lm import Built, build
 from speechssl.text.lexicon import parse_hot, read_lexicon
-from speechssl.text.ngram import open_lm
+from speechssl.text.ngram import UNKNOWN, LanguageModel, open_lm
 from speechssl.text.normalise import Normaliser
 from speechssl.text.search import Search
 
@@ -82,12 +83,22 @@ def search_of(
     return Search(
         decoder=decoder,
         beam=beam,
-        lm=open_lm(lm) if lm else None,
+        lm=opened(lm) if lm else None,
         lexicon=read_lexicon(lexicon) if lexicon else None,
         hot=parse_hot(hot_words),
         n_best=n_best,
         **weights,
     )
+
+
+def opened(lm: Path) -> LanguageModel:
+    """A language model, with a note if its vocabulary is closed."""
+    found = open_lm(lm)
+    if not found.knows(UNKNOWN):
+        progress.write(
+            f"{lm} has no <unk>: words that it does not know cost 99 powers of ten, so they are hardly ever found"
+        )
+    return found
 
 
 def tuned(lm: Path) -> dict[str, float]:
