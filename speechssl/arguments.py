@@ -38,7 +38,13 @@ LmWeight = Annotated[float | None, "factor on the language model's log-probabili
 WordScore = Annotated[
     float | None, "what each word gets in addition, or each character of such a model (without LM.json: 1)"
 ]
-Beam = Annotated[int, "how many texts the search keeps; 0 is greedy, without language model, lexicon and hot words"]
+Decoder = Annotated[
+    str,
+    "auto: beam where a language model, a lexicon, hot words or several texts are asked for, else greedy; flashlight: the search "
+    "of that package (extra `lm`), with the same scores",
+    "speechssl.text.search:DECODERS",
+]
+Beam = Annotated[int, "how many texts the search keeps"]
 LexiconFile = Annotated[Path | None, "a file with the only words that there are, one in each line"]
 HotWords = Annotated[
     Sequence[str], "words to prefer, spelled as the transcripts are: anna, or anna=8 with another boost than 5 nats"

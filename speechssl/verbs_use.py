@@ -9,6 +9,7 @@ from speechssl.arguments import (
     MODEL,
     Beam,
     Channel,
+    Decoder,
     Device,
     HotWords,
     Label,
@@ -71,6 +72,7 @@ def evaluate(
     word_score: WordScore = None,
     lexicon: LexiconFile = None,
     hot_words: HotWords = (),
+    decoder: Decoder = "auto",
     beam: Beam = 100,
     device: Device = "auto",
     precision: Precision = "float32",
@@ -81,7 +83,7 @@ def evaluate(
 
     how = {"language": language or "trained", "digits": digits, "points": points}
     weights: dict[str, Any] = {"lm_weight": lm_weight, "word_score": word_score}
-    search = search_of(lm, lexicon=lexicon, hot_words=hot_words, beam=beam, **weights)
+    search = search_of(lm, lexicon=lexicon, hot_words=hot_words, decoder=decoder, beam=beam, **weights)
     options: dict[str, Any] = {"where": where, "normaliser": normaliser, "how": how, "out": out, "search": search}
     print(evaluate(load(model, device, precision), manifest, **options))
 
@@ -99,6 +101,7 @@ def transcribe(
     word_score: WordScore = None,
     lexicon: LexiconFile = None,
     hot_words: HotWords = (),
+    decoder: Decoder = "auto",
     beam: Beam = 100,
     n_best: Annotated[int, "how many texts of each clip stand in the json, with their scores"] = 1,
     device: Device = "auto",
@@ -109,7 +112,7 @@ def transcribe(
     from speechssl.use.transcribe import transcribe_files
 
     weights: dict[str, Any] = {"lm_weight": lm_weight, "word_score": word_score, "n_best": n_best}
-    search = search_of(lm, lexicon=lexicon, hot_words=hot_words, beam=beam, **weights)
+    search = search_of(lm, lexicon=lexicon, hot_words=hot_words, decoder=decoder, beam=beam, **weights)
     options: dict[str, Any] = {"where": where, "style": format, "out": out, "channel": channel, "search": search}
     if transcribe_files(load(model, device, precision), sources, **options):
         sys.exit(2)

@@ -38,8 +38,8 @@ from speechssl.score.probe import probe, probe_vectors
 from speechssl.score.watch import AbxWatch
 from speechssl.sound import audio
 from speechssl.sound.features import log_mel_statistics
-from speechssl.text.beam import Search
 from speechssl.text.lexicon import Lexicon
+from speechssl.text.search import Search
 from speechssl.train.recipe import parse_recipe
 from speechssl.train.run import Paths, train
 from speechssl.use.api import load

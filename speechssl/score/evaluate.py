@@ -13,7 +13,7 @@ from speechssl.data.manifest import Manifest
 from speechssl.data.marked import TRAIN, counted, parts_of
 from speechssl.data.sources import rows_of
 from speechssl.score.wer import ErrorRates, error_rates
-from speechssl.text.beam import Search
+from speechssl.text.search import Search
 from speechssl.use.language import normaliser_of
 from speechssl.use.stream import TooShort
 from speechssl.use.transcribe import transcribe_rows

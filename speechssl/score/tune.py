@@ -18,8 +18,9 @@ from speechssl.data.manifest import Manifest
 from speechssl.data.marked import read_valid
 from speechssl.score.wer import ErrorRates, error_rates
 from speechssl.sound.audio import between_silence
-from speechssl.text.beam import Search, decode
+from speechssl.text.decoders import decode
 from speechssl.text.ngram import open_lm
+from speechssl.text.search import Search
 from speechssl.use.language import DEFAULTS, normaliser_of, tuned_file
 from speechssl.use.stream import BATCH, TooShort, stream_clips
 from speechssl.use.transcribe import posteriors

@@ -6,79 +6,30 @@ frame is computed for all prefixes of the beam and all symbols at once; what a l
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from speechssl.core.errors import InputError
-from speechssl.core.packed import Geometry
-from speechssl.text.align import path_of
-from speechssl.text.decode import spell
-from speechssl.text.lexicon import HotWords, Lexicon
-from speechssl.text.ngram import END, LanguageModel
+from speechssl.text.lexicon import ROOT, fit_hot, fit_lexicon, lacking, spelled
+from speechssl.text.ngram import BEGIN, END, UNKNOWN, Ngram
+from speechssl.text.search import Hypothesis, Search
 from speechssl.text.tokenizer import DELIMITER, CharTokenizer
-from speechssl.text.transcript import Transcript
 
 LEAST = -12.0  # log-probabilities of symbols below this are not tried in a frame
 HOPELESS = 25.0  # nats behind the best text
 SURE = math.log(0.9999)  # a blank as likely as this leaves all prefixes as they are
-PIECE = 1500  # frames (30 s), after which a long recording is cut in a pause
 NEVER = -np.inf
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hypothesis:
-    """A text. score: what the search maximises, acoustic + the weighted rest. acoustic, lm: natural log-probabilities.
-    tokens: its symbols. path_T: the symbol or blank of each frame, of the best text."""
-
-    text: str
-    score: float
-    acoustic: float
-    lm: float
-    tokens: tuple[int, ...] = ()
-    path_T: Tensor | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Search:
-    """How to decode. beam: prefixes that are kept. lm_weight: factor on the language model. word_score: is added for every
-    word, against the model's preference for few. lexicon: the only words there are. hot: words that are made likelier.
-    n_best: how many texts a transcript holds."""
-
-    beam: int = 100
-    lm: LanguageModel | None = None
-    lm_weight: float = 0.5
-    word_score: float = 1.0
-    lexicon: Lexicon | None = None
-    hot: HotWords = field(default_factory=HotWords)
-    n_best: int = 1
-
-    def __post_init__(self) -> None:
-        if self.beam < 1:
-            raise InputError(f"--beam {self.beam} must be at least 1; 100 is usual")
-        if not 1 <= self.n_best <= self.beam:
-            raise InputError(f"--n-best {self.n_best} is outside 1 ... {self.beam}, the texts that the search keeps")
-
-    def __str__(self) -> str:
-        parts = [f"beam of {self.beam}"]
-        if self.lm is not None:
-            parts.append(f"{self.lm}, weight {self.lm_weight:g}, word score {self.word_score:g}")
-        if self.lexicon is not None:
-            parts.append(f"lexicon of {len(self.lexicon.words)} words")
-        if self.hot:
-            parts.append("hot words " + ", ".join(f"{word}={boost:g}" for word, boost in self.hot.boosts.items()))
-        return "; ".join(parts)
 
 
 @dataclass(slots=True)
 class Prefix:
     """A node of the tree. score: of its words by language model and hot words, which is added to its probability. lm: the sum
     of the language model's log-probabilities. state: of the language model after the last whole word. word: what was spelled
-    since. place: of that in the lexicon. boost: for the beginning of a hot word."""
+    since. places: of that in the lexicon. said: the whole words with which a hot phrase may have begun. boost: for the
+    beginning of a hot word."""
 
     parent: int
     token: int
@@ -86,7 +37,8 @@ class Prefix:
     lm: float
     state: Any
     word: str
-    place: int
+    places: frozenset[int] = ROOT
+    said: str = ""
     boost: float = 0.0
 
 
@@ -97,6 +49,8 @@ class Beam:
         """state: of the language model before the first word; None: the beginning of a sentence. InputError for a model of
         words where the vocabulary has no word delimiter."""
         self.search, self.tokenizer, self.lm = search, tokenizer, search.lm
+        self.lexicon = fit_lexicon(search.lexicon, tokenizer) if search.lexicon else None
+        self.hot = fit_hot(tuple(search.hot.boosts.items()), tokenizer)
         self.chars = self.lm is not None and self.lm.units == "chars"
         self.blank, self.space = tokenizer.blank, tokenizer.delimiter
         self.parts = [tokenizer.symbol(i) for i in range(len(tokenizer))]
@@ -105,9 +59,11 @@ class Beam:
                 "this vocabulary cannot write spaces, so a language model of words cannot be used; build one of characters: "
                 "`speechssl build-lm text.txt --units chars`"
             )
+        if isinstance(self.lm, Ngram):
+            check_lm(self.lm, tokenizer)
         begin = self.lm.start() if self.lm is not None and state is None else state
         root = -1 if self.space is None else self.space  # a text begins as if after a delimiter
-        self.nodes = [Prefix(-1, root, 0.0, 0.0, begin, "", 0)]
+        self.nodes = [Prefix(-1, root, 0.0, 0.0, begin, "")]
         self.ids_B = np.zeros(1, np.int64)
         self.blank_B, self.last_B = np.zeros(1), np.full(1, NEVER)
         self.children: dict[tuple[int, int], int] = {}
@@ -181,7 +137,7 @@ class Beam:
         """The same of the prefixes of the beam grown by each symbol: (B, C)."""
         found = np.empty((len(self.ids_B), len(tried_C)))
         symbols = tried_C.tolist()
-        plain = not (self.chars or self.search.lexicon or self.search.hot)
+        plain = not (self.chars or self.lexicon or self.hot)
         for row, node in enumerate(self.ids_B.tolist()):
             if plain:
                 found[row] = self.nodes[node].score
@@ -212,23 +168,26 @@ class Beam:
         """A prefix grown by a symbol; None if the lexicon has no such word."""
         before, part = self.nodes[node], self.parts[token]
         if self.tokenizer.writing.phones:
-            whole = self.word_after(before, part)
-            return whole and Prefix(node, token, whole.score, whole.lm, whole.state, "", 0)
+            return replace(self.word_after(before, part), parent=node, token=token)
         if token == self.space:
             ended = self.end_word(before)
-            return ended and Prefix(node, token, ended.score, ended.lm, ended.state, "", 0)
-        place = before.place
-        if self.search.lexicon is not None:
-            place = self.search.lexicon.after(place, part)
-            if place < 0:
+            return ended and replace(ended, parent=node, token=token)
+        places = before.places
+        if self.lexicon is not None:
+            places = self.lexicon.after(places, part)
+            if not places:
                 return None
-        word = before.word + part
+        word, score, lm, state, boost = before.word + part, before.score, before.lm, before.state, 0.0
         if self.chars:
             text = DELIMITER + part if before.token == self.space and before.parent >= 0 else part
-            state, lm = self.spelled(before.state, text)
-            score = before.score + self.search.lm_weight * lm + self.search.word_score * len(text)
-            return Prefix(node, token, score, before.lm + lm, state, word, place, self.search.hot.partly(word))
-        return Prefix(node, token, before.score, before.lm, before.state, word, place, self.search.hot.partly(word))
+            state, more = self.spelled(state, text)
+            lm, score = lm + more, score + self.search.lm_weight * more + self.search.word_score * len(text)
+        if self.hot:
+            text = f"{before.said} {word}" if before.said else word
+            boost = self.hot.begun(text)
+            if self.hot.ended(text):
+                score += self.hot.found(text)
+        return Prefix(node, token, score, lm, state, word, places, before.said, boost)
 
     def spelled(self, state: Any, text: str) -> tuple[Any, float]:
         """(state, log-probability) of characters in a model of these."""
@@ -244,18 +203,23 @@ class Beam:
         delimiter when a letter follows."""
         if not before.word:
             return before
-        if self.search.lexicon is not None and not self.search.lexicon.ends(before.place):
+        if self.lexicon is not None and not self.lexicon.ends(before.places):
             return None
-        if self.chars:
-            score = before.score + self.search.hot.whole(before.word)
-            return Prefix(-1, -1, score, before.lm, before.state, "", 0)
         return self.word_after(before, before.word)
 
     def word_after(self, before: Prefix, word: str) -> Prefix:
         """A prefix with a whole word more."""
-        state, lm = (None, 0.0) if self.lm is None else self.lm.score(before.state, word)
-        weighted = self.search.lm_weight * lm + self.search.word_score if self.lm is not None else 0.0
-        return Prefix(-1, -1, before.score + weighted + self.search.hot.whole(word), before.lm + lm, state, "", 0)
+        state, score, lm = before.state, before.score, before.lm
+        if self.lm is not None and not self.chars:
+            state, more = self.lm.score(state, word)
+            lm, score = lm + more, score + self.search.lm_weight * more + self.search.word_score
+        if not self.hot:
+            return Prefix(-1, -1, score, lm, state, "")
+        text = f"{before.said} {word}" if before.said else word
+        if not self.hot.ended(text) or self.tokenizer.writing.phones:
+            score += self.hot.found(text)
+        said = " ".join(text.split(" ")[-self.hot.memory :]) if self.hot.memory else ""
+        return Prefix(-1, -1, score, lm, state, "", said=said, boost=self.hot.begun(f"{said} ") if said else 0.0)
 
     def best(self, most: int = 1, last: bool = True) -> list[tuple[Hypothesis, Any]]:
         """The best texts and the states of the language model after them; last: whether the sentence ends here."""
@@ -285,65 +249,12 @@ class Beam:
         return tuple(reversed(tokens))
 
 
-def decode(log_probs_TV: Tensor, tokenizer: CharTokenizer, search: Search) -> list[Hypothesis]:
-    """The best texts of log-posteriors (T, V), the likeliest first.
-
-    A long recording is decoded in pieces of about 30 s, cut in its longest pauses; the language model goes on over the cuts. Of
-    several pieces there is one text.
-    """
-    frames_TV = log_probs_TV.double().numpy()
-    cuts = cuts_of(frames_TV[:, tokenizer.blank])
-    state, done = None, []
-    for first, stop in zip([0, *cuts], [*cuts, len(frames_TV)], strict=True):
-        beam = Beam(search, tokenizer, state)
-        beam.feed(frames_TV[first:stop])
-        ranked = beam.best(search.n_best if not cuts else 1, last=stop == len(frames_TV))
-        if not ranked:  # no word of the lexicon fits
-            ranked = [(Hypothesis(text="", score=NEVER, acoustic=NEVER, lm=0.0), state)]
-        first_best = replace(
-            ranked[0][0], path_T=path_of(log_probs_TV[first:stop], ranked[0][0].tokens, tokenizer.blank)
+@lru_cache(maxsize=4)
+def check_lm(lm: Ngram, tokenizer: CharTokenizer) -> None:
+    """InputError for a language model whose words a vocabulary prints otherwise, such as in capitals; 1000 are looked at."""
+    words = [word for word in lm.words if word not in (BEGIN, END, UNKNOWN, DELIMITER)]
+    words = words[:: 1 + len(words) // 1000]
+    if words and all(spelled(word, tokenizer) != word for word in words):
+        raise InputError(
+            f"no word of the language model is spelled as this model prints it: {lacking(words[0], tokenizer)}"
         )
-        done.append([first_best, *(hypothesis for hypothesis, _ in ranked[1:])])
-        state = ranked[0][1]
-    return done[0] if len(done) == 1 else [joined([piece[0] for piece in done], tokenizer)]
-
-
-def cuts_of(blank_T: np.ndarray) -> list[int]:
-    """Frames at which a long recording is cut: after at most PIECE frames, in the middle of the longest run of blanks of the
-    last half of these."""
-    cuts, first = [], 0
-    while len(blank_T) - first > PIECE * 4 // 3:
-        window = blank_T[first + PIECE // 2 : first + PIECE]
-        likely = np.flatnonzero(window >= min(math.log(0.5), window.max()))
-        longest = max(np.split(likely, np.flatnonzero(np.diff(likely) > 1) + 1), key=len)
-        first += PIECE // 2 + int(longest[len(longest) // 2])
-        cuts.append(first)
-    return cuts
-
-
-def joined(pieces: Sequence[Hypothesis], tokenizer: CharTokenizer) -> Hypothesis:
-    """The pieces of a long recording as one text."""
-    return Hypothesis(
-        text=tokenizer.separator.join(piece.text for piece in pieces if piece.text),
-        score=sum(piece.score for piece in pieces),
-        acoustic=sum(piece.acoustic for piece in pieces),
-        lm=sum(piece.lm for piece in pieces),
-        tokens=tuple(token for piece in pieces for token in piece.tokens),
-        path_T=torch.cat([piece.path_T for piece in pieces if piece.path_T is not None]),
-    )
-
-
-def transcript_of(
-    log_probs_TV: Tensor,
-    tokenizer: CharTokenizer,
-    geometry: Geometry,
-    search: Search,
-    silence: float = 0.0,
-) -> Transcript:
-    """The best text of log-posteriors (T, V) with the times of its words; silence: as in `spell`."""
-    ranked = decode(log_probs_TV, tokenizer, search)
-    path_T = ranked[0].path_T
-    assert path_T is not None
-    scores_T = log_probs_TV.gather(1, path_T[:, None])[:, 0].exp()
-    found = spell(path_T, scores_T, tokenizer, geometry, silence)
-    return replace(found, text=ranked[0].text, best=ranked if search.n_best > 1 else [])

@@ -1,38 +1,56 @@
 """What else than a language model decides which words are found: a lexicon, and hot words."""
 
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 
+from speechssl.core import progress
 from speechssl.core.errors import InputError
 from speechssl.core.lines import read_lines
+from speechssl.text.scripts import BASE, MARKS
+from speechssl.text.tokenizer import CharTokenizer
+
+TIGHT = re.compile(f"[{BASE}{MARKS}]")  # letters beside which no space is written
+ROOT = frozenset([0])
 
 
 class Lexicon:
-    """The only words that a search may find, as a tree of letters; place 0 is its root."""
+    """The only words that a search may find, as a tree of letters; place 0 is its root.
 
-    def __init__(self, words: Iterable[str]) -> None:
+    Where no space is written between two words, one follows the other: tight: anywhere, else after letters of scripts without
+    spaces. So what was spelled stands at several places at once.
+    """
+
+    def __init__(self, words: Iterable[str], tight: bool = False) -> None:
         """InputError without a word."""
         self.words = sorted({word for word in words if word})
         if not self.words:
             raise InputError("the lexicon holds no words; give a file with a word in each line")
         self.places: dict[tuple[int, str], int] = {}
         self.whole: set[int] = set()
+        self.joining: set[int] = set()
         for word in self.words:
             place = 0
             for letter in word:
                 place = self.places.setdefault((place, letter), len(self.places) + 1)
             self.whole.add(place)
+            if tight or TIGHT.match(word[-1]):
+                self.joining.add(place)
 
-    def after(self, place: int, text: str) -> int:
-        """The place some letters further; -1 if no word goes on so."""
+    def after(self, places: frozenset[int], text: str) -> frozenset[int]:
+        """The places some letters further; none if no word goes on so."""
         for letter in text:
-            place = self.places.get((place, letter), -1)
-        return place
+            places = frozenset(self.places[place, letter] for place in places if (place, letter) in self.places)
+            if places & self.joining:
+                places |= ROOT
+        return places
 
-    def ends(self, place: int) -> bool:
+    def ends(self, places: frozenset[int]) -> bool:
         """Whether a word ends at a place."""
-        return place in self.whole
+        return bool(places & self.whole)
 
 
 def read_lexicon(path: Path) -> Lexicon:
@@ -42,33 +60,111 @@ def read_lexicon(path: Path) -> Lexicon:
 
 @dataclass(frozen=True, kw_only=True)
 class HotWords:
-    """Words that a search shall prefer: word -> natural log-probability that it gets in addition.
+    """Words and phrases that a search shall prefer: each time that one is found its boost, a natural log-probability, is added.
 
-    A word that is only begun has the share of it that is spelled, so that it is not lost from the beam before it is whole.
+    One that is only begun has the share of it that is spelled, so that it is not lost from the beam before it is whole. It begins
+    and ends with a word, but where no space is written: tight: anywhere, else beside letters of scripts without spaces.
     """
 
     boosts: Mapping[str, float] = field(default_factory=dict)
+    tight: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.boosts)
 
-    def whole(self, word: str) -> float:
-        """What a whole word gets."""
-        return self.boosts.get(word, 0.0)
+    @cached_property
+    def longest(self) -> int:
+        """Letters of the longest one."""
+        return max(map(len, self.boosts), default=0)
 
-    def partly(self, word: str) -> float:
-        """What the beginning of a word gets, until the word is whole or turns out to be another."""
-        shares = (boost * len(word) / len(hot) for hot, boost in self.boosts.items() if hot.startswith(word))
-        return max(shares, default=0.0)
+    @cached_property
+    def memory(self) -> int:
+        """How many words before the last one a phrase may begin."""
+        return max((hot.count(" ") for hot in self.boosts), default=0)
+
+    @cached_property
+    def shares(self) -> dict[str, float]:
+        """Of each beginning of one; the greatest, if several begin so."""
+        found: dict[str, float] = {}
+        for hot, boost in self.boosts.items():
+            for count in range(1, len(hot) + (not self.ended(hot))):
+                share = boost * count / len(hot)
+                found[hot[:count]] = max(share, found.get(hot[:count], share))
+        return found
+
+    def ended(self, text: str) -> bool:
+        """Whether a word ends with a text, whatever follows it."""
+        return self.tight or bool(TIGHT.match(text[-1:]))
+
+    def tails(self, text: str) -> list[str]:
+        """The ends of a text with which one may have begun."""
+        starts = range(max(0, len(text) - self.longest), len(text))
+        return [
+            text[i:] for i in starts if i == 0 or self.tight or text[i - 1] == " " or TIGHT.search(text[i - 1 : i + 1])
+        ]
+
+    def found(self, text: str) -> float:
+        """What those get with which a text ends."""
+        return sum(self.boosts.get(tail, 0.0) for tail in self.tails(text))
+
+    def begun(self, text: str) -> float:
+        """What the beginning of one at the end of a text gets, until it is whole or turns out to be another."""
+        return max((self.shares[tail] for tail in self.tails(text) if tail in self.shares), default=0.0)
 
 
 def parse_hot(words: Iterable[str], boost: float = 5.0) -> HotWords:
-    """["anna", "ouagadougou=8"] -> HotWords. InputError for a boost that is no number."""
+    """["anna", "new york=8"] -> HotWords. InputError for a boost that is no number."""
     boosts = {}
     for word in words:
         name, _, value = word.partition("=")
         try:
-            boosts |= dict.fromkeys(name.split(), float(value or boost))
+            boosts[" ".join(name.split())] = float(value or boost)
         except ValueError:
             raise InputError(f"--hot-words {word}: a boost is a number, as in {name}={boost:g}") from None
-    return HotWords(boosts=boosts)
+    return HotWords(boosts={name: value for name, value in boosts.items() if name})
+
+
+def spelled(text: str, tokenizer: CharTokenizer) -> str:
+    """Words as a model with this vocabulary prints them: its capitals or small letters, its composed letters or marks; "" if it
+    cannot."""
+    words = unicodedata.normalize("NFC", text).split()
+    if tokenizer.lacking(words):
+        return ""
+    space = "" if tokenizer.delimiter is None and not tokenizer.writing.phones else " "
+    return space.join(tokenizer.decode(tokenizer.encode(word)) for word in words)
+
+
+@lru_cache(maxsize=4)
+def fit_lexicon(lexicon: Lexicon, tokenizer: CharTokenizer) -> Lexicon:
+    """A lexicon as a vocabulary spells it; what it cannot is left out, with a note. InputError if that is every word, and for a
+    vocabulary of phones."""
+    if tokenizer.writing.phones:
+        raise InputError("this vocabulary writes phones, and a lexicon holds words; decode without one")
+    found = {word: spelled(word, tokenizer) for word in lexicon.words}
+    lost = [word for word, own in found.items() if not own]
+    if len(lost) == len(found):
+        raise InputError(f"the vocabulary can write no word of the lexicon: {lacking(lost[0], tokenizer)}")
+    if lost:
+        why = lacking(lost[0], tokenizer)
+        progress.write(
+            f"lexicon: {len(lost)} of {len(found)} words, which the vocabulary cannot write, are left out: {why}"
+        )
+    return Lexicon(found.values(), tight=tokenizer.delimiter is None)
+
+
+@lru_cache(maxsize=4)
+def fit_hot(boosts: tuple[tuple[str, float], ...], tokenizer: CharTokenizer) -> HotWords:
+    """Hot words as a vocabulary spells them. InputError for one that it cannot."""
+    for word, _ in boosts:
+        if not spelled(word, tokenizer):
+            raise InputError(f"the vocabulary cannot write a hot word: {lacking(word, tokenizer)}")
+    tight = tokenizer.delimiter is None and not tokenizer.writing.phones
+    return HotWords(boosts={spelled(word, tokenizer): boost for word, boost in boosts}, tight=tight)
+
+
+def lacking(word: str, tokenizer: CharTokenizer) -> str:
+    """Why a word cannot be written, and what to do."""
+    lost = " ".join(sorted(tokenizer.lacking(word.split())))
+    has = " ".join(filter(None, map(tokenizer.symbol, range(len(tokenizer)))))
+    why = f"{word!r} has {lost}" if lost else f"{word!r} is {spelled(word, tokenizer)!r} there"
+    return f"{why}, and its letters are {has[:60]}; spell words as in the transcripts of the training"

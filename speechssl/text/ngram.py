@@ -1,10 +1,11 @@
 """n-gram language models: our own reader of ARPA files, and KenLM's binary ones through its package (extra `lm`).
 
-An ARPA file becomes a tree in sorted arrays, about 30 bytes an n-gram: the children of a node are the words that may follow
+An ARPA file becomes a tree in sorted arrays, 24 bytes an n-gram: the children of a node are the words that may follow
 it, and each node knows its longest proper suffix that is in the tree, to which a model backs off.
 """
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from speechssl.core.lines import first_bytes, read_lines
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 LN10 = math.log(10)
 KENLM = b"mmap lm http://kheafield.com/code"  # how its binary files begin
+CELLS = re.compile(r"[^ \t\r]+")  # not by str.split: words may hold other spaces
 NEVER = -99.0  # log10 of the probability of what is not said, as SRILM writes it
 
 
@@ -54,22 +56,22 @@ class Ngram:
         self.order, self.size = len(orders), size
         lengths = [len(log10_n) for _, log10_n, _ in orders]
         self.full = 1 + sum(lengths[:-1]) if self.order > 1 else 1
-        self.log10_N = np.concatenate([[0.0], *(log10_n for _, log10_n, _ in orders)])
-        self.backoff_N = np.concatenate([[0.0], *(backoff_n for _, _, backoff_n in orders)])
+        self.log10_N = np.concatenate([[0.0], *(log10_n for _, log10_n, _ in orders)], dtype=np.float32)
+        self.backoff_N = np.concatenate([[0.0], *(backoff_n for _, _, backoff_n in orders)], dtype=np.float32)
         self.keys_N = np.arange(size, dtype=np.int64)
-        self.places_N = np.arange(1, size + 1)
-        self.suffix_N = np.zeros(1 + sum(lengths), np.int64)
+        self.places_N = np.arange(1, size + 1, dtype=np.int32)
+        self.suffix_N = np.zeros(1 + sum(lengths), np.int32)
         first = 1 + size
         for ids_NK, log10_n, _ in orders[1:]:
             parents = self.walk(ids_NK[:, :-1])
             if (parents < 0).any():
                 lost = " ".join(words[i] for i in ids_NK[int(np.argmax(parents < 0))])
                 raise InputError(f"the n-gram {lost!r} stands without its beginning; write the model again")
-            keys = parents * size + ids_NK[:, -1]
-            nodes = np.arange(first, first + len(log10_n))
-            order = np.argsort(np.concatenate([self.keys_N, keys]), kind="stable")
-            self.keys_N = np.concatenate([self.keys_N, keys])[order]
-            self.places_N = np.concatenate([self.places_N, nodes])[order]
+            keys = parents.astype(np.int64) * size + ids_NK[:, -1]
+            nodes = np.arange(first, first + len(log10_n), dtype=np.int32)
+            order = np.argsort(keys, kind="stable")  # all of them are greater than those of a lower order
+            self.keys_N = np.concatenate([self.keys_N, keys[order]])
+            self.places_N = np.concatenate([self.places_N, nodes[order]])
             self.suffix_N[nodes] = self.after(self.suffix_N[parents], ids_NK[:, -1])
             first += len(log10_n)
         self.known: dict[tuple[int, str], tuple[int, float]] = {}
@@ -81,13 +83,13 @@ class Ngram:
 
     def find(self, parents: np.ndarray, words: np.ndarray) -> np.ndarray:
         """The nodes of these children, -1 where there is none."""
-        keys = parents * self.size + words
+        keys = parents.astype(np.int64) * self.size + words
         places = np.minimum(np.searchsorted(self.keys_N, keys), len(self.keys_N) - 1)
         return np.where(self.keys_N[places] == keys, self.places_N[places], -1)
 
     def walk(self, ids_NK: np.ndarray) -> np.ndarray:
         """The nodes of whole n-grams, -1 where one is not there."""
-        nodes = np.zeros(len(ids_NK), np.int64)
+        nodes = np.zeros(len(ids_NK), np.int32)
         for column in ids_NK.T:
             nodes = np.where(nodes >= 0, self.find(np.maximum(nodes, 0), column), -1)
         return nodes
@@ -192,7 +194,12 @@ def read_arpa(path: Path) -> Ngram:
         text = line.strip()
         if text.startswith("ngram "):
             order, _, count = text.removeprefix("ngram ").partition("=")
-            counts[int(order)] = int(count)
+            try:
+                counts[int(order)] = int(count)
+            except ValueError:
+                raise InputError(
+                    f"{path} line {number}: {text!r} is not as in 'ngram 2=1234'; copy the file again"
+                ) from None
         elif text.endswith("-grams:"):
             order = len(orders) + 1
             if text != f"\\{order}-grams:" or order not in counts:
@@ -209,21 +216,23 @@ def read_order(
     path: Path, lines: Iterable[tuple[int, str]], order: int, count: int, words: list[str], ids: dict[str, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The n-grams of one order, see Ngram; those of one word fill `words` and `ids`."""
-    numbers, log10, backoff = np.zeros((count, order), np.int64), np.zeros(count), np.zeros(count)
+    numbers = np.zeros((count, order), np.int32)
+    log10, backoff = np.zeros(count, np.float32), np.zeros(count, np.float32)
     row = 0
     for number, line in lines:
-        cells = line.split()
+        cells = CELLS.findall(line)
         if not cells:
-            if row == count:
-                break
             continue
         try:
             if order == 1:
+                word = UNKNOWN if cells[1] == "<UNK>" else cells[1]  # as KenLM reads it
                 ids[cells[1]] = len(words)
-                words.append(cells[1])
+                words.append(word)
             numbers[row] = [ids[word] for word in cells[1 : 1 + order]]
             log10[row] = float(cells[0])
             backoff[row] = float(cells[1 + order]) if len(cells) > 1 + order else 0.0
+            if not (log10[row] <= 0.01 and backoff[row] < np.inf):
+                raise ValueError
         except (ValueError, LookupError):
             raise InputError(
                 f"{path} line {number}: {line[:80]!r} is none of the {count} {order}-grams; copy the file again"

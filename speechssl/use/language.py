@@ -6,16 +6,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from speechssl.core import progress
 from speechssl.core.errors import InputError
 from speechssl.core.lines import read_lines
 from speechssl.data.columns import Reading
 from speechssl.data.marked import read_parts
 from speechssl.data.tables import READERS, begin
-from speechssl.text.beam import Search
 from speechssl.text.build_lm import Built, build
 from speechssl.text.lexicon import parse_hot, read_lexicon
-from speechssl.text.ngram import open_lm
+from speechssl.text.ngram import UNKNOWN, LanguageModel, open_lm
 from speechssl.text.normalise import Normaliser
+from speechssl.text.search import Search
 
 DEFAULTS = {"lm_weight": Search.lm_weight, "word_score": Search.word_score}  # of a model that was not tuned
 
@@ -62,6 +63,7 @@ def search_of(
     *,
     lexicon: Path | None = None,
     hot_words: Sequence[str] = (),
+    decoder: str = "auto",
     beam: int = 100,
     lm_weight: float | None = None,
     word_score: float | None = None,
@@ -69,25 +71,34 @@ def search_of(
 ) -> Search | None:
     """The search that the arguments of a verb ask for; None for greedy decoding. Weights that are not given are those of
     `tune-lm`, else DEFAULTS. InputError for files that cannot be used, and for greedy decoding with a model."""
+    if lm is None and (lm_weight is not None or word_score is not None):
+        raise InputError("--lm-weight and --word-score are those of a language model; name it with --lm")
     asked = lm is not None or lexicon is not None or bool(hot_words) or n_best > 1
-    if not asked or beam == 0:
-        if asked or lm_weight is not None or word_score is not None:
-            raise InputError(
-                "a language model, its weights, a lexicon, hot words and several texts need a search: give a --beam above 0"
-                if beam == 0
-                else "--lm-weight and --word-score are those of a language model; name it with --lm"
-            )
+    if decoder == "auto":
+        decoder = "beam" if asked else "greedy"
+    if decoder == "greedy" and not asked:
         return None
     given = {"lm_weight": lm_weight, "word_score": word_score}
     weights = DEFAULTS | (tuned(lm) if lm else {}) | {name: value for name, value in given.items() if value is not None}
     return Search(
+        decoder=decoder,
         beam=beam,
-        lm=open_lm(lm) if lm else None,
+        lm=opened(lm) if lm else None,
         lexicon=read_lexicon(lexicon) if lexicon else None,
         hot=parse_hot(hot_words),
         n_best=n_best,
         **weights,
     )
+
+
+def opened(lm: Path) -> LanguageModel:
+    """A language model, with a note if its vocabulary is closed."""
+    found = open_lm(lm)
+    if not found.knows(UNKNOWN):
+        progress.write(
+            f"{lm} has no <unk>: words that it does not know cost 99 powers of ten, so they are hardly ever found"
+        )
+    return found
 
 
 def tuned(lm: Path) -> dict[str, float]:

@@ -21,10 +21,11 @@ from speechssl.data.sources import transcripts_of
 from speechssl.sound.audio import SAMPLE_RATE, between_silence
 from speechssl.sound.levels import STEP, excess, levels
 from speechssl.sound.windows import windows
-from speechssl.text.beam import Search, transcript_of
 from speechssl.text.borders import widened
 from speechssl.text.decode import greedy, spell
+from speechssl.text.decoders import transcript_of
 from speechssl.text.formats import dialogue, write
+from speechssl.text.search import Search
 from speechssl.text.transcript import Transcript, later
 from speechssl.use.stream import BATCH, Outcome, own_rows, stream_clips
 

@@ -11,11 +11,12 @@ import torch
 from speechssl.core.errors import InputError
 from speechssl.core.packed import Geometry
 from speechssl.text.align import path_of
-from speechssl.text.beam import Search, cuts_of, decode, transcript_of
 from speechssl.text.build_lm import estimate
 from speechssl.text.decode import greedy
-from speechssl.text.lexicon import Lexicon, parse_hot
+from speechssl.text.decoders import cuts_of, decode, transcript_of
+from speechssl.text.lexicon import HotWords, Lexicon, parse_hot
 from speechssl.text.ngram import END, Ngram
+from speechssl.text.search import Search
 from speechssl.text.tokenizer import CharTokenizer
 
 TINY = CharTokenizer({"<pad>": 0, "|": 1, "a": 2, "b": 3})
@@ -52,22 +53,35 @@ def every_text(log_probs_TV: torch.Tensor) -> dict[tuple[int, ...], float]:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("model", [None, WORDS, CHARS])
-def test_the_best_text_is_the_best_of_all(model, seed):
+@pytest.mark.parametrize("lexicon", [None, Lexicon(["a", "ab", "bba", "bab"])])
+@pytest.mark.parametrize("hot", [HotWords(), HotWords(boosts={"ab": 2.0, "aab": 3.0})])
+@pytest.mark.parametrize("decoder", ["beam", "flashlight"])
+def test_the_best_text_is_the_best_of_all(decoder, hot, lexicon, model, seed):
+    if decoder == "flashlight":
+        pytest.importorskip("flashlight.lib.text.decoder")
     log_probs_TV = posteriors(6, seed=seed)
-    search = Search(beam=100_000, lm=model, lm_weight=0.7, word_score=0.4, n_best=5)
+    search = Search(
+        decoder=decoder, beam=100_000, lm=model, lm_weight=0.7, word_score=0.4, lexicon=lexicon, hot=hot, n_best=5
+    )
     best, *others = decode(log_probs_TV, TINY, search)
 
     acoustic: dict[str, float] = {}
     for tokens, score in every_text(log_probs_TV).items():
         text = TINY.decode(tokens)
         acoustic[text] = np.logaddexp(acoustic.get(text, -np.inf), score)
-    scores = dict(acoustic)
-    for text in scores if model else ():
-        units = text.split() if model is WORDS else list(text.replace(" ", "|"))
-        scores[text] += 0.7 * lm_score(model, units) + 0.4 * len(units)
+    scores, lm = {}, {}
+    for text in acoustic:
+        if lexicon is None or set(text.split()) <= set(lexicon.words):
+            units = text.split() if model is WORDS else list(text.replace(" ", "|"))
+            lm[text] = lm_score(model, units) if model else 0.0
+            scores[text] = acoustic[text] + (0.7 * lm[text] + 0.4 * len(units) if model else 0.0)
+            scores[text] += sum(hot.boosts.get(word, 0.0) for word in text.split())
     ranked = sorted(scores, key=lambda text: -scores[text])[:5]
-    assert [one.text for one in (best, *others)] == ranked
-    assert [one.score for one in (best, *others)] == pytest.approx([scores[text] for text in ranked], abs=1e-9)
+    found, near = [best, *others], 1e-9 if decoder == "beam" else 1e-4
+    assert [one.text for one in found] == ranked
+    for name, expected in (("score", scores), ("acoustic", acoustic), ("lm", lm)):
+        values = [getattr(one, name) for one in found]
+        assert values == pytest.approx([expected[text] for text in ranked], abs=near), name
 
 
 def test_a_narrow_beam_of_sharp_posteriors_is_greedy():
@@ -119,7 +133,7 @@ def test_a_long_recording_is_cut_at_its_silences_and_the_model_goes_on_over_them
     assert len(cuts) >= 3 and all(cut % 660 > 600 for cut in cuts)
     search = Search(beam=8, lm=WORDS, lm_weight=0.3)
     pieces = decode(long_TV, TINY, search)[0]
-    monkeypatch.setattr("speechssl.text.beam.PIECE", 10**6)
+    monkeypatch.setattr("speechssl.text.decoders.PIECE", 10**6)
     whole = decode(long_TV, TINY, search)[0]
     same = SequenceMatcher(None, pieces.text.split(), whole.text.split(), autojunk=False).ratio()
     assert same > 0.98 and pieces.lm == pytest.approx(whole.lm, rel=0.02)

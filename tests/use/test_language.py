@@ -7,9 +7,9 @@ import pytest
 
 import speechssl
 from speechssl import cli
-from speechssl.text.beam import Search
 from speechssl.text.lexicon import Lexicon
 from speechssl.text.ngram import open_lm
+from speechssl.text.search import Search
 from speechssl.use.language import search_of, tuned_file
 from speechssl.use.transcribe import transcribe
 from tests.conftest import digits, refused, write_table
@@ -76,9 +76,8 @@ def test_a_lexicon_and_several_texts(desk, ctc_folder, capsys):
 
 def test_what_makes_no_search_is_refused(desk, ctc_folder, capsys):
     clip = digits(1)[0]["path"]
-    assert "give a --beam above 0" in refused(
-        capsys, "transcribe", ctc_folder, clip, "--hot-words", "anna", "--beam", 0
-    )
+    said = refused(capsys, "transcribe", ctc_folder, clip, "--hot-words", "anna", "--decoder", "greedy")
+    assert "choose the decoder beam" in said
     assert "name it with --lm" in refused(capsys, "transcribe", ctc_folder, clip, "--lm-weight", 1)
     assert "--beam -1" in refused(capsys, "transcribe", ctc_folder, clip, "--lexicon", "text.txt", "--beam", -1)
     assert "does not exist; make a language model" in refused(capsys, "transcribe", ctc_folder, clip, "--lm", "no.arpa")
