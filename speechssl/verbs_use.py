@@ -90,7 +90,9 @@ def evaluate(
 
 def transcribe(
     model: Annotated[str, f"fine-tuned: {MODEL}"],
-    sources: Annotated[Sequence[Path], "audio files of any length, rate and format, folders, or tables"],
+    sources: Annotated[
+        Sequence[Path], "audio files of any length, rate and format, folders, or tables; or -: a pipe, while it comes"
+    ],
     *,
     where: Where = (),
     format: Annotated[str, "of the transcripts", "speechssl.text.formats:FORMATS"] = "txt",
@@ -104,17 +106,31 @@ def transcribe(
     decoder: Decoder = "auto",
     beam: Beam = 100,
     n_best: Annotated[int, "how many texts of each clip stand in the json, with their scores"] = 1,
+    rate: Annotated[int | None, "of -: Hz of 16-bit mono samples without a wav header (default: the model's)"] = None,
+    live: Annotated[
+        Sequence[float], "of -: seconds of context, of look-ahead, and between two looks (default: 10 1 0.5)"
+    ] = (),
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
-    """Transcribe audio files, with word times."""
+    """Transcribe audio files, or what comes from a pipe, with word times."""
+    from speechssl.core.errors import InputError
     from speechssl.use.language import search_of
+    from speechssl.use.listen import PIPE, transcribe_pipe
     from speechssl.use.transcribe import transcribe_files
 
     weights: dict[str, Any] = {"lm_weight": lm_weight, "word_score": word_score, "n_best": n_best}
     search = search_of(lm, lexicon=lexicon, hot_words=hot_words, decoder=decoder, beam=beam, **weights)
     options: dict[str, Any] = {"where": where, "style": format, "out": out, "channel": channel, "search": search}
-    if transcribe_files(load(model, device, precision), sources, **options):
+    if PIPE not in sources and (rate is not None or live):
+        raise InputError("--rate and --live are for audio from a pipe; name it: -")
+    if PIPE in sources:
+        if len(sources) > 1 or where or out or channel != "mix" or n_best > 1:
+            raise InputError(
+                "- is one pipe, without --where, --out, --channel and --n-best; leave these and other files out"
+            )
+        transcribe_pipe(load(model, device, precision), rate=rate, live=live, style=format, search=search)
+    elif transcribe_files(load(model, device, precision), sources, **options):
         sys.exit(2)
 
 

@@ -181,6 +181,13 @@ class SpeechModel:
             return dialogue({name: text for (_, name), text in zip(several, found, strict=True)})
         return found
 
+    def stream(self, chunks: Any, **options: Any):
+        """Chunks of audio as they come -> an iterator of Events, partial and final words; see speechssl.use.live.stream."""
+        from speechssl.use.live import stream
+
+        self.require_tokenizer()
+        return stream(self, chunks, **options)
+
     def save(self, folder: str | Path, *, half: bool = False) -> None:
         """Write a model folder that speechssl opens, and transformers too unless it is BYOL-S; half: weights in 16 bits."""
         checkpoint = checkpoint_of(self.model, self.tokenizer, self.config_json, self.extra)
