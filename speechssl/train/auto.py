@@ -101,9 +101,8 @@ def auto_recipe(paths: Paths, overrides: Sequence[str]) -> Recipe:
     seconds = min(recipe.data.batch_seconds, now.hours * 3600)
     if os.environ.get("RANK", "0") == "0":
         labels = f"{now.hours:.2g} h of labels in clips of {now.mean_seconds:.1f} s"
-        length = (
-            f"{recipe.train.steps:,} updates of {seconds:.0f} s, {recipe.train.steps * seconds / 3600:,.2g} h to hear"
-        )
+        heard = recipe.train.steps * seconds / 3600
+        length = f"{recipe.train.steps:,} updates of {seconds:.0f} s, {heard:,.{0 if heard > 10 else 2}f} h to hear"
         fit = f", with {' '.join(words)} for this data and machine" if words else ""
         network = f"{now.layers} layers of width {now.width}"
         print(f"auto: {labels} and {network}: recipe {name}, {length}{fit}", file=sys.stderr)

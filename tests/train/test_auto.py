@@ -103,12 +103,23 @@ def test_micro_batches_follow_the_memory():
     assert 0 < memory_of("cpu") < 100_000
 
 
-def test_auto_says_what_it_takes_records_it_and_resumes(tmp_path, monkeypatch, capsys):
+def test_auto_says_what_it_takes_records_it_and_resumes(pretrained_folder, tmp_path, monkeypatch, capsys):
     desk_with(tmp_path, monkeypatch)
-    call = ["finetune", "auto", "--init", "small", "--train", "x.tsv", "--out", "run", "--data.workers", "0"]
+    call = [
+        "finetune",
+        "auto",
+        "--init",
+        str(pretrained_folder),
+        "--train",
+        "x.tsv",
+        "--out",
+        "run",
+        "--data.workers",
+        "0",
+    ]
     cli.main([*call, "--train.steps", "1", "--train.precision", "float32"])
     said = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("auto: "))
-    assert "6 layers of width 256: recipe small-digits, 1 updates of 6 s, 0.0016 h to hear" in said, said
+    assert "2 layers of width 32: recipe small-digits, 1 updates of 6 s, 0.00 h to hear" in said, said
     text = Path("run/recipe.toml").read_text()
     assert "flat_start = 40\n" in text and "batch_seconds = 11.0\n" in text and "steps = 1\n" in text
     cli.main([*call, "--train.steps", "2", "--resume"])
