@@ -166,9 +166,9 @@ class Keys:
 
 def recipe_help(verb: str, words: Sequence[str], overrides: Sequence[str]) -> str:
     """Every key of the recipe named in `words` with its value there, or of the default recipe."""
-    from speechssl.train.recipe import parse_recipe
+    from speechssl.train.recipe import named_recipe, parse_recipe
 
-    path = next((Path(word) for word in words if word.endswith(".toml")), None)
+    path = next((Path(word) for word in words if word.endswith(".toml") or named_recipe(word)), None)
     values = f"in {path}" if path else "by default; name a RECIPE.toml before --help to see its values"
     recipe = parse_recipe(verb, path, overrides, scratch="--from-scratch" in words)
     return f"\nrecipe keys and their values {values}:\n{explain(recipe)}"

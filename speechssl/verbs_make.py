@@ -121,7 +121,11 @@ def pretrain(
 
 
 def finetune(
-    recipe: Recipe,
+    recipe: Annotated[
+        Path,
+        "auto: the one that fits the hours of labels, the size of --init and this machine; the published settings base-10m, "
+        "base-1h, base-10h, base-100h, base-960h, large-10m ... large-960h; or a TOML file. Any value can be overridden",
+    ],
     *,
     train: Annotated[Sequence[Path], f"table(s) of transcribed training audio, or a folder; {SPLIT}"],
     valid: Annotated[Sequence[Path], VALID] = (),
@@ -136,28 +140,44 @@ def finetune(
     from speechssl.train.run import Paths
 
     paths = Paths(train=train, valid=valid, where=where, out=out, init=init, resume=resume, scratch=from_scratch)
+    if str(recipe) == "auto" and not recorded(paths):
+        from speechssl.train.auto import auto_recipe
+
+        paths = with_lists(paths)
+        return run(auto_recipe(paths, overrides), paths)
     run(parse("finetune", recipe, overrides, paths), paths)
+
+
+def recorded(paths: Any) -> bool:
+    """Whether a run is resumed that has its recipe in its folder."""
+    return paths.resume and (paths.out / "recipe.toml").exists()
 
 
 def parse(verb: str, path: Path, overrides: Sequence[str], paths: Any) -> Any:
     """The recipe of a run; that of a resumed run is recorded in its folder."""
     from speechssl.train.recipe import parse_recipe
 
-    recorded = paths.resume and (paths.out / "recipe.toml").exists()
-    run, init = paths.out if recorded else None, paths.init is not None
-    return parse_recipe(verb, path, overrides, scratch=paths.scratch, init=init, run=run)
+    run, init = paths.out if recorded(paths) else None, paths.init is not None
+    return parse_recipe(
+        verb, None if str(path) == "auto" else path, overrides, scratch=paths.scratch, init=init, run=run
+    )
+
+
+def with_lists(paths: Any) -> Any:
+    """The paths with manifests instead of folders; checks first that the run may be written, for these are listed beside it."""
+    from speechssl.data.prepare import listed
+    from speechssl.train.folder import RunFolder
+
+    RunFolder(path=paths.out).check(paths.resume)
+    return replace(paths, **{n: listed(getattr(paths, n), paths.out, n, paths.resume) for n in ("train", "valid")})
 
 
 def run(recipe: Any, paths: Any) -> None:
     """Train, then print where the model is; exit code 130 if a signal stopped the run."""
-    from speechssl.data.prepare import listed
     from speechssl.score.watch import watch_of
-    from speechssl.train.folder import RunFolder
     from speechssl.train.run import train
 
-    RunFolder(path=paths.out).check(paths.resume)  # before folders are listed beside it
-    sources = {name: listed(getattr(paths, name), paths.out, name, paths.resume) for name in ("train", "valid")}
-    paths = replace(paths, **sources)
+    paths = with_lists(paths)
     state = train(recipe, paths, watch_of(recipe))
     stopped = state.step < recipe.train.steps
     if os.environ.get("RANK", "0") == "0":  # only rank 0 prints

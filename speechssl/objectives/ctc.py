@@ -20,6 +20,7 @@ from speechssl.models.wav2vec2.checkpoint import copy_body
 from speechssl.models.wav2vec2.model import Wav2Vec2ForCTC
 from speechssl.objectives import recipe as recipes
 from speechssl.objectives.frames import FrameObjective
+from speechssl.objectives.freezing import adapted, freeze, with_new_adapters
 from speechssl.objectives.masking import channel_mask
 from speechssl.objectives.protocol import TRAINING, Batch, Step
 from speechssl.objectives.recipe import DataConfig, OptimConfig, TrainConfig
@@ -46,6 +47,12 @@ class CTCObjectiveConfig:
     """Factor on the gradient into the convolutional encoder (0: it stays as pretrained)."""
     freeze_steps: int = 10_000
     """Updates in which only the output layer learns."""
+    train_layers: int | None = None
+    """Only so many of the top transformer layers learn, and the output layer (none: everything). What is below needs no memory
+    for gradients and moments, and no time in the backward pass."""
+    adapters: int = 0
+    """Only adapters of this width after each layer learn, and the output layer (MMS: 16, with objective.freeze_steps 0 and
+    optim.lr 1e-3). They are made where --init has none. 0: no adapters."""
     silence: float = 0.0
     """Seconds of silence joined to both ends of each clip, in training and whenever the model transcribes. For words cut out
     tightly: CTC writes a sound late, and the last letter falls off the end. 0.1 is enough."""
@@ -56,8 +63,9 @@ class CTCObjectiveConfig:
     log is that of these times meanwhile. For single words; on sentences it did not help."""
 
     def __post_init__(self) -> None:
-        if self.flat_start < 0:
-            raise InputError(f"objective.flat_start = {self.flat_start} cannot be negative; 0 switches it off")
+        for name, off in (("flat_start", "0"), ("adapters", "0"), ("train_layers", "none")):
+            if (getattr(self, name) or 0) < 0:
+                raise InputError(f"objective.{name} = {getattr(self, name)} cannot be negative; {off} switches it off")
         for name in ("mask_prob", "channel_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"objective.{name} = {getattr(self, name)} is outside [0, 1]")
@@ -208,6 +216,7 @@ class CTC(FrameObjective):
     def __init__(self, recipe: Recipe, model: Wav2Vec2ForCTC, tokenizer: CharTokenizer, *, fresh: bool = True) -> None:
         super().__init__(recipe, model, fresh=fresh)
         self.tokenizer = tokenizer
+        freeze(model, recipe.objective)
 
     @classmethod
     def build(cls, recipe: Any, start: Checkpoint | None, rows: Sequence[Manifest]) -> Self:
@@ -215,11 +224,11 @@ class CTC(FrameObjective):
         if start is None:
             raise InputError("finetune needs --init MODEL: a pretrained run or model folder")
         tokenizer = vocabulary(recipe.text, rows, start.tokenizer if start.state else None)
-        model = Wav2Vec2ForCTC(replace(start.config, **vars(recipe.model)), vocab_size=len(tokenizer))
+        config = adapted(start.config, recipe.objective.adapters, start.source)
+        model = Wav2Vec2ForCTC(replace(config, **vars(recipe.model)), vocab_size=len(tokenizer))
         if start.state:
-            copy_body(
-                model, replace(start, state={k: v for k, v in start.state.items() if not k.startswith("lm_head.")})
-            )
+            body = replace(start, state={k: v for k, v in start.state.items() if not k.startswith("lm_head.")})
+            copy_body(model, with_new_adapters(model, body))
             copy_output_layer(model, tokenizer, start)
             compare_text(recipe.text, start)
         return cls(recipe, model, tokenizer, fresh=not start.state)

@@ -1,4 +1,4 @@
-"""From the command line and a TOML file to the recipe of an objective, for a new run or one that is resumed."""
+"""From the command line and a TOML file, or a name, to the recipe of an objective, for a new run or one that is resumed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from speechssl.core.config import COMMAND_LINE, apply, flat_values, parse_overrides, read_toml, shown
 from speechssl.core.errors import InputError
 from speechssl.objectives import OBJECTIVES, Objective
+from speechssl.objectives.published import COLUMNS, FINETUNING
 from speechssl.objectives.recipe import Recipe
 
 MAY_CHANGE = (  # on --resume: what decides neither the weights of the next update nor what it hears
@@ -22,6 +23,12 @@ MAY_CHANGE = (  # on --resume: what decides neither the weights of the next upda
     "data.micro_seconds",
 )
 AUTO = "auto"
+OURS = {  # recipes for networks of the size of `small`, by name; a wheel has the files below train/recipes/
+    "small-digits": "small/digits.toml",
+    "small-words": "words/words.toml",
+    "small-sentences": "small/finetune.toml",
+}
+FOLDERS = (Path(__file__).parent / "recipes", Path(__file__).parents[2] / "recipes")
 
 
 def parse_recipe(
@@ -33,17 +40,20 @@ def parse_recipe(
     init: bool = False,
     run: Path | None = None,
 ) -> Recipe:
-    """The recipe in `path` (None: the defaults of the verb's first objective) with overrides such as ["--optim.lr", "1e-4"].
+    """The recipe in `path`, a file or a name (None: the defaults of the verb's first objective), with overrides such as
+    ["--optim.lr", "1e-4"].
 
     scratch: with the defaults for random weights. init: the sizes of the network come from elsewhere. run: the folder of a
     run to resume, whose own recipe then counts; of what `path` and the overrides state, only the keys in MAY_CHANGE may
     differ from it. InputError names the file or the command line, the key, the value and what would be right.
     """
-    values = {} if path is None else read_toml(path)
+    named = {} if verb != "finetune" else named_recipe(str(path))
+    values = {} if path is None else named or read_toml(path)
     objective = objective_of(verb, values, path)
     recipe = objective.Recipe()
     if scratch:
         recipe = apply(recipe, objective.from_scratch, "--from-scratch")
+        values = {key: value for key, value in values.items() if not (named and key in objective.from_scratch)}
     stated, said = known_values(values), parse_overrides(recipe, overrides)
     if path is not None:
         recipe = apply(recipe, stated, str(path))
@@ -60,6 +70,14 @@ def parse_recipe(
             key: source for key, source in sources.items() if not (key.startswith("model.") and "drop" not in key)
         }
     return resumed(own, recipe, sources, recorded)
+
+
+def named_recipe(name: str) -> dict[str, Any]:
+    """The values of a fine-tuning recipe that has a name, by dotted key; {} for any other name."""
+    if name in FINETUNING:
+        return dict(zip(COLUMNS, FINETUNING[name], strict=True))
+    files = (folder / OURS[name] for folder in FOLDERS if name in OURS)
+    return next((read_toml(file) for file in files if file.exists()), {})
 
 
 def known_values(values: dict[str, Any]) -> dict[str, Any]:
