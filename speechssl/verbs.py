@@ -21,6 +21,7 @@ VERBS: dict[str, Callable[..., None]] = {
         make.pretrain,
         make.finetune,
         use.evaluate,
+        use.compare,
         use.transcribe,
         use.align,
         make.build_lm,

@@ -56,7 +56,8 @@ def evaluate(
     where: Where = (),
     normaliser: Annotated[
         str,
-        "of both sides (auto: basic; upper for a vocabulary of capitals; none for phones that basic would confuse)",
+        "of both sides (auto: basic; upper for a vocabulary of capitals; none for phones that basic would confuse; whisper-...: "
+        "as Whisper's authors score English and other languages, with its package)",
         "speechssl.text.normalise:NORMALISERS",
     ] = "auto",
     language: Annotated[
@@ -66,7 +67,8 @@ def evaluate(
     points: Annotated[
         Literal["trained", "keep", "drop"], "vowel points of Hebrew and Arabic; trained: likewise"
     ] = "trained",
-    out: Annotated[Path | None, "write scores (JSON) and every hypothesis (TSV) into this folder"] = None,
+    by: Annotated[Sequence[str], "columns whose values get rates of their own, besides speaker and length"] = (),
+    out: Annotated[Path | None, "write a page, scores (JSON) and every utterance (TSV) into this folder"] = None,
     lm: Lm = None,
     lm_weight: LmWeight = None,
     word_score: WordScore = None,
@@ -84,8 +86,23 @@ def evaluate(
     how = {"language": language or "trained", "digits": digits, "points": points}
     weights: dict[str, Any] = {"lm_weight": lm_weight, "word_score": word_score}
     search = search_of(lm, lexicon=lexicon, hot_words=hot_words, decoder=decoder, beam=beam, **weights)
-    options: dict[str, Any] = {"where": where, "normaliser": normaliser, "how": how, "out": out, "search": search}
-    print(evaluate(load(model, device, precision), manifest, **options))
+    options: dict[str, Any] = {"where": where, "normaliser": normaliser, "how": how, "by": by, "out": out}
+    print(evaluate(load(model, device, precision), manifest, search=search, **options))
+
+
+def compare(
+    folders: Annotated[
+        Sequence[Path], "what `evaluate --out` wrote for the same utterances; each is compared with the first"
+    ],
+    *,
+    resamples: Annotated[int, "of the bootstrap"] = 1000,
+    seed: Annotated[int, "of the bootstrap"] = 1,
+    out: Annotated[Path | None, "write the result as JSON too"] = None,
+) -> None:
+    """Tell whether one evaluation is better than another, by a paired bootstrap over speakers."""
+    from speechssl.score.compare import compare
+
+    print(*compare(folders, resamples=resamples, seed=seed, out=out), sep="\n\n")
 
 
 def transcribe(

@@ -4,10 +4,12 @@ import base64
 import html
 import io
 import json
+import os
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import soundfile
@@ -16,12 +18,14 @@ from speechssl.core.files import replacing
 from speechssl.sound import audio
 
 STYLE = """
-:root{--ink:#1c2430;--soft:#5b6675;--line:#dfe4ea;--ground:#fbfcfd;--card:#fff;--accent:#2a6fbb}
+:root{color-scheme:light dark;--ink:#1c2430;--soft:#5b6675;--line:#dfe4ea;--ground:#fbfcfd;--card:#fff;--accent:#2a6fbb}
 @media(prefers-color-scheme:dark){:root{--ink:#e6eaf0;--soft:#9aa5b4;--line:#303a47;--ground:#151a21;--card:#1c232c;--accent:#7ab3ef}}
 *{box-sizing:border-box}body{margin:0;background:var(--ground);color:var(--ink);font:16px/1.55 system-ui,sans-serif}
-main{max-width:60rem;margin:0 auto;padding:2rem 1rem 4rem}h1{font-size:1.9rem;line-height:1.2;margin:0 0 .5rem}
+main{max-width:60rem;margin:0 auto;padding:2rem 1rem 4rem}
+h1{font-size:1.9rem;line-height:1.2;margin:0 0 .5rem;overflow-wrap:anywhere}
 h2{font-size:1.25rem;margin:2.5rem 0 .5rem;border-top:1px solid var(--line);padding-top:1.2rem}
-p{max-width:46rem}.note{color:var(--soft);font-size:.9rem}figure{margin:1rem 0;background:#fff;border:1px solid var(--line);
+p{max-width:46rem}.note{color:var(--soft);font-size:.9rem}
+figure{margin:1rem 0;background:#fff;border:1px solid var(--line);
 border-radius:8px;padding:.6rem}figure img{width:100%;height:auto;display:block}figcaption{color:#5b6675;
 font-size:.88rem;padding:.3rem}
 .scroll{overflow-x:auto}table{border-collapse:collapse;background:var(--card);border:1px solid var(--line);margin:.8rem 0}
@@ -29,7 +33,22 @@ th,td{padding:.45rem .8rem;border-bottom:1px solid var(--line);text-align:left;f
 th{font-size:.85rem;color:var(--soft)}tr:last-child td{border-bottom:0}audio{height:34px;width:15rem;vertical-align:middle}
 code{background:var(--card);border:1px solid var(--line);border-radius:4px;padding:.05rem .3rem}
 pre{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.8rem;overflow-x:auto;font-size:.88rem}
+.sorts th{padding:0}.sorts button{all:unset;cursor:pointer;padding:.45rem .8rem;white-space:nowrap}
+.sorts button:after{content:" ↕"}
+.sorts [aria-sort=ascending] button:after{content:" ↑"}
+.sorts [aria-sort=descending] button:after{content:" ↓"}
+.sorts button:focus-visible{outline:2px solid var(--accent)}
 """.replace("\n", "")
+SORT = """
+<script>for(const table of document.querySelectorAll("table.sorts"))for(const button of table.querySelectorAll("th button"))
+button.onclick=()=>{const head=button.parentNode,column=head.cellIndex,body=table.tBodies[0],rows=[...body.rows],
+text=row=>row.cells[column].textContent,numbers=rows.every(row=>text(row)===""||!isNaN(parseFloat(text(row)))),
+sign=head.getAttribute("aria-sort")==="descending"||(!numbers&&!head.hasAttribute("aria-sort"))?1:-1,
+value=row=>text(row)===""?-Infinity:parseFloat(text(row));
+rows.sort((a,b)=>sign*(numbers?value(a)-value(b):text(a).localeCompare(text(b),undefined,{numeric:true})));
+for(const other of table.querySelectorAll("th"))other.removeAttribute("aria-sort");
+head.setAttribute("aria-sort",sign>0?"ascending":"descending");body.append(...rows)}</script>
+""".strip()
 PALETTE = ("#2a6fbb", "#d1495b", "#3b8f5a", "#e0a12b", "#7b5ea7", "#4aa3a2", "#8c6d4f", "#c2699f", "#6b7280", "#a3b43a")
 LEGEND = 20  # names; more would be taller than the picture
 
@@ -56,11 +75,18 @@ class Page:
         self.parts.append(f"<pre>{html.escape(text)}</pre>")
         return self
 
-    def table(self, rows: Sequence[dict[str, Any]]) -> "Page":
-        """Rows with the same keys; the keys are the heads."""
-        head = "".join(f"<th>{html.escape(str(key))}</th>" for key in rows[0])
+    def table(self, rows: Sequence[dict[str, Any]], sorts: bool = False) -> "Page":
+        """Rows with the same keys; the keys are the heads. sorts: a click on a head sorts by its column."""
+        heads = [html.escape(str(key)) for key in rows[0]]
+        head = "".join(f"<th><button>{name}</button></th>" if sorts else f"<th>{name}</th>" for name in heads)
         body = "".join("<tr>" + "".join(f"<td>{cell(value)}</td>" for value in row.values()) + "</tr>" for row in rows)
-        self.parts.append(f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
+        kind = " class=sorts" if sorts else ""
+        table = f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return self.markup(Html(f"<div class=scroll>{table}</div>"))
+
+    def markup(self, markup: "Html") -> "Page":
+        """What is HTML already."""
+        self.parts.append(markup)
         return self
 
     def figure(self, figure: Any, caption: str) -> "Page":
@@ -77,6 +103,7 @@ class Page:
         """Write the page."""
         head = f'<meta charset=utf-8><meta name=viewport content="width=device-width"><title>{html.escape(self.title)}</title>'
         body = "\n".join(self.parts)
+        body += SORT if "<table class=sorts>" in body else ""
         page = f"<!doctype html><html lang=en><head>{head}<style>{STYLE}</style></head><body><main>{body}</main></body></html>"
         with replacing(path) as draft:  # a file name may hold bytes that are no UTF-8
             draft.write_text(page, encoding="utf-8", errors="backslashreplace")
@@ -90,6 +117,12 @@ class Html(str):
 def cell(value: Any) -> str:
     """A table cell."""
     return value if isinstance(value, Html) else html.escape(str(value))
+
+
+def linked_player(path: str, page: Path, start: float, seconds: float) -> Html:
+    """A control that plays a part of an audio file where it lies, by its address relative to the folder of the page."""
+    address = quote(os.fsencode(os.path.relpath(path, page.parent)))
+    return Html(f'<audio controls preload=none src="{address}#t={start:.2f},{start + seconds:.2f}"></audio>')
 
 
 def player(path: str, **segment: Any) -> Html:

@@ -201,8 +201,10 @@ class Normaliser:
                 raise InputError(f"{key} = {getattr(self, key)!r} is not known; choose {' or '.join(choices)}")
         if self.digits == "spell" and not self.language:
             raise InputError("digits = 'spell' needs a language (text.language, or --language of evaluate), such as en")
-        if self.name == "none" and (self.digits, self.points) != ("keep", "keep"):
-            raise InputError("the normaliser 'none' changes nothing; spell digits and drop points with basic or upper")
+        if self.name in FIXED and (self.digits, self.points) != ("keep", "keep"):
+            raise InputError(
+                f"the normaliser {self.name!r} {FIXED[self.name]}; spell digits and drop points with basic or upper"
+            )
 
     def __call__(self, text: str) -> str:
         return NORMALISERS[self.name](text, language=self.language, digits=self.digits, points=self.points)
@@ -265,8 +267,31 @@ def plain(character: str) -> str:
     return "" if category in ("Cf", "Me") else " "
 
 
+@cache
+def whisper(kind: str) -> Callable[[str], str]:
+    """A normaliser of Whisper's authors (Radford et al. 2022, appendix C), for scores to compare with theirs: english, which also
+    turns numbers into figures and British spelling into American, or basic, for all other languages, which parts words at vowel
+    signs (हिन्दी becomes ह न द). InputError without the package."""
+    try:
+        from whisper_normalizer.basic import BasicTextNormalizer
+        from whisper_normalizer.english import EnglishTextNormalizer
+    except ImportError:
+        raise InputError(
+            f"the normaliser 'whisper-{kind}' needs the package whisper-normalizer; pip install 'speechssl[whisper]', or "
+            "choose basic"
+        ) from None
+    return {"english": EnglishTextNormalizer, "basic": BasicTextNormalizer}[kind]()
+
+
 NORMALISERS: dict[str, Callable[..., str]] = {
     "none": lambda text, **how: text,
     "basic": basic,
     "upper": upper,
+    "whisper-basic": lambda text, **how: whisper("basic")(text).strip(),
+    "whisper-english": lambda text, **how: whisper("english")(text).strip(),
+}
+FIXED = {  # normalisers without settings, and why
+    "none": "changes nothing",
+    "whisper-basic": "has rules of its own",
+    "whisper-english": "has rules of its own",
 }

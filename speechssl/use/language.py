@@ -15,7 +15,7 @@ from speechssl.data.tables import READERS, begin
 from speechssl.text.build_lm import Built, build
 from speechssl.text.lexicon import parse_hot, read_lexicon
 from speechssl.text.ngram import UNKNOWN, LanguageModel, open_lm
-from speechssl.text.normalise import Normaliser
+from speechssl.text.normalise import FIXED, Normaliser
 from speechssl.text.search import Search
 
 DEFAULTS = {"lm_weight": Search.lm_weight, "word_score": Search.word_score}  # of a model that was not tuned
@@ -117,7 +117,7 @@ def normaliser_of(model: Any, name: str, given: dict[str, str]) -> Normaliser:
     """The normaliser for scoring: what is given, else what the model's training recorded. auto: basic; but none for phones that
     basic would split, lose or confuse, such as ts.h or SAMPA's @ and S, and upper for a vocabulary of capitals, where ß is SS."""
     recorded = model.recorded("text")
-    known = recorded if isinstance(recorded, dict) and name != "none" else {}
+    known = recorded if isinstance(recorded, dict) and name not in FIXED else {}
     known = {key: known[key] for key in ("language", "digits", "points") if isinstance(known.get(key), str)}
     given = {key: value for key, value in given.items() if value != "trained"}
     if name != "auto":

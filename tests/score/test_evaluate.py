@@ -1,6 +1,7 @@
 """Scores of a manifest: batches change nothing, durations may be missing, long rows go through windows."""
 
 import copy
+import csv
 import json
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import speechssl
 from speechssl.core.errors import InputError
 from speechssl.data.tables import read_manifest
-from speechssl.score.evaluate import evaluate, transcribe_manifest
+from speechssl.score.evaluate import Line, evaluate, transcribe_manifest
 from speechssl.text.tokenizer import CharTokenizer
 from tests.conftest import DATA, digits, write_table
 
@@ -23,7 +24,9 @@ def model(ctc_folder):
 
 def test_a_row_in_a_batch_gives_what_it_gives_alone(model):
     rows = read_manifest(DATA / "fsdd.tsv").select(range(0, 1500, 130))
-    assert transcribe_manifest(model, rows) == [model.transcribe(row.path).text for row in rows]
+    assert [heard.text for heard in transcribe_manifest(model, rows)] == [
+        model.transcribe(row.path).text for row in rows
+    ]
 
 
 def test_durations_may_be_missing(model, tmp_path):
@@ -42,7 +45,7 @@ def test_long_rows_go_through_windows(model, speech, tmp_path):
         found = transcribe_manifest(model, rows, batch_seconds=10.0)
     finally:
         del model.log_probs
-    assert found == [model.transcribe(tmp_path / "x.wav").text]
+    assert [heard.text for heard in found] == [model.transcribe(tmp_path / "x.wav").text]
     assert max(sizes) <= 34 * 16_000 < len(speech)
 
 
@@ -53,10 +56,48 @@ def test_a_clip_under_a_frame_counts_as_nothing_heard(model, speech, tmp_path):
 
 
 def test_what_is_written_is_what_is_scored(model, tmp_path):
-    scores = evaluate(model, write_table(tmp_path / "a.tsv", *digits()), out=tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "scores.json").read_text())["wer"]["value"] == scores.wer.value
-    lines = (tmp_path / "out" / "hypotheses.tsv").read_text(encoding="utf-8").splitlines()
-    assert len(lines) == 1 + scores.utterances
+    table = write_table(tmp_path / "a.tsv", *digits(), {**digits()[0], "id": "silent", "text": "..."})
+    scores = evaluate(model, table, by=["label"], out=tmp_path / "out")
+    told = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
+    assert (told["wer"]["value"], told["test"], told["empty"]) == (scores.wer.value, str(table), 1)
+    with (tmp_path / "out" / "utterances.tsv").open(encoding="utf-8", newline="") as file:
+        lines = [Line(**row) for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+    assert [line.reference for line in lines] == read_manifest(table).column("text")
+    assert (lines[-1].id, lines[-1].words, lines[-1].substitutions) == ("silent", "", "")
+    for column in ("substitutions", "deletions", "insertions"):
+        written = sum(int(getattr(line, column) or 0) for line in lines)
+        assert written == getattr(scores.words, column) == told["words"][column]
+        for groups in scores.groups.values():
+            assert sum(getattr(group.words, column) for group in groups) == written
+    assert sum(int(line.character_errors or 0) for line in lines) == scores.characters.errors
+    assert set(scores.groups) == {"length", "speaker", "label"}
+    assert all(f"by {name}:" in str(scores) for name in scores.groups)
+
+
+def test_groups_are_scored_as_if_they_were_alone(model, tmp_path):
+    table = write_table(tmp_path / "a.tsv", *digits())
+    scores = evaluate(model, table, by=["label"])
+    assert len(scores.groups["label"]) > 1
+    for column in ("speaker", "label"):
+        for group in scores.groups[column]:
+            alone = evaluate(model, table, where=f"{column}={group.name}")
+            assert (alone.wer, alone.cer, alone.words) == (group.wer, group.cer, group.words)
+    lengths = [part.name for part in scores.groups["length"]]
+    assert lengths == sorted(lengths) and sum(part.utterances for part in scores.groups["length"]) == scores.utterances
+    with pytest.raises(InputError, match="no column 'accent'"):
+        evaluate(model, table, by=["accent"])
+
+
+def test_the_confidences_are_those_of_the_words(model, tmp_path):
+    """A certain model that is right half of the time: its words are all in the last bin, and half of them are wrong."""
+    model = copy.copy(model)
+    model.tokenizer = CharTokenizer.build(["one"])
+    model.log_probs = lambda waves: [one_hot(model.tokenizer.encode("one")) for _ in waves]
+    rows = [row | {"text": "one" if i % 2 else "two"} for i, row in enumerate(digits())]
+    found = evaluate(model, write_table(tmp_path / "a.tsv", *rows)).calibration
+    assert found is not None
+    assert (found.words, found.confidence, found.accuracy, found.ece) == (12, 1.0, 0.5, 0.5)
+    assert [(one.low, one.words, one.accuracy) for one in found.bins] == [(0.9, 12, 0.5)]
 
 
 def test_the_normaliser_is_that_of_the_model_s_training_unless_told(ctc_folder, tmp_path):
