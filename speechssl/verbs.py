@@ -23,6 +23,7 @@ VERBS: dict[str, Callable[..., None]] = {
         use.evaluate,
         use.transcribe,
         use.align,
+        use.classify,
         make.build_lm,
         use.tune_lm,
         use.embed,
