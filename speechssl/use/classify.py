@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +19,12 @@ from speechssl.core.progress import write
 from speechssl.data.channels import segment_of, with_channel
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.sources import rows_of
+from speechssl.sound import audio
 from speechssl.sound.audio import SAMPLE_RATE
-from speechssl.sound.windows import windows
+from speechssl.sound.windows import Ahead
 from speechssl.use.stream import BATCH, Outcome, TooShort, stream_clips
 
-LONGEST = 30.0  # seconds classified at once; a longer clip has the mean of its parts
+LONGEST = 30.0  # seconds classified at once; a longer clip has the mean of its pieces
 UNKNOWN = "unknown"
 META = ("id", "path", "start", "duration", "channel", "speaker", "label")
 
@@ -43,25 +45,29 @@ def probabilities(model: Any, waves: Sequence[np.ndarray]) -> np.ndarray:
     return (torch.sigmoid(logits_BC) if several else torch.softmax(logits_BC, dim=1)).numpy()
 
 
+def pieces(model: Any, source: Any, seconds: float, **segment: Any) -> Iterator[np.ndarray]:
+    """A clip in pieces of so many seconds (S,), read one at a time; less than half of one at the end is left out."""
+    clip, size = Ahead(audio.stream(source, **segment)), round(seconds * SAMPLE_RATE)
+    for start in count(0, size):
+        wave_S = clip.read(start, start + size)
+        if len(wave_S) < max(model.config.geometry.receptive_field, size / 2 if start else 0):
+            return
+        yield wave_S
+
+
 def probabilities_of_long(model: Any, source: Any, **segment: Any) -> np.ndarray:
-    """The mean over the parts of a long clip, by their lengths: (C,)."""
-    total, seconds = np.zeros(()), 0
-    for wave_S, rows in windows(source, model.config.geometry, window=LONGEST, context=0.0, **segment):
-        frames = len(range(*rows.indices(len(wave_S) // model.config.geometry.hop)))
-        total, seconds = total + frames * probabilities(model, [wave_S])[0], seconds + frames
-    if not seconds:
+    """The mean over the pieces of a long clip: (C,)."""
+    found = [probabilities(model, [wave_S])[0] for wave_S in pieces(model, source, LONGEST, **segment)]
+    if not found:
         raise TooShort(f"{source} is shorter than one frame; there is nothing to classify")
-    return total / seconds
+    return np.mean(found, axis=0)
 
 
 def over_time(model: Any, row: Utterance, every: float) -> Iterator[Answer]:
-    """The answers of a row for each `every` seconds, computed from these seconds alone; less than half at the end is left out."""
-    start = 0.0
-    for wave_S, _ in windows(row.path, model.config.geometry, window=every, context=0.0, **segment_of(row)):
-        seconds = len(wave_S) / SAMPLE_RATE
-        if start == 0.0 or seconds >= every / 2:
-            yield Answer(row, row.start + start, seconds, probabilities(model, [wave_S])[0])
-        start += seconds
+    """The answers of a row for each `every` seconds, computed from these seconds alone."""
+    for number, wave_S in enumerate(pieces(model, row.path, every, **segment_of(row))):
+        start = row.start + number * every
+        yield Answer(row, start, len(wave_S) / SAMPLE_RATE, probabilities(model, [wave_S])[0])
 
 
 def answers(model: Any, rows: Manifest, what: str = "classify") -> Iterator[Outcome]:

@@ -71,10 +71,12 @@ def test_loss_and_gradients_are_those_of_transformers(weighted, pretrained_folde
     own.loss.backward()
     total.backward()
     names = dict(theirs.named_parameters())
+    largest = max(parameter.grad.abs().max() for parameter in names.values() if parameter.grad is not None)
     for name, parameter in objective.model.named_parameters():
         if names[name].grad is not None:
-            close = float((parameter.grad - names[name].grad).abs().max() / names[name].grad.abs().max())
-            assert close < 5e-3, (name, close)
+            own_grad, their_grad = parameter.grad, names[name].grad
+            allowed = 5e-3 * their_grad.abs().max() + 1e-5 * largest  # a bias of the keys has none but for rounding
+            assert (own_grad - their_grad).abs().max() <= allowed, name
 
 
 def test_weights_and_smoothing_follow_the_formula(pretrained_folder):
