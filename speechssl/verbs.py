@@ -24,6 +24,7 @@ VERBS: dict[str, Callable[..., None]] = {
         use.compare,
         use.transcribe,
         use.align,
+        use.classify,
         make.build_lm,
         use.tune_lm,
         use.embed,

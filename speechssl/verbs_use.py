@@ -79,15 +79,20 @@ def evaluate(
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
-    """Word and character error rate of a model on transcribed audio."""
+    """Error rates of a model on transcribed audio; accuracy and UAR of a classifier on labelled audio."""
+    from speechssl.score.classes import evaluate_classes
     from speechssl.score.evaluate import evaluate
     from speechssl.use.language import search_of
 
+    opened = load(model, device, precision)
+    if opened.model.head == "classes":
+        print(evaluate_classes(opened, manifest, where=where, out=out))
+        return
     how = {"language": language or "trained", "digits": digits, "points": points}
     weights: dict[str, Any] = {"lm_weight": lm_weight, "word_score": word_score}
     search = search_of(lm, lexicon=lexicon, hot_words=hot_words, decoder=decoder, beam=beam, **weights)
     options: dict[str, Any] = {"where": where, "normaliser": normaliser, "how": how, "by": by, "out": out}
-    print(evaluate(load(model, device, precision), manifest, search=search, **options))
+    print(evaluate(opened, manifest, search=search, **options))
 
 
 def compare(
@@ -148,6 +153,34 @@ def transcribe(
             )
         transcribe_pipe(load(model, device, precision), rate=rate, live=live, style=format, search=search)
     elif transcribe_files(load(model, device, precision), sources, **options):
+        sys.exit(2)
+
+
+def classify(
+    model: Annotated[str, f"fine-tuned with recipes/classify: {MODEL}"],
+    sources: Annotated[Sequence[Path], "audio files, folders, or tables"],
+    *,
+    where: Where = (),
+    channel: Channel = "mix",
+    every: Annotated[float, "a row for each so many seconds, such as 1, instead of one for each clip"] = 0.0,
+    unknown_below: Annotated[
+        float, "least probability; below it the class is `unknown` (evaluate shows what it costs)"
+    ] = 0.0,
+    out: Annotated[Path | None, "write a table: x.tsv, .csv, .json, .jsonl or .parquet"] = None,
+    device: Device = "auto",
+    precision: Precision = "float32",
+) -> None:
+    """Tell the class of each clip, with probabilities."""
+    from speechssl.use.classify import classify_files
+
+    options: dict[str, Any] = {
+        "where": where,
+        "channel": channel,
+        "every": every,
+        "unknown_below": unknown_below,
+        "out": out,
+    }
+    if classify_files(load(model, device, precision), sources, **options):
         sys.exit(2)
 
 

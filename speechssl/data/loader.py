@@ -25,8 +25,8 @@ class Item:
     """One training example.
 
     wave_S: float32 mono 16 kHz. id: the utterance. epoch: how many passes over the corpus came before. start: where the
-    wave starts in the utterance, in samples. speed: how many times as fast it is played. labels: what the objective gave for all
-    frames of the utterance. text, speaker: as in the manifest.
+    wave starts in the utterance, in samples. speed: how many times as fast it is played. labels: what the objective gave for the
+    utterance or for all its frames. text, speaker: as in the manifest.
     """
 
     wave_S: np.ndarray
@@ -49,8 +49,8 @@ class Item:
 class Collator(Protocol):
     """What the loader needs of an objective."""
 
-    def frame_labels(self, utterance: Utterance) -> np.ndarray | None:
-        """Labels of the whole utterance's frames."""
+    def labels(self, utterance: Utterance) -> np.ndarray | None:
+        """Labels of the whole utterance, or of all its frames."""
         ...
 
     def collate(self, items: Sequence[Item]) -> Any:
@@ -109,7 +109,7 @@ class MicroBatches(Dataset):
             epoch=epoch,
             start=round(offset * audio.SAMPLE_RATE),
             speed=speed,
-            labels=self.collator.frame_labels(utterance),
+            labels=self.collator.labels(utterance),
             text=utterance.text,
             speaker=utterance.speaker,
         )

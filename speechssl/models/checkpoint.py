@@ -30,6 +30,7 @@ def checkpoint_of(
     model: Encoder, tokenizer: CharTokenizer | None, raw: dict[str, Any], extra: dict[str, Tensor] | None = None
 ) -> Checkpoint:
     """A module as a checkpoint; `raw` and `extra` (tensors it has no use for) are of the file it came from, if any."""
+    raw = raw | model.head_json
     state = model.saved_state(raw) | (extra or {})
     return Checkpoint(config=model.config, state=state, tokenizer=tokenizer, raw=raw, source="the model")
 

@@ -17,11 +17,13 @@ from speechssl.text.tokenizer import CharTokenizer
 
 
 class Family(NamedTuple):
-    """config: the class of its architecture. build: checkpoint -> module. read, write: its model folder. describe: lines
-    for `speechssl info`. formats: those of other libraries that `convert` and `export` can write it in."""
+    """config: the class of its architecture. build: checkpoint -> module. classifier: the same for a body and some classes, with
+    a new head. read, write: its model folder. describe: lines for `speechssl info`. formats: those of other libraries that
+    `convert` and `export` can write it in."""
 
     config: type
     build: Callable[[Checkpoint], Encoder]
+    classifier: Callable[..., Encoder]
     read: Callable[[Path, dict[str, Any], str], Checkpoint]
     write: Callable[..., None]
     describe: Callable[[Checkpoint], dict[str, str]]
@@ -31,6 +33,7 @@ class Family(NamedTuple):
 WAV2VEC2 = Family(
     config=Wav2Vec2Config,
     build=wav2vec2_checkpoint.build,
+    classifier=wav2vec2_checkpoint.classifier,
     read=wav2vec2_folder.read,
     write=wav2vec2_folder.write,
     describe=wav2vec2_folder.describe,
@@ -39,6 +42,7 @@ WAV2VEC2 = Family(
 BYOLS = Family(
     config=ByolsConfig,
     build=byols_folder.build,
+    classifier=byols_folder.classifier,
     read=byols_folder.read,
     write=byols_folder.write,
     describe=byols_folder.describe,

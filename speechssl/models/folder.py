@@ -41,6 +41,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def class_names(raw: dict[str, Any], count: int) -> list[str]:
+    """The names of a classifier's outputs, as its config.json has them, else LABEL_0 ... as transformers calls them."""
+    named = raw.get("id2label")
+    named = named if isinstance(named, dict) else {}
+    return [str(named.get(str(i), f"LABEL_{i}")) for i in range(count)]
+
+
+def described(raw: dict[str, Any], count: int) -> str:
+    """A classifier in words."""
+    names = class_names(raw, count)
+    return f"{count} classes: {', '.join(names[:12])}{' ...' if count > 12 else ''}"
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The files that hold a folder's weights: one, or those that an index names."""
     for name in (WEIGHTS, BIN):

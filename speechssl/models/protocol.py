@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.core.errors import InputError
-from speechssl.core.packed import Geometry
+from speechssl.core.packed import Geometry, Packed
 
 
 class Encoder(nn.Module, ABC):
@@ -21,6 +21,7 @@ class Encoder(nn.Module, ABC):
 
     config: Any
     head: ClassVar[str] = ""
+    head_json: dict[str, Any] = {}  # noqa: RUF012  # what config.json shall say of a new head: the names of classes
 
     @property
     def geometry(self) -> Geometry:
@@ -39,6 +40,19 @@ class Encoder(nn.Module, ABC):
 
     @property
     @abstractmethod
+    def channels(self) -> int:
+        """What `channel_mask` hides some of: the inputs of the first layer that frames have."""
+
+    @abstractmethod
+    def stream(self, waves: Sequence[np.ndarray | Tensor]) -> Packed:
+        """Waves (S,) as one stream on the CPU, as the network takes it; its frames are what `mask_T` masks."""
+
+    @abstractmethod
+    def stages(self) -> list[str]:
+        """What the names of the body's parameters start with, from the input up; a layer is a stage."""
+
+    @property
+    @abstractmethod
     def layers(self) -> int:
         """L, the number of hidden states that `states` can give."""
 
@@ -49,6 +63,9 @@ class Encoder(nn.Module, ABC):
     def pool(self, mean_D: Any, largest_D: Any) -> Any:
         """One vector from the mean and the maximum over time, as the authors of the model make it: the mean."""
         return mean_D
+
+    def settle(self, batch: Packed) -> None:
+        """Set what a network with random weights takes from data, by a first batch: nothing."""
 
     def timestamps(self, waves: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Frames of equally long waves (B, T, D), and the sample at the centre of each (T,), as HEAR asks for them."""
@@ -66,7 +83,7 @@ class Encoder(nn.Module, ABC):
 
     def class_logits(self, waves: Sequence[np.ndarray]) -> Tensor:
         """Class logits (B, classes), float32; only where `head` is "classes"."""
-        raise InputError("this model has no classifier")
+        return self(self.stream(waves).to(self.device))
 
     def saved_state(self, raw: dict[str, Any]) -> dict[str, Tensor]:
         """The tensors of a checkpoint whose config.json came from, or will be, `raw`."""

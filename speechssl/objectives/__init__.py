@@ -1,6 +1,7 @@
 """What is optimised: one file per objective, and the one table of them."""
 
 from speechssl.objectives.byol import Byol
+from speechssl.objectives.classify import Classify
 from speechssl.objectives.ctc import CTC
 from speechssl.objectives.data2vec import Data2Vec
 from speechssl.objectives.dinosr import DinoSR
@@ -15,4 +16,5 @@ OBJECTIVES: dict[str, type[Objective]] = {  # by the `kind` of a recipe; a verb'
     "dinosr": DinoSR,
     "byol-s": Byol,
     "ctc": CTC,
+    "classify": Classify,
 }

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from speechssl.core import dist
 from speechssl.core.errors import InputError
 from speechssl.core.noise import noise_key
-from speechssl.core.packed import Geometry, pack
+from speechssl.core.packed import pack
 from speechssl.data.loader import Item
 from speechssl.data.manifest import Manifest
 from speechssl.models.byols.folder import build
-from speechssl.models.byols.model import ByolsConfig, ByolsModel
+from speechssl.models.byols.model import MEL, ByolsConfig, ByolsModel
 from speechssl.models.checkpoint import Checkpoint
 from speechssl.models.kernels.norm import BatchNorm, standardised
 from speechssl.objectives import recipe as recipes
@@ -34,7 +34,6 @@ from speechssl.objectives.views import ViewConfig, draw, view
 from speechssl.sound.audio import SAMPLE_RATE
 from speechssl.sound.features import BANDS, HOP
 
-MEL = Geometry(kernels=(HOP,), strides=(HOP,))
 CUT = "cut long recordings into many rows: `speechssl prepare SRC --out x.tsv --max-seconds 10`"
 
 
@@ -184,15 +183,12 @@ class Byol(Objective):
     @torch.no_grad()
     def initialise(self, first: Callable[[], ByolBatch]) -> None:
         """Fix the normalisation of hybrid targets and, unless the model has learned with its own, of log-mels: the statistics
-        of a first batch. Log-mels of speech spread over 3 to 5 nats: a spread below 1 is that of silence."""
+        of a first batch."""
         if not (self.fresh or self.hybrid):
             return
         batch = first()
         if self.fresh:
-            mel_BFT = self.model.frontend(self.waves(batch))
-            audible = mel_BFT > mel_BFT.amin() + 1e-3  # digital silence says nothing of speech
-            chosen = mel_BFT[audible] if bool(audible.any()) else mel_BFT
-            self.model.mel_stats.copy_(torch.stack([chosen.mean(), chosen.std().clamp_min(1.0)]))
+            self.model.settle(batch.audio)
         if self.hybrid is not None:
             self.hybrid_stats_2K[0] = batch.targets_BK.mean(dim=0)
             self.hybrid_stats_2K[1] = batch.targets_BK.std(dim=0, correction=0).clamp_min(1e-3)

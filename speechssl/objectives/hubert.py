@@ -127,7 +127,7 @@ class Hubert(FrameObjective):
             )
         return rows
 
-    def frame_labels(self, utterance: Utterance) -> np.ndarray:
+    def labels(self, utterance: Utterance) -> np.ndarray:
         """The codes of the whole utterance (T, C, V)."""
         return self.codes[utterance.id]
 

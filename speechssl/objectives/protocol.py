@@ -61,7 +61,7 @@ class Verdict(NamedTuple):
 class Objective(nn.Module, ABC):
     """Trains `model`. Everything random is a function of (seed, step or epoch, utterance); sums, never means, leave it.
 
-    In the order of their use: `build`, `usable`, `initialise`; per micro-batch `frame_labels` and `collate`, in a loader's
+    In the order of their use: `build`, `usable`, `initialise`; per micro-batch `labels` and `collate`, in a loader's
     worker; per update `before_update`, `forward`, `after_update`; per line of the log `verdict`. Only `build`, `collate` and
     `forward` must be written, the other hooks do nothing unless overridden.
 
@@ -97,8 +97,9 @@ class Objective(nn.Module, ABC):
     def initialise(self, first: Callable[[], Batch]) -> None:
         """Set whatever depends on the data before update 0 of a new run. first: loads the first micro-batch."""
 
-    def frame_labels(self, utterance: Utterance) -> np.ndarray | None:
-        """Labels of all frames of an utterance; `collate` gets those of its crop by `item.frame_labels(hop, frames)`."""
+    def labels(self, utterance: Utterance) -> np.ndarray | None:
+        """Labels of an utterance, which `collate` finds as `item.labels`, or of all its frames; it gets those of its crop by
+        `item.frame_labels(hop, frames)`."""
         return None
 
     @abstractmethod

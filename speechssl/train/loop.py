@@ -185,6 +185,7 @@ class Trainer:
             watch, model = self.watch, self.objective.model
             watched = dist.from_rank_0(lambda: watch(model))
             self.state.layer = int(watched["layer"]) if "layer" in watched else None
+        self.objective.train()  # the next update's clips are collated before it begins
         means, score = (
             log.valid_line({"step": self.state.step}, meter, watched),
             self.config.best or self.objective.score,

@@ -15,6 +15,7 @@ from speechssl.core.errors import InputError
 from speechssl.interop.source import read
 from speechssl.models import families
 from speechssl.models.checkpoint import checkpoint_of, extra_tensors
+from speechssl.models.folder import class_names
 from speechssl.models.protocol import Encoder
 from speechssl.sound import audio
 from speechssl.sound.audio import SAMPLE_RATE
@@ -133,10 +134,32 @@ class SpeechModel:
                 "the weights, or fine-tune it with `speechssl finetune`"
             )
 
+    def require_classes(self) -> None:
+        """InputError unless the model has a classifier."""
+        if self.model.head != "classes":
+            raise InputError(
+                f"{self.source} has no classifier; make one with `speechssl finetune recipes/classify/clips.toml --init MODEL "
+                "--train labelled.tsv --out RUN`; `speechssl embed` and `probe` work with every model"
+            )
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classifier's outputs, in order. InputError without a classifier."""
+        self.require_classes()
+        return class_names(self.config_json, len(self.model.get_parameter("classifier.weight")))
+
+    def classify(self, source: Any, *, sample_rate: int | None = None, channel: str = "mix") -> dict[str, float]:
+        """One clip, any source of speechssl.sound.audio.load -> the probability of each class; a longer clip than 30 s has the
+        mean of its parts. InputError without a classifier."""
+        from speechssl.use.classify import probabilities_of_long
+
+        self.require_classes()
+        probs_C = probabilities_of_long(self, source, sample_rate=sample_rate, channel=channel)
+        return dict(zip(self.classes, probs_C.tolist(), strict=True))
+
     def class_logits(self, waves: Sequence[np.ndarray]) -> Tensor:
         """(B, classes) of utterances (S,) at 16 kHz, for a model with a classifier. InputError without one."""
-        if self.model.head != "classes":
-            raise InputError(f"{self.source} has no classifier; `speechssl embed` and `probe` work with every model")
+        self.require_classes()
         with self.computing():
             return self.model.class_logits(waves).cpu()
 

@@ -63,7 +63,7 @@ def test_each_channel_becomes_a_row_that_every_verb_reads(calls, speech, pretrai
 class Labels:
     """What the loader needs of an objective."""
 
-    def frame_labels(self, _utterance):
+    def labels(self, _utterance):
         return None
 
 

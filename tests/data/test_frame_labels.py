@@ -19,7 +19,7 @@ GEOMETRY = Geometry(kernels=(400,), strides=(320,))
 class Numbered:
     """Labels each frame with its own number."""
 
-    def frame_labels(self, utterance: Utterance) -> np.ndarray:
+    def labels(self, utterance: Utterance) -> np.ndarray:
         return np.arange(GEOMETRY.frames(len(audio.load(utterance.path))))
 
     def collate(self, items: Sequence[Item]) -> list[Item]:

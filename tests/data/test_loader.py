@@ -22,7 +22,7 @@ ROWS = read_manifest(DATA / "librispeech_test.tsv")
 class AsTheyAre:
     """A collator of items as they are, whose frame labels are the number of each 20 ms."""
 
-    def frame_labels(self, utterance: Utterance) -> np.ndarray:
+    def labels(self, utterance: Utterance) -> np.ndarray:
         return np.arange(round(utterance.duration * 50))
 
     def collate(self, items: Sequence[Item]) -> list[Item]:

@@ -117,7 +117,7 @@ def built(kind: str, recipe: Recipe, folder: Path) -> tuple[Objective, list[Item
 def folder(pretrained_folder, tmp_path_factory) -> Iterator[Path]:
     """The working folder: spoken digits as train.tsv and valid.tsv, their codes, and a model to start from."""
     folder, rows = tmp_path_factory.mktemp("contract"), read_manifest(DATA / "fsdd.tsv")
-    names = ("id", "path", "duration", "speaker", "text")
+    names = ("id", "path", "duration", "speaker", "label", "text")
     for part, numbers in (("train", range(0, 1500, 38)), ("valid", range(7, 1500, 190))):
         write_table(folder / f"{part}.tsv", *({name: getattr(rows[i], name) for name in names} for i in numbers))
     shutil.copytree(pretrained_folder, folder / "start")

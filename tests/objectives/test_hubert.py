@@ -38,7 +38,7 @@ def items_of(objective: Hubert, speech, start: int = 0) -> list[Item]:
     """Crops of the three utterances, the first from sample `start` on."""
     items = []
     for name, first, length in zip(IDS, (start, 0, 0), (16_000, 24_000, 9_000), strict=True):
-        labels = objective.frame_labels(Utterance(id=name, path=""))
+        labels = objective.labels(Utterance(id=name, path=""))
         items.append(Item(wave_S=speech[first : first + length], id=name, epoch=0, start=first, labels=labels))
     return items
 

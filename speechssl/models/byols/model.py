@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechssl.core.errors import InputError
-from speechssl.core.packed import Geometry
+from speechssl.core.packed import Geometry, Packed, pack, segments, starts
 from speechssl.models.byols.cvt import CvT
 from speechssl.models.byols.resnetish import ResNetish34
 from speechssl.models.kernels.dropout import Dropout
@@ -25,6 +25,7 @@ from speechssl.models.kernels.products import Linear
 from speechssl.models.protocol import Encoder
 from speechssl.sound.features import BANDS, FLAVOURS, HOP, FlavourName, LogMel
 
+MEL = Geometry(kernels=(HOP,), strides=(HOP,))  # a frame of the log-mels
 ENCODERS = {"audiontt2020": 8, "audiontt2022": 4, "cvt": 16, "resnetish34": 16}  # mel frames (10 ms) per frame
 SHORTEST = 2_560  # samples: one frame of the slowest encoder; shorter clips are padded with zeros
 HEAR_WINDOW, HEAR_HOP = 16_000, 800  # samples
@@ -103,6 +104,18 @@ class AudioNTT(nn.Module):
         return torch.cat([x_BTD, y_BTD], dim=2) if self.concat else y_BTD
 
 
+def long_enough(wave_S: np.ndarray | Tensor) -> Tensor:
+    """A wave as float32, padded with zeros if it is shorter than a frame of the slowest encoder."""
+    wave_S = torch.as_tensor(wave_S, dtype=torch.float32)
+    return F.pad(wave_S, (0, max(0, SHORTEST - len(wave_S))))
+
+
+def waves_of(batch: Packed) -> list[Tensor]:
+    """The waves (S,) of a batch."""
+    spans = starts([-(-samples // HOP) * HOP for samples in batch.samples])
+    return [batch.stream_N[start : start + samples] for start, samples in zip(spans, batch.samples, strict=True)]
+
+
 def build_encoder(config: ByolsConfig) -> Any:
     """The encoder that a config names: (B, F, T) -> (B, T', D), with its `width` D."""
     if config.encoder == "cvt":
@@ -131,9 +144,30 @@ class ByolsModel(Encoder):
         """The frames are the one hidden state."""
         return 1
 
+    @property
+    def channels(self) -> int:
+        """Mel bands."""
+        return BANDS
+
+    def stages(self) -> list[str]:
+        """The encoder as a whole."""
+        return ["encoder."]
+
+    def stream(self, waves: Sequence[np.ndarray | Tensor]) -> Packed:
+        """Waves (S,) as one stream on the CPU, whose frames are those of the log-mels but for the last."""
+        return pack([long_enough(wave_S) for wave_S in waves], MEL)
+
     def mels(self, wave_BS: Tensor) -> Tensor:
         """(B, S) at 16 kHz -> normalised log-mel spectrograms (B, F, T)."""
         return (self.frontend(wave_BS) - self.mel_stats[0]) / self.mel_stats[1]
+
+    @torch.no_grad()
+    def settle(self, batch: Packed) -> None:
+        """Set the normalisation of the log-mels. Those of speech spread over 3 to 5 nats: a spread below 1 is that of silence."""
+        mels = torch.cat([self.frontend(wave_S[None]).flatten() for wave_S in waves_of(batch)])
+        audible = mels > mels.amin() + 1e-3  # digital silence says nothing of speech
+        chosen = mels[audible] if bool(audible.any()) else mels
+        self.mel_stats.copy_(torch.stack([chosen.mean(), chosen.std().clamp_min(1.0)]))
 
     def pool(self, mean_D: Any, largest_D: Any) -> Any:
         """The sum of mean and maximum over time, or the mean."""
@@ -151,9 +185,7 @@ class ByolsModel(Encoder):
         """Frames of each wave (S,), each wave by itself: (1, T, D)."""
         found = []
         for wave_S in waves:
-            wave_1S = torch.as_tensor(wave_S, dtype=torch.float32, device=self.device)[None]
-            wave_1S = F.pad(wave_1S, (0, max(0, SHORTEST - wave_1S.shape[1])))
-            frames_1TD = self.encoder(self.mels(wave_1S))
+            frames_1TD = self.encoder(self.mels(long_enough(wave_S).to(self.device)[None]))
             found.append(frames_1TD if layers is None else frames_1TD[list(layers)])
         return found
 
@@ -173,3 +205,59 @@ class ByolsModel(Encoder):
         fresh = ByolsModel(self.config)
         fresh.mel_stats.copy_(self.mel_stats)
         return fresh
+
+
+class ByolsForSequenceClassification(ByolsModel):
+    """The model with a linear layer from embeddings to classes. The batch norms keep the statistics of pretraining, so that a
+    clip's logits never depend on the other clips of a batch, in training too."""
+
+    head = "classes"
+
+    def __init__(self, config: ByolsConfig, classes: int) -> None:
+        super().__init__(config)
+        self.dropout = Dropout(config.dropout)
+        self.classifier = Linear(self.width, classes)
+        self.train()
+
+    def train(self, mode: bool = True) -> "ByolsForSequenceClassification":
+        """Training mode, but not of the batch norms."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, BatchNorm):
+                module.eval()
+        return self
+
+    @torch.no_grad()
+    def settle(self, batch: Packed) -> None:
+        """Set the normalisation of the log-mels, and the statistics of the batch norms."""
+        super().settle(batch)
+        norms = [module.train() for module in self.modules() if isinstance(module, BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = None  # the average of all clips
+        self(batch)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
+
+    def forward(
+        self,
+        batch: Packed,
+        *,
+        frozen: bool = False,
+        mask_T: Tensor | None = None,
+        channel_mask_BD: Tensor | None = None,
+        **_options: Any,
+    ) -> Tensor:
+        """Logits (B, classes), float32. frozen: no gradient reaches the encoder. mask_T, channel_mask_BD: log-mel frames and
+        bands that get the mean of the data. Options of transformers are ignored."""
+        found = []
+        for i, (wave_S, rows) in enumerate(zip(waves_of(batch), segments(batch.frames), strict=True)):
+            mel_FT = self.mels(wave_S[None])[0]
+            if mask_T is not None:
+                mel_FT = mel_FT.masked_fill(F.pad(mask_T[rows], (0, 1)), 0.0)
+            if channel_mask_BD is not None:
+                mel_FT = mel_FT.masked_fill(channel_mask_BD[i, :, None], 0.0)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+                found.append(self.embedding(self.encoder(mel_FT[None])))
+        return self.classifier(self.dropout(torch.cat(found))).float()

@@ -4,6 +4,7 @@ Nothing is allocated by what a config says: its sizes are compared with the tens
 the meta device and then given the tensors of the file.
 """
 
+from dataclasses import replace
 from itertools import count, takewhile
 from typing import Any, get_args, get_type_hints
 
@@ -190,6 +191,19 @@ def build(checkpoint: Checkpoint) -> Wav2Vec2Encoder:
     check_fit(model, state, checkpoint.source)
     model.load_state_dict({key: as_float(state[key]) for key in model.state_dict()}, assign=True)
     return model.eval()
+
+
+def classifier(start: Checkpoint, classes: int, **settings: Any) -> Wav2Vec2ForSequenceClassification:
+    """A network of the sizes of `start`, and with its body if it has weights, that tells `classes` apart: by the mean over time
+    of a learned mixture of all states, or, `weighted` = False, of the last. settings: `width` of the projection, dropouts."""
+    width, weighted = settings.pop("width"), settings.pop("weighted")
+    model = Wav2Vec2ForSequenceClassification(replace(start.config, **settings), width, classes, weighted)
+    model.head_json = {"classifier_proj_size": width, "use_weighted_layer_sum": weighted}
+    if start.state:
+        copy_body(
+            model, replace(start, state={k: v for k, v in start.state.items() if not k.startswith("classifier.")})
+        )
+    return model
 
 
 def copy_body(model: Wav2Vec2Encoder, checkpoint: Checkpoint) -> None:

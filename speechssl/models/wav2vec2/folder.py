@@ -14,7 +14,7 @@ from torch import Tensor
 from speechssl.core.config import coerce
 from speechssl.core.errors import InputError
 from speechssl.models.checkpoint import Checkpoint
-from speechssl.models.folder import CONFIG, WEIGHTS, read_tensors, read_weights, write_json, write_tensors
+from speechssl.models.folder import CONFIG, WEIGHTS, described, read_tensors, read_weights, write_json, write_tensors
 from speechssl.models.quantised import SETTINGS as QUANTISED
 from speechssl.models.wav2vec2.checkpoint import check_sizes, head_of
 from speechssl.models.wav2vec2.config import ADAPTERS, CONFORMERS, LOG_MEL, Wav2Vec2Config
@@ -278,6 +278,8 @@ def describe(checkpoint: Checkpoint) -> dict[str, str]:
         norms = f"conformers, {config.position_embeddings_type or 'no'} positions"
     audio = "log-mels" if config.log_mel else "normalised" if config.do_normalize else "as they are"
     head = head_of(checkpoint.state).removeprefix("For").replace("Model", "none")
+    if "classifier.weight" in checkpoint.state:
+        head = described(checkpoint.raw, len(checkpoint.state["classifier.weight"]))
     if config.add_adapter:
         head += f" behind an adapter, {SAMPLE_RATE / config.letters.hop:g} Hz"
     return {

@@ -145,10 +145,24 @@ class Wav2Vec2Encoder(Encoder):
         """L: the input of the first layer and the output of each."""
         return self.config.num_hidden_layers + 1
 
-    def packed(self, waves: Sequence[np.ndarray | Tensor]) -> Packed:
-        """Waves (S,) as one stream where the weights are, normalised if the model wants that."""
+    @property
+    def channels(self) -> int:
+        """The width of the first layer's input."""
+        return self.config.hidden_size
+
+    def stages(self) -> list[str]:
+        """Convolutions, projection, what comes before the first layer, and each layer."""
+        layers = [f"wav2vec2.encoder.layers.{i}." for i in range(self.config.num_hidden_layers)]
+        return ["wav2vec2.feature_extractor.", "wav2vec2.", "wav2vec2.encoder.", *layers]
+
+    def stream(self, waves: Sequence[np.ndarray | Tensor]) -> Packed:
+        """Waves (S,) as one stream on the CPU, normalised if the model wants that."""
         arrays = [wave_S.detach().cpu().numpy() if isinstance(wave_S, Tensor) else wave_S for wave_S in waves]
-        return streamed(arrays, self.config).to(self.device)
+        return streamed(arrays, self.config)
+
+    def packed(self, waves: Sequence[np.ndarray | Tensor]) -> Packed:
+        """The same where the weights are."""
+        return self.stream(waves).to(self.device)
 
     def states(self, waves: Sequence[np.ndarray | Tensor], layers: Sequence[int] | None = None) -> list[Tensor]:
         """Hidden states of each wave (S,): (L, T, D); 0 is the input of the first layer."""
@@ -223,18 +237,16 @@ class Wav2Vec2ForSequenceClassification(Wav2Vec2Encoder):
         count = config.num_hidden_layers + 1
         self.layer_weights = nn.Parameter(torch.ones(count) / count) if weighted else None
         self.projector = Linear(config.output_width, width)
+        self.dropout = Dropout(config.final_dropout)
         self.classifier = Linear(width, classes)
 
-    def forward(self, batch: Packed) -> Tensor:
-        """Logits (B, classes), float32."""
-        states = self.wav2vec2(batch).states
-        x_TD, places = self.wav2vec2.output(states[-1], batch)
+    def forward(self, batch: Packed, *, frozen: bool = False, **options: Any) -> Tensor:
+        """Logits (B, classes), float32. frozen: no gradient reaches the pretrained part. options: as in Wav2Vec2Model.forward."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            states = self.wav2vec2(batch, **options).states
+            x_TD, places = self.wav2vec2.output(states[-1], batch)
         if self.layer_weights is not None:
             x_TD = torch.einsum("l,ltd->td", self.layer_weights.softmax(dim=0), torch.stack(states))
         pieces = zip(self.projector(x_TD).split(places.frames), places.whole, strict=True)
         pooled = [piece_TD[:whole].mean(dim=0) for piece_TD, whole in pieces]
-        return self.classifier(torch.stack(pooled)).float()
-
-    def class_logits(self, waves: Sequence[np.ndarray]) -> Tensor:
-        """Class logits of waves (S,): (B, classes), float32."""
-        return self(self.packed(waves)).float()
+        return self.classifier(self.dropout(torch.stack(pooled))).float()
