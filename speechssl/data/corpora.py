@@ -204,7 +204,7 @@ def reasons(reading: Reading) -> list[tuple[str, str]]:
 def all_rows(parts: Sequence[Part], texts: Transcripts, keep: str = "") -> Iterator[Utterance]:
     """The rows of all parts with the transcripts beside the recordings, which win over what a name says, not over a table.
 
-    keep: not "" if a pattern says the text. An id that another part has too begins with the folder of its part.
+    keep: not "" if a pattern says the text. An id that another part has too begins with the place of its part.
     """
     seen: dict[str, int] = {}
     several, total = len(parts) > 1, 0
@@ -215,7 +215,7 @@ def all_rows(parts: Sequence[Part], texts: Transcripts, keep: str = "") -> Itera
             fixed = keep or (row.text and part.listed) or not whole
             for one in [row] if fixed else texts.rows(row):
                 other = several and seen.setdefault(one.id, number) != number
-                yield replace(one, id=f"{part.folder.name}/{one.id}") if other else one
+                yield replace(one, id=f"{os.path.relpath(part.folder, texts.tree.folder)}/{one.id}") if other else one
                 total += 1
         part.count = total - part.first
 

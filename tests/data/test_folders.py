@@ -216,11 +216,11 @@ def test_a_mixed_folder_is_read_part_by_part(tmp_path):
 
 
 def test_parts_with_the_same_ids_lose_no_row(tmp_path):
-    for name in ("one", "two"):
+    for name in ("one", "two", "three"):
         clips(tmp_path, f"{name}/wavs/x.wav")
         put(tmp_path / name / "metadata.csv", f"x|text of {name}|text of {name}")
     summary = prepare(tmp_path, tmp_path / "x.tsv", jobs=1)
-    assert (summary.kept, summary.rejected) == (2, 0)
+    assert (summary.kept, summary.rejected) == (3, 0)
 
 
 @pytest.mark.parametrize("source", ["corpus", "./corpus", "../here/corpus", "link", "whole"])
