@@ -129,7 +129,7 @@ class Parser(argparse.ArgumentParser):
             options |= {"choices": Keys(tables[0], parameter.default), "metavar": "NAME"}
             note += ": %(choices)s"
         else:
-            options["type"] = {Path | None: Path, float | None: float}.get(kind, kind)
+            options["type"] = {Path | None: Path, float | None: float, int | None: int}.get(kind, kind)
         if is_flag and parameter.default is parameter.empty:
             options["required"] = True
         elif parameter.default not in (parameter.empty, None, False, "", ()):

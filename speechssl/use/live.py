@@ -63,7 +63,7 @@ def stream(
         if not 0 <= value < math.inf:
             raise InputError(f"{name} = {value} must be seconds, 0 or more")
     ear = Ear(model, search)
-    pieces = live(chunks, sample_rate or model.config.sampling_rate)
+    pieces = live(chunks, sample_rate, model.config.sampling_rate)
     for heard in encoded(model, pieces, context, look_ahead, step):
         yield from ear.events(heard)
 
