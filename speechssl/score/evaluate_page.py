@@ -116,7 +116,7 @@ def add_utterances(
     def errors(i: int) -> int:
         return (scored[i].word_edits if scores.headline == "wer" else scored[i].character_edits).errors
 
-    order = sorted(range(len(scored)), key=lambda i: -errors(i))
+    order = sorted(range(len(scored)), key=lambda i: (-errors(i), -scored[i].character_edits.errors))
     cards, room = {i: Html() for i in order[:SHOWN]}, EMBEDDED
     for i in cards:
         row = rows[i]
