@@ -102,9 +102,9 @@ def group_row(column: str, group: Group) -> dict[str, object]:
         "words": edits.units,
         "WER": group.shown("wer"),
         "CER": group.shown("cer"),
-        "substituted": edits.substitutions,
-        "deleted": edits.deletions,
-        "inserted": edits.insertions,
+        "sub.": edits.substitutions,
+        "del.": edits.deletions,
+        "ins.": edits.insertions,
     }
 
 
