@@ -114,8 +114,11 @@ def test_what_is_no_evaluation_is_told(folders, tmp_path, capsys):
     assert "scores.json does not exist; `speechssl evaluate" in refused(capsys, "compare", folders[0], tmp_path)
     assert "--resamples 10 is too few" in refused(capsys, "compare", *folders, "--resamples", 10)
     table = folders[1] / "utterances.tsv"
-    table.write_text(table.read_text(encoding="utf-8") + "half a line\n", encoding="utf-8")
-    assert f"{table}, line {len(IDS) + 2}: it has other columns" in refused(capsys, "compare", *folders)
+    whole = table.read_text(encoding="utf-8")
+    edited = whole.rpartition("\t")[0].rpartition("\t")[0] + "\tmany\t\n"
+    for text, line in ((whole + "half a line\n", len(IDS) + 2), (edited, len(IDS) + 1), ("", 1), ("a\tb\n", 1)):
+        table.write_text(text, encoding="utf-8")
+        assert f"{table}, line {line}, is not what" in refused(capsys, "compare", *folders)
+    table.write_text(whole, encoding="utf-8")
     (folders[1] / "scores.json").write_text("[]")
-    table.write_text("\n".join(table.read_text(encoding="utf-8").splitlines()[:-1]) + "\n", encoding="utf-8")
     assert "does not hold the scores" in refused(capsys, "compare", *folders)
