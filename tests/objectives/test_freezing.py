@@ -126,7 +126,7 @@ def test_what_cannot_be_is_refused(start, pretrained_folder, tmp_path):
         ({"adapters": -2}, "adapters = -2 cannot be negative"),
     ):
         with pytest.raises(InputError, match=said):
-            built(start, settings, folder)
+            built(start, settings)
     with pytest.raises(InputError, match=r"adapters go into pre-LN networks .* is not"):
         built(start, {"adapters": 4}, pretrained_folder)
     (tmp_path / "narrow").mkdir()
