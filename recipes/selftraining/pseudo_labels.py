@@ -44,7 +44,7 @@ def surest(rows: Manifest, folder: Path, share: float, least: float) -> list[Utt
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the arguments, write the manifest, and report how many rows it has."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("manifest", type=Path, help="the table that was transcribed")
     parser.add_argument("transcripts", type=Path, help="the folder of its transcripts")
     parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
