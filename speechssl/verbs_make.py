@@ -158,9 +158,7 @@ def parse(verb: str, path: Path, overrides: Sequence[str], paths: Any) -> Any:
     from speechssl.train.recipe import parse_recipe
 
     run, init = paths.out if recorded(paths) else None, paths.init is not None
-    return parse_recipe(
-        verb, None if str(path) == "auto" else path, overrides, scratch=paths.scratch, init=init, run=run
-    )
+    return parse_recipe(verb, path, overrides, scratch=paths.scratch, init=init, run=run)
 
 
 def with_lists(paths: Any) -> Any:
