@@ -248,3 +248,29 @@ def test_without_back_offs_they_are_one(tmp_path):
         state, score = model.score(state, word)
         total += score / math.log(10)
     assert total == pytest.approx(-2.4344, abs=1e-4)
+
+
+def test_torchaudio_s_decoder_finds_the_same_from_our_labels(tmp_path):
+    """Its words end with a delimiter, so one more frame of it; its KenLM counts in powers of ten."""
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    from torchaudio.models.decoder import ctc_decoder
+
+    words = ["god", "said", "light", "let", "there", "be", "and", "was"]
+    (tmp_path / "lexicon.txt").write_text("".join(f"{word} {' '.join(word)} |\n" for word in [*words, "<unk>"]))
+    how = {"nbest": 1, "beam_size": 500, "word_score": 0.8, "log_add": True, "lm_weight": 0.6 * math.log(10)}
+    theirs = ctc_decoder(
+        str(tmp_path / "lexicon.txt"),
+        ENGLISH.labels,
+        str(GENESIS),
+        blank_token=ENGLISH.labels[ENGLISH.blank],
+        sil_token=ENGLISH.labels[ENGLISH.delimiter or 0],
+        **how,
+    )
+    search = Search(beam=500, lm=open_lm(GENESIS), lm_weight=0.6, word_score=0.8, lexicon=Lexicon(words))
+    frames_TV = of("and god said", ENGLISH, 0.6)
+    end_1V = torch.full((1, len(ENGLISH)), -1e5)
+    end_1V[0, ENGLISH.delimiter or 0] = 0.0
+    result = theirs(torch.cat([frames_TV, end_1V])[None])[0][0]
+    found = decode(frames_TV, ENGLISH, search)[0]
+    assert found.text == " ".join(result.words) == "and god said"
+    assert found.score == pytest.approx(result.score, abs=0.05)  # theirs adds the texts of equal contexts
