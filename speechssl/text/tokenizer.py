@@ -78,6 +78,11 @@ class CharTokenizer:
         return any(len(token) > 1 for token in self.vocab.keys() - self.specials)
 
     @property
+    def labels(self) -> list[str]:
+        """The symbols in the order of their ids, written as in vocab.json; "" for an id without one."""
+        return [written(self.tokens[i], self.writing.spelling) if i in self.tokens else "" for i in range(len(self))]
+
+    @property
     def separator(self) -> str:
         """What is printed between two words, or phones."""
         return " " if self.writing.phones else self.writing.space
