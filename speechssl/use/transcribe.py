@@ -1,7 +1,8 @@
-"""Transcribe audio of any length in constant memory, in overlapping windows of which only the middles are kept."""
+"""Transcribe audio of any length in constant memory, in windows from pause to pause."""
 
+import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -17,24 +18,54 @@ from speechssl.core.files import output_file, output_folder, replacing
 from speechssl.data.channels import by_channel, check_channel
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.sources import transcripts_of
-from speechssl.sound.audio import between_silence
-from speechssl.sound.windows import windows
+from speechssl.sound.audio import SAMPLE_RATE, between_silence
+from speechssl.sound.windows import Window, windows
 from speechssl.text.beam import Search, transcript_of
 from speechssl.text.decode import greedy, spell
 from speechssl.text.formats import dialogue, write
+from speechssl.text.tokenizer import CharTokenizer
 from speechssl.text.transcript import Transcript
 from speechssl.use.stream import BATCH, Outcome, own_rows, stream_clips
+
+UTTERANCE = 0.5  # seconds after which the first pause ends a window of a long clip
 
 
 def posteriors(model: Any, source: Any, change: Callable[[Tensor], Any] = lambda x: x, **options: Any) -> list[Any]:
     """What `change` makes of the log-posteriors (T, V) of a clip, which are computed window by window. InputError for a clip of
     less than a frame."""
-    pieces = windows(source, model.config.letters, silence=model.silence, **options)
-    found = [change(model.log_probs([wave_S])[0][rows]) for wave_S, rows in pieces]
+    pieces = windows(source, model.config.letters, silence=model.silence, **{"utterance": UTTERANCE} | options)
+    found = []
+    for batch in batches(pieces, BATCH[model.device.type]):
+        computed = model.log_probs([piece.wave_S for piece in batch])
+        for log_probs_TV, piece in zip(computed, batch, strict=True):
+            kept_TV = log_probs_TV[piece.rows].clone()
+            if piece.pause and model.tokenizer.delimiter is not None:
+                end_word(kept_TV[-1], model.tokenizer)
+            found.append(change(kept_TV))
     if not found:
         name = "the array" if hasattr(source, "__len__") and not isinstance(source, str) else source
         raise InputError(f"{name} is shorter than one frame (25 ms); there is nothing to transcribe")
     return found
+
+
+def end_word(frame_V: Tensor, tokenizer: CharTokenizer) -> None:
+    """Turn nine tenths of the blank of a frame in a pause into a word delimiter: a model that learned from utterances writes none
+    at their end."""
+    blank = frame_V[tokenizer.blank].clone()
+    frame_V[tokenizer.blank] = blank + math.log(0.1)
+    frame_V[tokenizer.delimiter] = torch.logaddexp(frame_V[tokenizer.delimiter], blank + math.log(0.9))
+
+
+def batches(pieces: Iterable[Window], seconds: float) -> Iterator[list[Window]]:
+    """Windows in groups of about `seconds` of audio, one at least."""
+    group: list[Window] = []
+    for piece in pieces:
+        if group and sum(len(one.wave_S) for one in (*group, piece)) > seconds * SAMPLE_RATE:
+            yield group
+            group = []
+        group.append(piece)
+    if group:
+        yield group
 
 
 def transcribe(model: Any, source: Any, *, search: Search | None = None, **options: Any) -> Transcript:
