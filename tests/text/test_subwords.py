@@ -14,9 +14,10 @@ from speechssl.core.errors import InputError
 from speechssl.core.packed import Geometry
 from speechssl.data.tables import read_manifest
 from speechssl.text.align import align
-from speechssl.text.beam import Search, transcript_of
 from speechssl.text.decode import greedy
+from speechssl.text.decoders import transcript_of
 from speechssl.text.lexicon import Lexicon
+from speechssl.text.search import Search
 from speechssl.text.subwords import pieces_of
 from speechssl.text.tokenizer import CharTokenizer
 from tests.conftest import DATA, FEW_DIGITS, desk_with
