@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from speechssl.core.errors import InputError
-from speechssl.data.columns import MEANING, squeezed
+from speechssl.data.columns import MEANING, clock, squeezed
 
 
 class Segment(NamedTuple):
@@ -206,14 +206,6 @@ def read_captions(text: str, where: str) -> list[Tier]:
     if not segments and text.strip():
         raise InputError(f"{where} holds no caption (00:00:01,000 --> 00:00:02,000); correct or remove it")
     return [Tier("captions", segments)]
-
-
-def clock(time: str) -> float:
-    """01:02:03,5 -> seconds."""
-    seconds = 0.0
-    for part in time.replace(",", ".").split(":"):
-        seconds = 60 * seconds + float(part)
-    return seconds
 
 
 AUDACITY = re.compile(r"(-?\d+[.,]\d+)\t(-?\d+[.,]\d+)\t(.*)")

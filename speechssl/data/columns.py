@@ -29,6 +29,7 @@ TIMES = {"start": "start", "begin": "start", "onset": "start", "offset": "start"
 TIMES |= {"end": "end", "stop": "end", "duration": "duration", "dur": "duration", "length": "duration"}
 UNITS = {"s": 1.0, "sec": 1.0, "secs": 1.0, "seconds": 1.0, "ms": 1e-3, "msec": 1e-3, "milliseconds": 1e-3}
 SAMPLES = 0.0  # in place of a unit: one sample at the file's own rate
+CLOCK = re.compile(r"(\d+:)?\d+:\d{1,2}([.,]\d+)?")
 TIME = re.compile(
     rf"(?:audio|clip|segment|utterance|utt|wav)?({'|'.join(TIMES)})(?:time)?(?:in)?[\[(]?({'|'.join(UNITS)}|samples?)?[\])]?"
 )
@@ -241,10 +242,20 @@ def make_row(values: dict[str, str], places: Places, where: str) -> Utterance:
     )
 
 
+def clock(time: str) -> float:
+    """01:02:03,5 -> seconds."""
+    seconds = 0.0
+    for part in time.replace(",", ".").split(":"):
+        seconds = 60 * seconds + float(part)
+    return seconds
+
+
 def seconds(values: dict[str, str], name: str, default: float, where: str) -> float:
-    """A time in seconds; `default` where the field is empty or NaN. InputError for anything that is not a time."""
+    """A time in seconds, which may be written 1:02.5 or 00:01:02.5; `default` where the field is empty or NaN. InputError for
+    anything that is not a time."""
+    text = values.get(name, "").strip()
     try:
-        value = float(values.get(name, "").strip() or "nan")
+        value = clock(text) if CLOCK.fullmatch(text) else float(text or "nan")
     except ValueError:
         value = -1.0
     if value < 0 or math.isinf(value):

@@ -26,6 +26,7 @@ from speechssl.sound.audio import EXTENSIONS, FOREIGN
 CLOSED = {  # what may hold transcripts or recordings, and what to do
     "save workbooks as CSV": (".xlsx", ".xlsm", ".xls", ".ods"),
     "write raw samples as wav, such as ffmpeg -f s16le -ar 16000 -i x.pcm x.wav": (".pcm", ".raw"),
+    "save documents as plain text": (".docx", ".odt", ".rtf"),
     "convert them to wav: shorten -x, then as raw samples": (".shn", ".adc"),
     "unpack archives": (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar"),
 }

@@ -263,9 +263,11 @@ def cut_form(line: str) -> tuple[str, list[str]]:
 
 
 def cut_spaces(line: str) -> tuple[str, list[str]]:
-    """key text, as in Kaldi's file `text` and LibriSpeech's .trans.txt; without the times of IEMOCAP's key [start-end]: text."""
+    """key text, as in Kaldi's file `text` and LibriSpeech's .trans.txt, or key: text; without the times of IEMOCAP's
+    key [0.1-0.9]: text."""
     key, _, rest = line.strip().partition(" ")
-    return (key, [re.sub(r"^\s*\[\d+\.\d+-\d+\.\d+\]:", "", rest).strip()]) if rest else ("", [])
+    rest = re.sub(r"^\s*(\[\d+\.\d+-\d+\.\d+\]:|[:=])", "", rest).strip()
+    return (key.rstrip(":"), [rest]) if rest else ("", [])
 
 
 def fields_of(columns: list[list[str]]) -> dict[str, list[str]]:

@@ -141,7 +141,10 @@ def has_lines(head: str) -> bool:
 
 
 def holds_rows(values: dict[str, Any]) -> bool:
-    """Whether an object has a list of objects with a path each, as GigaSpeech's document, which may stand in one line."""
+    """Whether an object, which may stand in one line, is a whole table: a list in it has objects with a path each, as in GigaSpeech,
+    or its names are files and its values texts."""
+    if all(isinstance(value, str) for value in values.values()):
+        return not names_a_path(values, Reading())
     heads = [value[0] for value in values.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
     return any(names_a_path(head, Reading()) for head in heads)
 
@@ -170,6 +173,8 @@ def json_entries(path: Path, reading: Reading) -> Iterator[tuple[str, dict[str, 
     named = (
         {str(number): item for number, item in enumerate(data, 1)} if isinstance(data, list) else rows_in(data, reading)
     )
+    if named is data and all(isinstance(text, str) for text in named.values()):  # file -> text
+        named = {name: {"path": name, "text": text} for name, text in named.items()}
     if not all(isinstance(values, dict) for values in named.values()):
         raise InputError(f"{path} holds no objects with a path each; write it as a list of objects, one for each clip")
     for name, values in named.items():  # the names of an object's own values are ids

@@ -16,12 +16,14 @@ from speechssl.data.cremad import CREMA_D_NAME, CREMA_D_SURE
 from speechssl.data.listed import by_hand, companions, found, lists_recordings, read_listed, tables_of
 from speechssl.data.manifest import Utterance
 from speechssl.data.named import NAMED, doubts, members, stranger
+from speechssl.data.objects import is_saved_dataset
 from speechssl.data.readers import COMMON_VOICE, COMMON_VOICE_NOTES, CORPORA, common_voice_rows, common_voice_tables
 from speechssl.data.sidecars import ending_of, sidecars, stem_of
 from speechssl.data.tables import read_rows
 from speechssl.data.tree import Tree
 
 Piece = tuple[str, float]  # channel and start
+SAVED = ("state.json", "dataset_info.json", "dataset_dict.json")  # of datasets' save_to_disk
 KALDI = ("utt2spk", "spk2utt", "spk2gender")  # beside a file `text`
 
 
@@ -216,6 +218,8 @@ class Search:
         for table in tables_of(self.tree):
             if table.name in KALDI and table.with_name("text").is_file():
                 self.used.add(table)  # read with that, or said by it
+            if table.name in SAVED and (table.name == SAVED[-1] or is_saved_dataset(table.parent)):
+                self.used.add(table)  # says what lies beside it
             beside = ending_of(table) and stem_of(table) in self.tree.by_name  # a recording
             if table in self.used or (beside and not lists_recordings(table, self.tree, self.reading)):
                 continue

@@ -123,8 +123,11 @@ class Transcripts:
         return [path for path in self.tree.beside(audio) if composed(path.name).lower() in names]
 
     def text(self, path: Path) -> str:
-        """The text of a file."""
-        return "\n".join(read_lines(path, self.encoding))
+        """The text of a file. InputError for mark-up that is of no known kind."""
+        text = "\n".join(read_lines(path, self.encoding))
+        if not ending_of(path) and re.match(r"\s*(<[?!\w]|[{\[]\s*[\"{\[]|#!MLF!#)", text):
+            raise InputError(f"{path} is no plain text; convert it, or list what is said in a table path<TAB>text")
+        return text
 
     def best(self, found: list[tuple[Path, list[Tier]]]) -> tuple[Path | None, list[Tier]]:
         """The file to read and its tiers: the first with text; one of words or phones only comes after a plain text."""

@@ -1,12 +1,15 @@
 """Corpora in the layouts in which their authors publish them, and what cannot be read of one is named."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
 from speechssl.core.errors import InputError
 from speechssl.data.columns import Reading
 from speechssl.data.corpora import find
+from speechssl.data.prepare import prepare
 from speechssl.data.tables import read_manifest
 from tests.data.test_folders import SPITE, WANT, clips, put
 
@@ -203,3 +206,41 @@ def test_globalphone_as_published_says_how_to_open_its_audio(tmp_path):
     put(tmp_path / "trl/HA001.trl", "; 1:", "ina kwana")
     with pytest.raises(InputError, match=r"holds no audio; .*not opened: 1 file .* \(convert them to wav"):
         find(tmp_path)
+
+
+def test_mark_up_of_an_unknown_kind_is_no_transcript(tmp_path):
+    clips(tmp_path, "a.wav", "b.wav")
+    put(tmp_path / "a.exb", '<?xml version="1.0"?>', "<basic-transcription/>")
+    put(tmp_path / "b.exb", "plain words")
+    found = find(tmp_path, reading=Reading(columns={"text": ".exb"}))
+    assert [row.text for row in found.rows] == ["plain words"] and "a.exb is no plain text" in found.left_out[0][1]
+
+
+@pytest.mark.parametrize(
+    "name, lines",
+    [
+        ("texts.json", [json.dumps({"wav/a.wav": WANT, "wav/b.wav": SPITE})]),
+        ("texts.txt", [f"a.wav: {WANT}", f"b.wav: {SPITE}"]),
+        ("notes.txt", [f"a : {WANT}", f"b : {SPITE}"]),
+        ("prompts.txt", [f"a = {WANT}", f"b = {SPITE}"]),
+    ],
+)
+def test_names_and_texts_in_pairs(name, lines, tmp_path):
+    clips(tmp_path, "wav/a.wav", "wav/b.wav")
+    put(tmp_path / name, *lines)
+    assert rows(tmp_path, "text") == [(SPITE,), (WANT,)]
+
+
+def test_times_may_be_those_of_a_clock(tmp_path):
+    clips(tmp_path, "a.wav")
+    put(tmp_path / "t.csv", "file,start,end,text", 'a.wav,00:00:00.250,"0:01,5",one', "a.wav,0:1.5,00:00:02,two")
+    assert [(row.start, row.duration) for row in read_manifest(tmp_path / "t.csv")] == [(0.25, 1.25), (1.5, 0.5)]
+
+
+def test_what_datasets_saves_beside_its_tables_is_no_table(tmp_path):
+    for split in ("train", "test"):
+        shutil.copytree(Path(__file__).parent / "tables/saved", tmp_path / split)
+    put(tmp_path / "dataset_dict.json", '{"splits": ["train", "test"]}')
+    summary = prepare(tmp_path, tmp_path / "out/x.tsv", jobs=1)
+    assert (summary.kept, summary.rejected, len(summary.notes)) == (4, 0, 2)
+    assert sorted(row.split for row in read_manifest(tmp_path / "out/x.tsv")) == ["test", "test", "train", "train"]

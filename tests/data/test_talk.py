@@ -207,7 +207,7 @@ def test_rows_that_are_set_aside_are_not_lost(tmp_path):
     for name in "abcd":
         recording(tmp_path, f"{name}.wav")
     table, out = tmp_path / "x.tsv", tmp_path / "out" / "all.tsv"
-    table.write_text("path\ttext\tsplit\tstart\na.wav\thello\ttrain\t\nb.wav\tbad\ttest\t0:01\nc.wav\tc\ttest\t\n")
+    table.write_text("path\ttext\tsplit\tstart\na.wav\thello\ttrain\t\nb.wav\tbad\ttest\tsoon\nc.wav\tc\ttest\t\n")
     assert prepare(tmp_path, out).kept == 3
     assert [Path(row.path).name for row in read_manifest(out)] == [
         "a.wav",
