@@ -13,7 +13,7 @@ import speechssl
 from speechssl.core.errors import InputError
 from speechssl.core.packed import Geometry
 from speechssl.data.tables import read_manifest
-from speechssl.text.align import align
+from speechssl.text.align import Clip, align
 from speechssl.text.decode import greedy
 from speechssl.text.decoders import transcript_of
 from speechssl.text.lexicon import Lexicon
@@ -93,7 +93,7 @@ def test_greedy_beam_lexicon_and_alignment_read_them():
         greedy(log_probs_TV, tokenizer, GEOMETRY),
         transcript_of(log_probs_TV, tokenizer, GEOMETRY, Search(beam=20), 0.0),
         transcript_of(log_probs_TV, tokenizer, GEOMETRY, search, 0.0),
-        align(log_probs_TV, [(word, word) for word in text.split()], tokenizer, GEOMETRY),
+        *align([Clip(log_probs_TV, [(word, word) for word in text.split()])], tokenizer, GEOMETRY),
     ]
     for transcript in found:
         assert transcript is not None and transcript.text == text
