@@ -38,16 +38,15 @@ def test_by_hand():
 
 
 def test_chance_is_what_calibrated_systems_show():
-    """Of 200 calibrated systems about 5 % lie above it; the gap of an overconfident one does."""
+    """Of 100 calibrated systems about 5 lie above it."""
     rng = np.random.default_rng(1)
     confidence = rng.uniform(0.5, 1, 100)
     above = []
-    for _ in range(200):
+    for _ in range(100):
         right = rng.random(100) < confidence
         found = calibration_of(list(zip(confidence.tolist(), right.tolist(), strict=True)))
         above.append(found.ece > found.chance)
-    assert 0.005 <= np.mean(above) <= 0.12
-    assert "as far as so many words can tell" in str(found) or above[-1]
+    assert 1 <= sum(above) <= 12
 
 
 def test_confidences_follow_the_words():
