@@ -29,7 +29,7 @@ verbs:
 a project from start to end:
   speechssl prepare FOLDER --out all.tsv
   speechssl pretrain recipes/small/pretrain.toml --train all.tsv --out runs/mine
-  speechssl finetune recipes/small/finetune.toml --init runs/mine --train labelled.tsv --valid dev.tsv --out runs/ctc
+  speechssl finetune auto --init runs/mine --train labelled.tsv --valid dev.tsv --out runs/ctc
   speechssl evaluate runs/ctc test.tsv
   speechssl transcribe runs/ctc clip.wav
   speechssl embed runs/mine all.tsv --out e.parquet
@@ -129,7 +129,7 @@ class Parser(argparse.ArgumentParser):
             options |= {"choices": Keys(tables[0], parameter.default), "metavar": "NAME"}
             note += ": %(choices)s"
         else:
-            options["type"] = {Path | None: Path, float | None: float}.get(kind, kind)
+            options["type"] = {Path | None: Path, float | None: float, int | None: int}.get(kind, kind)
         if is_flag and parameter.default is parameter.empty:
             options["required"] = True
         elif parameter.default not in (parameter.empty, None, False, "", ()):

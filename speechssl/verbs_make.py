@@ -40,7 +40,7 @@ def prepare(
     encoding: Annotated[str, "of tables and transcripts that are not UTF-8, such as latin-1"] = "",
     channel: Channel = "mix",
     min_seconds: Annotated[float, "leave out shorter clips"] = 0.1,
-    max_seconds: Annotated[float, "cut longer clips into equal rows (0: never)"] = 0.0,
+    max_seconds: Annotated[float, "cut longer clips without transcript where they are quietest (0: never)"] = 0.0,
     jobs: Annotated[int, "number of processes (0: one per core)"] = 0,
 ) -> None:
     """List the usable audio of a folder, corpus or table in a manifest."""
@@ -158,9 +158,7 @@ def parse(verb: str, path: Path, overrides: Sequence[str], paths: Any) -> Any:
     from speechssl.train.recipe import parse_recipe
 
     run, init = paths.out if recorded(paths) else None, paths.init is not None
-    return parse_recipe(
-        verb, None if str(path) == "auto" else path, overrides, scratch=paths.scratch, init=init, run=run
-    )
+    return parse_recipe(verb, path, overrides, scratch=paths.scratch, init=init, run=run)
 
 
 def with_lists(paths: Any) -> Any:

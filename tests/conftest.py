@@ -138,6 +138,23 @@ def digits(count: int = 12) -> list[dict[str, object]]:
     return [{**{name: getattr(row, name) for name in names}, "split": "train"} for row in rows]
 
 
+def with_pauses(
+    words: list[np.ndarray], pauses: list[float], loudness: float
+) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Words, trimmed, with the noise of a room before each and after the last, for so many seconds in turn; and where each lies."""
+    room = audio.load(DATA / "librivox" / "sense_and_sensibility_01_austen_64kb-0880.ogg")
+    quiet = min((room[i : i + 4000] for i in range(0, len(room) - 4000, 800)), key=lambda x: float(np.square(x).sum()))
+    loud = [np.flatnonzero(np.abs(word) > 0.03 * np.abs(word).max()) for word in words]
+    trimmed = [word[heard[0] : heard[-1]] for word, heard in zip(words, loud, strict=True)]
+    parts, spans, at = [], [], 0
+    for number, word in enumerate([*trimmed, np.zeros(0, np.float32)]):
+        length = round(pauses[number % len(pauses)] * 16_000)
+        parts += [np.resize(np.concatenate([quiet, quiet[::-1]]), length) * np.float32(loudness), word]
+        spans.append((at + length, at + length + len(word)))
+        at += length + len(word)
+    return np.concatenate(parts), spans[:-1]
+
+
 def desk_with(folder: Path, monkeypatch, **recipes: str) -> Path:
     """Make `folder` the working folder, with a manifest of some digits, x.tsv, and recipes by the names of their files."""
     monkeypatch.chdir(folder)

@@ -34,6 +34,7 @@ HEAVY = tuple(
         "IPython",
         "onnxruntime",
         "huggingface_hub",
+        "sentencepiece",
     ]
 )
 

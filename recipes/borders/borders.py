@@ -3,55 +3,98 @@
     python recipes/borders/borders.py MODEL [--speakers theo] [--noise data/librispeech_test.tsv] [--pauses 0.1 0.6]
 
 The spoken digits of a speaker, trimmed where they fall 30 dB below their loudest 20 ms, are joined in random order with pauses of
-real room noise between them, which goes on under the words; so the true borders are known.
+real room noise between them, which goes on under the words; so the true borders are known. --write FOLDER writes such recordings
+and their manifest instead, to train on.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import soundfile
 
 import speechssl
+from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.data.tables import read_manifest
 from speechssl.sound import audio
 from speechssl.sound.audio import SAMPLE_RATE
 from speechssl.use.align import align_clip
 
 ROOT = Path(__file__).resolve().parents[2]
-DIGITS = 10  # in a recording
+
+
+class Recording(NamedTuple):
+    """Words joined. truth: start and end of each in seconds."""
+
+    wave_S: np.ndarray
+    text: str
+    truth: list[tuple[float, float]]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the flags and print one line for each way to find words."""
+    """Parse the flags; print one line for each way to find words, or write the recordings."""
+    data = ROOT / "data"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="fine-tuned on digits")
+    parser.add_argument("model", nargs="?", help="fine-tuned on digits")
+    parser.add_argument("--speakers", nargs="+", default=["theo"], help="whose digits (default: theo)")
+    parser.add_argument("--digits", type=Path, default=data / "fsdd.tsv", help="table of spoken words")
     parser.add_argument(
-        "--speakers", nargs="+", default=["theo"], help="whose digits (default: theo, in no training set)"
+        "--noise", type=Path, default=data / "librispeech_test.tsv", help="table whose pauses are taken"
     )
-    parser.add_argument("--digits", type=Path, default=ROOT / "data" / "fsdd.tsv", help="table of spoken words")
-    parser.add_argument(
-        "--noise", type=Path, default=ROOT / "data" / "librispeech_test.tsv", help="table whose pauses are taken"
-    )
-    parser.add_argument(
-        "--pauses", nargs=2, type=float, default=(0.1, 0.6), help="their shortest and longest, in seconds"
-    )
-    parser.add_argument("--decibels", nargs=2, type=float, default=(20, 40), help="of the words above the noise")
+    parser.add_argument("--pauses", nargs=2, type=float, default=(0.1, 0.6), help="the shortest and the longest, s")
+    parser.add_argument("--decibels", nargs=2, type=float, default=(20.0, 40.0), help="of the words above the noise")
+    parser.add_argument("--words", nargs=2, type=int, default=(10, 10), help="in a recording, fewest and most")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--write", type=Path, help="a folder for the recordings")
     args = parser.parse_args(argv)
-    model, random = speechssl.load(args.model), np.random.default_rng(args.seed)
-    words = trimmed_words(args.digits, args.speakers)
     rooms = [noise_S for row in read_manifest(args.noise) if len(noise_S := quietest(wave_of(row)))]
-    recordings = [
-        joined([words[i] for i in some], rooms[random.integers(len(rooms))], args.pauses, args.decibels, random)
-        for some in np.array_split(random.permutation(len(words)), len(words) // DIGITS)
-    ]
-    given = [align_clip(model, wave_S, text) for wave_S, text, _ in recordings]
-    print(f"{len(recordings)} recordings, {len(words)} words, {len(rooms)} rooms")
-    print("align      ", summary([(found, truth) for found, (_, _, truth) in zip(given, recordings)]))
-    heard = [model.transcribe(wave_S) for wave_S, _, _ in recordings]
-    right = [(found, truth) for found, (_, text, truth) in zip(heard, recordings) if found.text == text]
+    random = np.random.default_rng(args.seed)
+    made = {
+        speaker: list(recordings(trimmed_words(args.digits, [speaker]), rooms, args, random))
+        for speaker in args.speakers
+    }
+    if args.write:
+        write(args.write, made)
+        return
+    if args.model is None:
+        parser.error("name a model, or a folder with --write")
+    measure(speechssl.load(args.model), [one for several in made.values() for one in several])
+
+
+def recordings(
+    words: Sequence[tuple[str, np.ndarray]], rooms: Sequence[np.ndarray], args: Any, random: np.random.Generator
+) -> Iterator[Recording]:
+    """The words in random order, some in each recording."""
+    order = random.permutation(len(words)).tolist()
+    while order:
+        count = int(random.integers(args.words[0], args.words[1] + 1))
+        some, order = [words[i] for i in order[:count]], order[count:]
+        yield joined(some, rooms[int(random.integers(len(rooms)))], args.pauses, args.decibels, random)
+
+
+def write(folder: Path, made: dict[str, list[Recording]]) -> None:
+    """Recordings as files, and their manifest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for speaker, several in made.items():
+        for number, one in enumerate(several):
+            path = folder / f"{speaker}_{number:03d}.flac"
+            soundfile.write(path, one.wave_S, SAMPLE_RATE)
+            seconds = len(one.wave_S) / SAMPLE_RATE
+            rows.append(Utterance(id=path.stem, path=str(path), duration=seconds, speaker=speaker, text=one.text))
+    write_manifest(rows, folder / "joined.tsv")
+    print(f"{folder / 'joined.tsv'}: {len(rows)} recordings, {sum(row.duration for row in rows) / 60:.1f} minutes")
+
+
+def measure(model: Any, made: Sequence[Recording]) -> None:
+    """Print the errors of given words, and of the words of recordings in which all are recognised."""
+    found = [(align_clip(model, one.wave_S, one.text), one) for one in made]
+    print(f"{len(made)} recordings, {sum(len(one.truth) for one in made)} words")
+    print("align      ", summary(found))
+    heard = [(model.transcribe(one.wave_S), one) for one in made]
+    right = [(transcript, one) for transcript, one in heard if transcript.text == one.text]
     print("transcribe ", summary(right) if right else "no recording without an error")
 
 
@@ -95,11 +138,11 @@ def bed(noise_S: np.ndarray, count: int, random: np.random.Generator) -> np.ndar
 def joined(
     words: Sequence[tuple[str, np.ndarray]],
     noise_S: np.ndarray,
-    pauses: Sequence[float],
-    decibels: Sequence[float],
+    pauses: tuple[float, float],
+    decibels: tuple[float, float],
     random: np.random.Generator,
-) -> tuple[np.ndarray, str, list[tuple[float, float]]]:
-    """A recording of some words: wave, text, and the start and end of each word in seconds."""
+) -> Recording:
+    """Some words with pauses before, between and after them; noise under all, so many decibels below the words."""
     pieces, truth, at = [], [], 0
     for _, wave_S in words:
         pause = round(random.uniform(*pauses) * SAMPLE_RATE)
@@ -109,13 +152,13 @@ def joined(
     wave_S = np.concatenate([*pieces, np.zeros(round(random.uniform(*pauses) * SAMPLE_RATE), np.float32)])
     loud = np.sqrt(np.mean(np.concatenate([word_S for _, word_S in words]) ** 2))
     scale = loud / np.sqrt(np.mean(noise_S**2)) / 10 ** (random.uniform(*decibels) / 20)
-    return wave_S + scale * bed(noise_S, len(wave_S), random), " ".join(text for text, _ in words), truth
+    return Recording(wave_S + scale * bed(noise_S, len(wave_S), random), " ".join(text for text, _ in words), truth)
 
 
-def summary(pairs: Sequence[tuple[Any, list[tuple[float, float]]]]) -> str:
+def summary(pairs: Sequence[tuple[Any, Recording]]) -> str:
     """The error of all borders, and which way starts and ends are wrong, in milliseconds."""
     found = np.array([(word.start, word.end) for transcript, _ in pairs for word in transcript.words])
-    error = 1000 * (found - np.concatenate([truth for _, truth in pairs]))
+    error = 1000 * (found - np.concatenate([one.truth for _, one in pairs]))
     size, medians = np.abs(error), np.median(error, axis=0)
     return (
         f"{error.size} borders: median error {np.median(size):.0f} ms, {100 * (size <= 80).mean():.1f} % within 80 ms, "

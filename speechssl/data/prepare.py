@@ -13,9 +13,10 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
+from itertools import compress, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from speechssl.core.english import count
 from speechssl.core.errors import DamagedError, InputError
 from speechssl.core.files import entries_below, output_file, writing
 from speechssl.core.progress import Progress
-from speechssl.data.channels import by_channel
+from speechssl.data.channels import by_channel, segment_of
 from speechssl.data.columns import AudioInside, Reading, parse_columns
 from speechssl.data.corpora import Found, find
 from speechssl.data.cremad import is_pointer
@@ -40,6 +41,7 @@ from speechssl.data.manifest import (
 from speechssl.data.tables import is_table, read_rows
 from speechssl.sound import audio
 from speechssl.sound.mix import SILENCE, Mix, channel_names, channel_number
+from speechssl.sound.windows import parts
 
 LONGER = 0.25  # seconds that a table may say more than its file holds: rounding, and the padding of encoders
 FOUND_BY = 2  # the way in which files are looked at; what was found in another way is not used again
@@ -120,6 +122,8 @@ def prepare(
     written.
     """
     src, out = Path(src), output_file(Path(out), "all.tsv")
+    if 0 < max_seconds < 0.1:
+        raise InputError(f"max_seconds = {max_seconds:g} cuts words into pieces; give 0.1 or more (0: never)")
     source = looked_at(src, out, unpack=out.with_suffix(".audio"), **how)
     rows, again = list(source.rows.where(where)), src.is_file() and out.exists() and out.samefile(src)
     if where and again:
@@ -133,13 +137,14 @@ def prepare(
     summary.passed = Counter(why for _, why in (entries_below(src) if src.is_dir() else ()) if why)
     findings = inspect_all(sorted({row.path for row in rows}), out, jobs, summary)
     rows = list(by_channel(rows, channel, lambda path: channel_names(len(findings[path].get("peaks", ["mix"])) - 1)))
-    kept, rejected = sort_out(rows, findings, min_seconds, max_seconds, summary)
+    kept, rejected = sort_out(rows, findings, min_seconds, summary)
     rejected = [*source.left_out, *rejected]
     write_rejected([*(read_rejected(out) if again else ()), *rejected], out)
     summary.reasons = Counter(reason.split(" (")[0] for _, reason in rejected)
     if not kept:
         counts = ", ".join(f"{reason}: {number}" for reason, number in summary.reasons.most_common(3))
         raise InputError(f"{src} has no usable audio ({counts}); each file is listed in {rejected_path(out)}")
+    kept = cut_all(kept, max_seconds, jobs)
     write_manifest(kept, out)
     summary.kept, summary.seconds = len(kept), sum(row.duration for row in kept)
     summary.speakers = len({row.speaker for row in kept} - {""})
@@ -326,9 +331,9 @@ def end_with_parent() -> None:
 
 
 def sort_out(
-    rows: list[Utterance], findings: dict[str, dict], min_seconds: float, max_seconds: float, summary: Summary
+    rows: list[Utterance], findings: dict[str, dict], min_seconds: float, summary: Summary
 ) -> tuple[list[Utterance], list[tuple[str, str]]]:
-    """The rows to keep, cut where they are too long, and (path, reason) of the others; counts those in opposite phase."""
+    """The rows to keep, and (path, reason) of the others; counts those in opposite phase."""
     kept, rejected, seen = [], [], set()
     for row in rows:
         finding = findings[row.path]
@@ -353,7 +358,7 @@ def sort_out(
         if finding["opposed"] and not channel_number(row.channel):
             louder = channel_names(len(finding["peaks"]) - 1)[finding["opposed"] - 1]
             row, summary.opposed = replace(row, channel=louder), summary.opposed + 1
-        kept += cut(replace(row, duration=seconds), max_seconds)
+        kept.append(replace(row, duration=seconds))
     return kept, rejected
 
 
@@ -369,10 +374,26 @@ def channel_fault(row: Utterance, peaks: list[float]) -> str | None:
     return f"silent (peak {peaks[number]:.1e}{where})" if peaks[number] < SILENCE else None
 
 
+def cut_all(rows: list[Utterance], max_seconds: float, jobs: int) -> list[Utterance]:
+    """The rows, those of more than `max_seconds` (0: none) in pieces; a row with a transcript stays whole."""
+    too_long = [not row.text and 0 < max_seconds * (1 + 1e-6) < row.duration for row in rows]
+    with (
+        ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool,
+        Progress(sum(too_long), "recording", "cut", show=any(too_long)) as progress,
+    ):
+        found, cut_rows = pool.map(lambda row: cut(row, max_seconds), compress(rows, too_long)), []
+        for row, long in zip(rows, too_long, strict=True):
+            cut_rows += next(found) if long else [row]
+            progress.update(long)
+    return cut_rows
+
+
 def cut(row: Utterance, max_seconds: float) -> list[Utterance]:
-    """A row as equal pieces of at most `max_seconds` (0: whole); a row with a transcript stays whole."""
-    if row.text or max_seconds <= 0 or row.duration <= max_seconds * (1 + 1e-6):
-        return [row]
-    pieces = math.ceil(row.duration / max_seconds - 1e-6)
-    length = row.duration / pieces
-    return [replace(row, id=f"{row.id}#{n}", start=row.start + n * length, duration=length) for n in range(pieces)]
+    """A row as pieces of at most `max_seconds`, cut where it is quietest."""
+    pieces = parts(audio.stream(row.path, **segment_of(row)), round(max_seconds * audio.SAMPLE_RATE))
+    begins = [part.start / audio.SAMPLE_RATE for part in pieces]
+    lengths = [end - begin for begin, end in pairwise([*begins, row.duration])]
+    return [
+        replace(row, id=f"{row.id}#{n}", start=row.start + begin, duration=length)
+        for n, (begin, length) in enumerate(zip(begins, lengths, strict=True))
+    ]

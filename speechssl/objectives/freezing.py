@@ -39,8 +39,8 @@ def with_new_adapters(model: Wav2Vec2ForCTC, start: Checkpoint) -> Checkpoint:
 
 
 def freeze(model: Wav2Vec2ForCTC, config: Any) -> None:
-    """Keep what does not learn from having gradients and moments; reports the share that learns. config: objective.adapters,
-    train_layers and feature_grad. InputError for more layers than there are."""
+    """Keep what does not learn from having gradients and moments; reports the share that learns, where the user chose a part.
+    config: objective.adapters, train_layers and feature_grad. InputError for more layers than there are."""
     layers = model.config.num_hidden_layers
     if config.train_layers is not None and config.train_layers > layers:
         raise InputError(f"objective.train_layers = {config.train_layers}, but the network has {layers}")
@@ -50,7 +50,7 @@ def freeze(model: Wav2Vec2ForCTC, config: Any) -> None:
             parameter.requires_grad_(False)
     total = sum(parameter.numel() for parameter in parameters.values())
     learning = sum(parameter.numel() for parameter in parameters.values() if parameter.requires_grad)
-    if learning < total:
+    if config.adapters or config.train_layers is not None:
         dist.report(f"{learning:,} of {total:,} weights learn ({learning / total:.1%})")
 
 

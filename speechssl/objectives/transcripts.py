@@ -16,6 +16,7 @@ from speechssl.data.manifest import Manifest
 from speechssl.sound.audio import SAMPLE_RATE
 from speechssl.text.normalise import Normaliser
 from speechssl.text.scripts import tightened
+from speechssl.text.subwords import pieces_of
 from speechssl.text.tokenizer import CharTokenizer
 
 
@@ -33,15 +34,19 @@ class TextConfig:
     """spell: write numbers as words of text.language (needs the package num2words)."""
     points: Literal["keep", "drop"] = "keep"
     """Vowel points of Hebrew and Arabic."""
-    symbols: Literal["characters", "phones"] = "characters"
-    """What a new vocabulary consists of: characters, or phones, written between spaces in the transcripts (with text.normaliser
-    none where capitals or punctuation tell phones apart)."""
+    symbols: Literal["characters", "phones", "subwords"] = "characters"
+    """What a new vocabulary consists of: characters; phones, written between spaces in the transcripts (with text.normaliser none
+    where capitals or punctuation tell phones apart); or subwords, frequent letter sequences (needs the package sentencepiece)."""
+    vocab_size: int = 500
+    """How many symbols subwords are to be, characters included."""
     vocab: str = ""
     """A vocab.json to use, read with the settings beside it; empty: that of --init if it has every symbol of the transcripts,
     else those of the transcripts."""
 
     def __post_init__(self) -> None:
         self.normal  # noqa: B018 - checks its values
+        if self.vocab_size < 2:
+            raise InputError(f"text.vocab_size = {self.vocab_size} must be at least 2; 500 is usual")
 
     @cached_property
     def normal(self) -> Normaliser:
@@ -57,7 +62,8 @@ class TextConfig:
 def vocabulary(config: TextConfig, parts: Sequence[Manifest], known: CharTokenizer | None) -> CharTokenizer:
     """The given vocabulary; or `known`, that of the model to start from, if it has every symbol of the transcripts; or their
     characters."""
-    texts, phones = [config.normal(text) for rows in parts for text in rows.column("text")], config.symbols == "phones"
+    texts = [config.normal(text) for rows in parts for text in rows.column("text")]
+    phones, subwords = config.symbols == "phones", config.symbols == "subwords"
     if config.vocab:
         given = CharTokenizer.load(Path(config.vocab))
         if loses_spaces(given, texts):
@@ -65,10 +71,10 @@ def vocabulary(config: TextConfig, parts: Sequence[Manifest], known: CharTokeniz
                 f"{config.vocab} has no word delimiter; the spaces between the words of the transcripts are not learned"
             )
         return given
-    fits = known is not None and known.writing.phones >= phones and not loses_spaces(known, texts)
-    if known is not None and fits and not known.lacking(texts):
+    fits = known is not None and known.writing.phones >= phones and known.has_pieces >= subwords
+    if known is not None and fits and not loses_spaces(known, texts) and not known.lacking(texts):
         return known
-    return CharTokenizer.build(texts, phones)
+    return CharTokenizer.build(texts, phones, pieces_of(texts, config.vocab_size) if subwords else ())
 
 
 def loses_spaces(tokenizer: CharTokenizer, texts: Sequence[str]) -> bool:

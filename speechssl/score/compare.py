@@ -104,19 +104,23 @@ def read_evaluation(folder: Path) -> Evaluation:
     missing = next((file for file in (scores, table) if not file.is_file()), None)
     if missing:
         raise InputError(f"{missing} does not exist; `speechssl evaluate MODEL TABLE --out {folder}` writes it")
-    rows = [line.split("\t") for line in read_lines(table)]
-    wrong = next((n for n, row in enumerate(rows, 1) if len(row) != len(Line._fields)), None)
-    if wrong or tuple(rows[0]) != Line._fields:
-        raise InputError(
-            f"{table}, line {wrong or 1}: it has other columns than `speechssl evaluate` writes; evaluate again"
-        )
-    lines = [Line(*row) for row in rows[1:]]
+    head, *rows = [line.split("\t") for line in read_lines(table)] or [[]]
+    wrong = 1 if tuple(head) != Line._fields else next((n for n, row in enumerate(rows, 2) if not fits(row)), None)
+    if wrong:
+        raise InputError(f"{table}, line {wrong}, is not what `speechssl evaluate` writes; evaluate again")
+    lines = [Line(*row) for row in rows]
     try:
         known = json.loads(scores.read_text(encoding="utf-8"))
         named = {key: known[key] for key in ("normaliser", "headline")}
     except (ValueError, LookupError, TypeError):
         raise InputError(f"{scores} does not hold the scores of an evaluation; evaluate again") from None
     return Evaluation(folder=str(folder), scores=named, lines={line.id: line for line in lines if line.words})
+
+
+def fits(cells: Sequence[str]) -> bool:
+    """Whether cells are those of a Line: its counts are numbers, or all empty."""
+    counts = cells[Line._fields.index("words") : Line._fields.index("confidence")]
+    return len(cells) == len(Line._fields) and (all(map(str.isdecimal, counts)) or not any(counts))
 
 
 def refuse_other_test(first: Evaluation, other: Evaluation) -> None:
@@ -147,22 +151,22 @@ def refuse_other_test(first: Evaluation, other: Evaluation) -> None:
 def difference_of(first: Evaluation, second: Evaluation, resamples: int, seed: int) -> Difference:
     """The difference of two evaluations of the same utterances. One resample takes the same speakers for both."""
     pairs = [(line, second.lines[name]) for name, line in first.lines.items()]
-    counts_N6 = np.array([[*counts_of(a), *counts_of(b)] for a, b in pairs])
+    counts_N8 = np.array([[*counts_of(a), *counts_of(b)] for a, b in pairs])
     groups_N, clusters = bootstrap_groups([a.speaker for a, _ in pairs])
-    totals_R6 = resampled(counts_N6, groups_N, seed, resamples)
+    totals_R8 = resampled(counts_N8, groups_N, seed, resamples)
 
-    def rates(totals_6: np.ndarray) -> np.ndarray:
+    def rates(totals_8: np.ndarray) -> np.ndarray:
         """WER and CER of the first, then of the second: (..., 4)."""
-        return totals_6[..., [0, 2, 4, 6]] / totals_6[..., [1, 3, 5, 7]]
+        return totals_8[..., [0, 2, 4, 6]] / totals_8[..., [1, 3, 5, 7]]
 
-    whole_4, rates_R4 = rates(counts_N6.sum(axis=0)), rates(totals_R6)
+    whole_4, rates_R4 = rates(counts_N8.sum(axis=0)), rates(totals_R8)
     differences_R2 = rates_R4[:, 2:] - rates_R4[:, :2]
     low_2, high_2 = np.percentile(differences_R2, [2.5, 97.5], axis=0)
     found = [
         Rate(value=float(whole_4[2 + i] - whole_4[i]), low=float(low_2[i]), high=float(high_2[i])) for i in range(2)
     ]
     column = 0 if first.scores["headline"] == "wer" else 2
-    gap_N = counts_N6[:, 4 + column] - counts_N6[:, column]
+    gap_N = counts_N8[:, 4 + column] - counts_N8[:, column]
     order = islice((i for i in np.argsort(-np.abs(gap_N), kind="stable").tolist() if gap_N[i]), MOST)
     return Difference(
         first=first.folder,

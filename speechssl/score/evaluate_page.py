@@ -102,9 +102,9 @@ def group_row(column: str, group: Group) -> dict[str, object]:
         "words": edits.units,
         "WER": group.shown("wer"),
         "CER": group.shown("cer"),
-        "substituted": edits.substitutions,
-        "deleted": edits.deletions,
-        "inserted": edits.insertions,
+        "sub.": edits.substitutions,
+        "del.": edits.deletions,
+        "ins.": edits.insertions,
     }
 
 
@@ -116,7 +116,7 @@ def add_utterances(
     def errors(i: int) -> int:
         return (scored[i].word_edits if scores.headline == "wer" else scored[i].character_edits).errors
 
-    order = sorted(range(len(scored)), key=lambda i: -errors(i))
+    order = sorted(range(len(scored)), key=lambda i: (-errors(i), -scored[i].character_edits.errors))
     cards, room = {i: Html() for i in order[:SHOWN]}, EMBEDDED
     for i in cards:
         row = rows[i]

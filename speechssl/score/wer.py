@@ -178,7 +178,7 @@ def rates_of(
     whole = group_of("", kept, seed)
     scripts = sum((Counter(spaceless(one.reference)) for one in kept), Counter())
     letters = sum(len(unit) for one in kept for unit in units(one.reference))
-    order = sorted(kept, key=lambda one: -one.word_edits.errors)[:worst]
+    order = sorted(kept, key=lambda one: (-one.word_edits.errors, -one.character_edits.errors))[:worst]
     return ErrorRates(
         wer=whole.wer,
         cer=whole.cer,
@@ -252,7 +252,9 @@ def resampled(counts_NK: np.ndarray, groups_N: np.ndarray, seed: int, resamples:
     column."""
     sums_GK = np.stack([np.bincount(groups_N, weights=column) for column in counts_NK.T], axis=1)
     rng, groups = np.random.default_rng(seed), len(sums_GK)
-    return np.stack([sums_GK[rng.integers(0, groups, size=groups)].sum(axis=0) for _ in range(resamples)])
+    at_once = max(1, 2**20 // groups)  # all at once would take gigabytes for many utterances
+    sizes = [min(at_once, resamples - done) for done in range(0, resamples, at_once)]
+    return np.concatenate([sums_GK[rng.integers(0, groups, size=(size, groups))].sum(axis=1) for size in sizes])
 
 
 def bootstrap(counts_N2: np.ndarray, groups_N: np.ndarray, seed: int, resamples: int = 1000) -> Rate:

@@ -40,11 +40,12 @@ class Layout(NamedTuple):
     size: float
 
 
-def live(chunks: Iterable[Any], rate: int) -> Iterator[np.ndarray]:
+def live(chunks: Iterable[Any], rate: int | None, usual: int = audio.SAMPLE_RATE) -> Iterator[np.ndarray]:
     """Chunks of one stream, resampled without seams; samples do not depend on where chunks end.
 
     chunks: arrays or tensors, (S,) or (S, C), whose channels are averaged; or bytes, 16-bit little-endian mono samples unless a
-    wav header comes first. rate: Hz, of what has no header. InputError for what is no audio.
+    wav header comes first. rate: Hz, which a header must have too (None: of the header, else `usual`). InputError for what is no
+    audio.
     """
     if isinstance(chunks, (str, PathLike, *BYTES)) or hasattr(chunks, "dtype"):
         raise InputError("a stream is made of chunks; give an iterable of arrays or bytes, such as [wave]")
@@ -53,8 +54,11 @@ def live(chunks: Iterable[Any], rate: int) -> Iterator[np.ndarray]:
     pieces = map(columns, chain([first], chunks))
     if isinstance(first, BYTES):
         pipe = Pipe(chain([first], chunks))
-        layout = begin(pipe, rate)
-        rate, pieces = layout.rate, decoded(pipe, layout)
+        layout = begin(pipe, rate or usual)
+        if rate not in (None, layout.rate):
+            raise InputError(f"the wav on the pipe says {layout.rate} Hz, not {rate} Hz; leave the rate out")
+        usual, pieces = layout.rate, decoded(pipe, layout)
+    rate = rate or usual
     if rate < LOWEST_RATE:
         raise InputError(f"a stream of {rate} Hz is no speech; give its rate in Hz, such as 16000")
     yield from audio.resampled(map(checked, regrouped(pieces, rate // GROUP)), rate)

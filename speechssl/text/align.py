@@ -4,7 +4,7 @@ The states of a text are its symbols with a blank before, between and after them
 far are kept, so memory grows with the length of the recording, not with its square.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, pairwise
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from speechssl.text.tokenizer import CharTokenizer
 from speechssl.text.transcript import Transcript, Word
 
 WIDTH = 4000  # states, half of them symbols: two minutes of speech; shorter texts are aligned exactly
+CELLS = 30_000_000  # frames times states of texts that are computed together
 NEVER = -np.inf
 
 
@@ -27,16 +28,27 @@ def viterbi(
     frames: Sequence[np.ndarray], texts: Sequence[Sequence[int]], blank: int, width: int = WIDTH
 ) -> list[np.ndarray | None]:
     """The best alignment (T,) of each text with its frames (T, V): the place in the text of the symbol of each frame, -1 for a
-    blank. None if there is none, as of more symbols than frames. Texts that need no band are computed together."""
+    blank. None if there is none, as of more symbols than frames. Those of about the same length are computed together."""
     found: list[np.ndarray | None] = [None] * len(frames)
-    usable = [i for i, (frames_TV, text) in enumerate(zip(frames, texts, strict=True)) if len(text) <= len(frames_TV)]
-    short = [i for i in usable if 2 * len(texts[i]) < width and len(frames[i])]
-    for group in [short, *([i] for i in usable if 2 * len(texts[i]) >= width)]:
-        if group:
-            lattice = Lattice([frames[i] for i in group], [texts[i] for i in group], blank, width)
-            for i, places_T in zip(group, lattice.traced(), strict=True):
-                found[i] = places_T
+    sizes = {i: (len(frames[i]), 2 * len(text) + 1) for i, text in enumerate(texts) if len(text) <= len(frames[i]) > 0}
+    for group in batches(sizes, width):
+        lattice = Lattice([frames[i] for i in group], [texts[i] for i in group], blank, width)
+        for i, places_T in zip(group, lattice.traced(), strict=True):
+            found[i] = places_T
     return found
+
+
+def batches(sizes: dict[int, tuple[int, int]], width: int) -> Iterator[list[int]]:
+    """Some (frames, states) in groups of at most CELLS, those of which a band of `width` is kept alone."""
+    held: list[int] = []
+    for i in sorted(sizes, key=lambda i: sizes[i]):
+        longest, most = sizes[i][0], max(sizes[j][1] for j in (*held, i))
+        if held and (most > width or longest * most * (len(held) + 1) > CELLS):
+            yield held
+            held = []
+        held.append(i)
+    if held:
+        yield held
 
 
 class Lattice:
@@ -63,24 +75,30 @@ class Lattice:
         for row, frames_TV in enumerate(self.frames):
             frames_TBV[: len(frames_TV), row] = frames_TV
         states, offset = self.labels_BS.shape[1], 0
-        score_BW = np.full(self.back_TBW.shape[1:], NEVER)
-        score_BW[:, :2] = np.take_along_axis(frames_TBV[0], self.labels_BS[:, :2], axis=1)
-        last_BW = score_BW.copy()
+        places_BS = self.labels_BS + np.arange(len(self.frames))[:, None] * frames_TBV.shape[2]  # in a frame as one row
+        held_BW = np.full((len(self.frames), width + 2), NEVER)  # the scores, after those of the two states before them
+        held_BW[:, 2:4] = np.take_along_axis(frames_TBV[0], self.labels_BS[:, :2], axis=1)
+        last_BW = held_BW[:, 2:].copy()
+        ends = set(self.counts_B.tolist())
         for t in range(1, len(frames_TBV)):
-            moved = (
-                max(0, min(int(score_BW[0].argmax()) - width // 2, states - width - offset)) if width < states else 0
-            )
-            offset += moved
-            padded_BW = np.pad(score_BW, ((0, 0), (2, moved)), constant_values=NEVER)[:, moved:]
+            if (
+                width < states
+                and (moved := min(int(held_BW[0, 2:].argmax()) - width // 2, states - width - offset)) > 0
+            ):
+                held_BW = np.pad(held_BW[:, moved:], ((0, 0), (0, moved)), constant_values=NEVER)
+                offset += moved
             own = slice(offset, offset + width)
-            score_BW, next_BW, skip_BW = padded_BW[:, 2:], padded_BW[:, 1:-1], padded_BW[:, :-2] + self.skips_BS[:, own]
-            self.back_TBW[t] = next_BW > score_BW
-            score_BW = np.maximum(score_BW, next_BW)
-            self.back_TBW[t][skip_BW > score_BW] = 2
-            score_BW = np.maximum(score_BW, skip_BW) + np.take_along_axis(frames_TBV[t], self.labels_BS[:, own], axis=1)
+            stay_BW, next_BW, skip_BW = held_BW[:, 2:], held_BW[:, 1:-1], held_BW[:, :-2] + self.skips_BS[:, own]
+            best_BW = np.maximum(stay_BW, next_BW)
+            back_BW = self.back_TBW[t]
+            np.greater(next_BW, stay_BW, out=back_BW, casting="unsafe")
+            back_BW[skip_BW > best_BW] = 2
+            held_BW[:, 2:] = np.maximum(best_BW, skip_BW) + frames_TBV[t].take(places_BS[:, own])
+            held_BW[:, :2] = NEVER
             self.offsets_T[t] = offset
-            ended_B = self.counts_B == t + 1
-            last_BW[ended_B] = score_BW[ended_B]
+            if t + 1 in ends:
+                ended_B = self.counts_B == t + 1
+                last_BW[ended_B] = held_BW[ended_B, 2:]
         return last_BW
 
     def traced(self) -> list[np.ndarray | None]:

@@ -21,7 +21,7 @@ from speechssl.text.tokenizer import DELIMITER, CharTokenizer
 LEAST = -12.0  # log-probabilities of symbols below this are not tried in a frame
 HOPELESS = 25.0  # nats behind the best text
 SURE = math.log(0.9999)  # a blank as likely as this leaves all prefixes as they are
-NEVER = -np.inf
+NEVER, FINITE = -np.inf, np.finfo(float).min
 
 
 @dataclass(slots=True)
@@ -64,8 +64,16 @@ class Beam:
         begin = self.lm.start() if self.lm is not None and state is None else state
         root = -1 if self.space is None else self.space  # a text begins as if after a delimiter
         self.nodes = [Prefix(-1, root, 0.0, 0.0, begin, "")]
-        self.ids_B = np.zeros(1, np.int64)
+        self.plain = not (self.chars or self.lexicon or self.hot or tokenizer.writing.phones)
+        self.ends = [] if self.space is None else [self.space]
+        boosts = sum(max(0.0, boost) for boost in self.hot.boosts.values())
+        self.most = (
+            boosts + 2 * max(0.0, search.word_score) if search.lm_weight >= 0 else np.inf
+        )  # that a symbol can add
         self.blank_B, self.last_B = np.zeros(1), np.full(1, NEVER)
+        self.ids_B = self.token_B = self.parent_B = np.zeros(0, np.int64)
+        self.value_B, self.worth_BV = np.zeros(0), np.zeros((0, len(tokenizer)))
+        self.keep(np.zeros(0, np.int64), [0])
         self.children: dict[tuple[int, int], int] = {}
         self.grown: dict[tuple[int, int], Prefix | None] = {}
         silent = [i for i, part in enumerate(self.parts) if not part and i not in (self.blank, self.space)]
@@ -83,72 +91,67 @@ class Beam:
 
     def step(self, frame_V: np.ndarray) -> None:
         """One frame: every prefix stays, or grows by a symbol; the best of all are the new beam."""
-        last_B = np.array([self.nodes[i].token for i in self.ids_B])
         total_B = np.logaddexp(self.blank_B, self.last_B)
+        spaced_B = self.token_B == self.space
         stay_blank_B = total_B + frame_V[self.blank]
-        stay_last_B = np.where(last_B >= 0, self.last_B + frame_V[last_B], NEVER)
-        spaced_B = last_B == self.space
-        if self.space is not None:
-            stay_last_B = np.where(spaced_B, total_B + frame_V[self.space], stay_last_B)
+        stay_last_B = np.where(spaced_B, total_B, self.last_B) + frame_V[self.token_B]
 
         tried_C = np.flatnonzero(self.usable_V & (frame_V > LEAST))
-        grown_BC = total_B[:, None] + frame_V[tried_C]
-        again = last_B[:, None] == tried_C
-        grown_BC = np.where(again, self.blank_B[:, None] + frame_V[tried_C], grown_BC)
-        grown_BC[again & spaced_B[:, None]] = NEVER
-        place_of = {symbol: place for place, symbol in enumerate(tried_C.tolist())}
-        row_of = {node: row for row, node in enumerate(self.ids_B.tolist())}
-        for row, node in enumerate(
-            self.ids_B.tolist()
-        ):  # a prefix whose beginning is in the beam too is reached from there
-            above, place = row_of.get(self.nodes[node].parent), place_of.get(int(last_B[row]))
-            if above is not None and place is not None:
-                stay_last_B[row] = np.logaddexp(stay_last_B[row], grown_BC[above, place])
-                grown_BC[above, place] = NEVER
+        again_BC = self.token_B[:, None] == tried_C
+        grown_BC = np.where(again_BC, self.blank_B[:, None], total_B[:, None]) + frame_V[tried_C]
+        grown_BC[again_BC & spaced_B[:, None]] = NEVER
+        above_B, place_B = where(self.parent_B, self.ids_B), where(self.token_B, tried_C)
+        known = np.flatnonzero(
+            (above_B >= 0) & (place_B >= 0)
+        )  # their beginning is in the beam too: reached from there
+        reached = above_B[known], place_B[known]
+        stay_last_B[known] = np.logaddexp(stay_last_B[known], grown_BC[reached])
+        grown_BC[reached] = NEVER
 
-        stays_B = np.logaddexp(stay_blank_B, stay_last_B) + self.scores(self.ids_B)
-        ranked_BC = grown_BC + self.bonuses(tried_C)
+        stays_B = np.logaddexp(stay_blank_B, stay_last_B) + self.value_B
+        ranked_BC = grown_BC + self.value_B[:, None]
+        close_BC = ranked_BC > max(stays_B.max(), ranked_BC.max(initial=NEVER)) - HOPELESS - self.most
+        ranked_BC = np.where(close_BC, grown_BC + self.worths(tried_C, close_BC), NEVER)
         ranked = np.concatenate([stays_B, ranked_BC.ravel()])
-        keep = min(self.search.beam, int(np.isfinite(ranked).sum()))
-        if not keep:
-            return
-        best = np.argpartition(-ranked, keep - 1)[:keep]
-        best = best[ranked[best] >= ranked.max() - HOPELESS]
-        best = best[np.argsort(-ranked[best], kind="stable")]
-        count = len(self.ids_B)
-        ids, blanks, lasts = [], [], []
-        for index in best.tolist():
-            if index < count:
-                ids.append(int(self.ids_B[index]))
-                blanks.append(stay_blank_B[index])
-                lasts.append(stay_last_B[index])
-            else:
-                row, place = divmod(index - count, len(tried_C))
-                ids.append(self.child(int(self.ids_B[row]), int(tried_C[place])))
-                blanks.append(NEVER)
-                lasts.append(grown_BC[row, place])
-        self.ids_B, self.blank_B, self.last_B = np.array(ids), np.array(blanks), np.array(lasts)
+        keep = min(self.search.beam, int((ranked >= max(ranked.max() - HOPELESS, FINITE)).sum()))
+        if keep:
+            best = np.argpartition(-ranked, keep - 1)[:keep]
+            stay, new = best[best < len(stays_B)], best[best >= len(stays_B)] - len(stays_B)
+            rows, symbols = new // len(tried_C), tried_C[new % len(tried_C)]
+            grown = [
+                self.child(node, token) for node, token in zip(self.ids_B[rows].tolist(), symbols.tolist(), strict=True)
+            ]
+            self.blank_B = np.concatenate([stay_blank_B[stay], np.full(len(new), NEVER)])
+            self.last_B = np.concatenate([stay_last_B[stay], grown_BC.ravel()[new]])
+            self.keep(stay, grown)
 
-    def scores(self, ids_B: np.ndarray) -> np.ndarray:
-        """What model, lexicon and hot words make of some prefixes, those of words that are not yet whole included."""
-        return np.array([self.nodes[i].score + self.nodes[i].boost for i in ids_B.tolist()])
+    def keep(self, stay: np.ndarray, grown: list[int]) -> None:
+        """The rows of the beam that stay, and the nodes that are new in it."""
+        nodes = [self.nodes[number] for number in grown]
+        value_G = np.array([node.score + node.boost for node in nodes])
+        worth_GV = np.full((len(nodes), self.worth_BV.shape[1]), np.nan)
+        if self.plain:  # letters change nothing before the word ends
+            worth_GV[:] = value_G[:, None]
+            worth_GV[:, self.ends] = np.nan
+        self.ids_B = np.concatenate([self.ids_B[stay], np.array(grown, np.int64)])
+        self.token_B = np.concatenate([self.token_B[stay], np.array([node.token for node in nodes], np.int64)])
+        self.parent_B = np.concatenate([self.parent_B[stay], np.array([node.parent for node in nodes], np.int64)])
+        self.value_B = np.concatenate([self.value_B[stay], value_G])
+        self.worth_BV = np.concatenate([self.worth_BV[stay], worth_GV])
 
-    def bonuses(self, tried_C: np.ndarray) -> np.ndarray:
-        """The same of the prefixes of the beam grown by each symbol: (B, C)."""
-        found = np.empty((len(self.ids_B), len(tried_C)))
-        symbols = tried_C.tolist()
-        plain = not (self.chars or self.lexicon or self.hot)
-        for row, node in enumerate(self.ids_B.tolist()):
-            if plain:
-                found[row] = self.nodes[node].score
-                if self.space is not None and self.space in symbols:
-                    found[row, symbols.index(self.space)] = self.worth(node, self.space)
-            else:
-                found[row] = [self.worth(node, symbol) for symbol in symbols]
-        return found
+    def worths(self, tried_C: np.ndarray, wanted_BC: np.ndarray) -> np.ndarray:
+        """What model, lexicon and hot words make of the prefixes of the beam grown by each symbol, where wanted: (B, C)."""
+        found_BC = self.worth_BV[:, tried_C]
+        rows, places = np.nonzero(wanted_BC & np.isnan(found_BC))
+        if len(rows):
+            pairs = zip(self.ids_B[rows].tolist(), tried_C[places].tolist(), strict=True)
+            found_BC[rows, places] = self.worth_BV[rows, tried_C[places]] = [self.worth(*pair) for pair in pairs]
+        return found_BC
 
     def worth(self, node: int, token: int) -> float:
         """The score of a prefix grown by a symbol."""
+        if self.plain and token != self.space:
+            return self.nodes[node].score
         if (node, token) not in self.grown:
             self.grown[node, token] = self.grow(node, token)
         grown = self.grown[node, token]
@@ -247,6 +250,15 @@ class Beam:
             tokens.append(self.nodes[node].token)
             node = self.nodes[node].parent
         return tuple(reversed(tokens))
+
+
+def where(values_B: np.ndarray, known_C: np.ndarray) -> np.ndarray:
+    """The place of each value among some different ones, -1 for one that is not there."""
+    order_C = known_C.argsort()
+    place_B = (
+        order_C[np.minimum(np.searchsorted(known_C, values_B, sorter=order_C), len(known_C) - 1)] if len(known_C) else 0
+    )
+    return np.where(known_C[place_B] == values_B, place_B, -1) if len(known_C) else np.full(len(values_B), -1)
 
 
 @lru_cache(maxsize=4)

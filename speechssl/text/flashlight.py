@@ -91,7 +91,7 @@ def answers(lib: Any, beam: Flashlight, tokens_of: Callable[[int, int], Sequence
     class Answers(lib.LM):
         def __init__(self) -> None:
             super().__init__()
-            self.nodes: dict[Any, int] = {}
+            self.nodes: dict[Any, int | tuple[int, int]] = {}  # (prefix, label): not yet one of the tree
             self.known: dict[tuple[int, int], tuple[Any, float]] = {}
 
         def after(self, node: int, label: int) -> int:
@@ -106,11 +106,18 @@ def answers(lib: Any, beam: Flashlight, tokens_of: Callable[[int, int], Sequence
 
         def score(self, state: Any, label: int) -> tuple[Any, float]:
             node = self.nodes[state]
+            if isinstance(node, tuple):
+                node = self.nodes[state] = self.after(*node)
             if (node, label) not in self.known:
-                after = self.after(node, label)
-                child = state if after == node else state.child(label)
-                self.nodes[child] = after
-                self.known[node, label] = child, beam.value(after) - beam.value(node)
+                tokens = tokens_of(node, label)
+                if len(tokens) == 1:
+                    child, worth = state.child(label), beam.worth(node, tokens[0])
+                    self.nodes[child] = node, label
+                else:
+                    after = self.after(node, label)
+                    child, worth = state.child(label) if tokens else state, beam.value(after)
+                    self.nodes[child] = after
+                self.known[node, label] = child, worth - beam.value(node)
             return self.known[node, label]
 
         def finish(self, state: Any) -> tuple[Any, float]:

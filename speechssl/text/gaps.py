@@ -1,7 +1,7 @@
-"""Align a recording with a text of which parts are not read, and which lacks parts of what is said.
+"""Align a long recording with its text, of which parts may not be read, and which may lack parts of what is said.
 
-What a model hears, with its errors, is matched with the text symbol by symbol (matching.py); where the two agree they are aligned
-in CTC's sense, piece by piece, so memory grows with the length of the recording only. The rest is reported.
+What a model hears, with its errors, is matched with the text symbol by symbol (matching.py). Words whose letters agree divide
+the two into pieces, which are aligned exactly, so memory and time grow with the length of the recording only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,14 +33,17 @@ class Part(NamedTuple):
     end: int
 
 
-def align_parts(clip: Clip, tokenizer: CharTokenizer, geometry: Geometry, silence: float = 0.0) -> Transcript | None:
+def align_parts(
+    clip: Clip, tokenizer: CharTokenizer, geometry: Geometry, silence: float = 0.0, gaps: bool = True
+) -> Transcript | None:
     """The times of the words that are said, and what is unmatched: words of the text, which have no length, and stretches of
-    speech, which have no text. None if nothing agrees."""
+    speech, which have no text. None if nothing agrees. gaps: False if all words are said, and nothing else; then None is for
+    pieces that do not fit too."""
     best_T = clip.log_probs_TV.argmax(dim=1)
     heard = [run for run in collapse(best_T, tokenizer.blank) if tokenizer.symbol(run.token)]
     hop, margin = geometry.hop / SAMPLE_RATE, round(silence * SAMPLE_RATE / geometry.hop)
     steps = geometry.hop * STEPS // SAMPLE_RATE
-    parts = list(parts_of(heard, clip.words, tokenizer, margin, len(best_T) - margin))
+    parts = list(parts_of(heard, clip.words, tokenizer, (margin, len(best_T) - margin), gaps))
     pieces = []
     for first, stop, begin, end in parts:
         excess_F = clip.excess_F
@@ -51,7 +54,7 @@ def align_parts(clip: Clip, tokenizer: CharTokenizer, geometry: Geometry, silenc
         for part, one in zip(parts, align(pieces, tokenizer, geometry), strict=True)
         if one is not None  # its letters need more frames than there are
     ]
-    if not aligned:
+    if not aligned or (not gaps and len(aligned) < len(parts)):
         return None
     words = [word for _, one in aligned for word in one.words]
     times = [(run.first * hop - silence, run.stop * hop - silence) for run in heard]
@@ -66,33 +69,43 @@ def align_parts(clip: Clip, tokenizer: CharTokenizer, geometry: Geometry, silenc
 
 
 def parts_of(
-    heard: Sequence[Run], words: Sequence[tuple[str, str]], tokenizer: CharTokenizer, first_frame: int, last_frame: int
+    heard: Sequence[Run],
+    words: Sequence[tuple[str, str]],
+    tokenizer: CharTokenizer,
+    frames: tuple[int, int],
+    gaps: bool,
 ) -> Iterator[Part]:
-    """The parts of a text that agree with what was heard, cut into pieces between words that do."""
+    """The parts of a text that agree with what was heard, cut into pieces between words that do; of the whole text unless
+    `gaps`. frames: the first and the last one that are used."""
     tokens, spans = spelling(words, tokenizer, -1)
-    owner = np.repeat(np.arange(len(spans)), [stop - first for first, stop in spans])  # the word of each letter
     letters = [token for first, stop in spans for token in tokens[first:stop]]
-    sizes = np.bincount(owner, minlength=len(words))
+    sizes = np.array([stop - first for first, stop in spans])
+    owner = np.repeat(np.arange(len(spans)), sizes)  # the word of each letter
     begins = np.concatenate([[0], np.cumsum(sizes)])  # the first letter of each word
-    done = -1
-    for pairs in runs(matched([run.token for run in heard], letters)):
-        said = np.bincount([owner[j] for _, j in pairs], minlength=len(words))
-        inside = [word for word in dict.fromkeys(owner[j] for _, j in pairs) if 2 * said[word] >= sizes[word]]
-        inside = [word for word in inside if word > done]
-        if not inside:
+    pairs = matched([run.token for run in heard], letters)
+    done = 0
+    for part in runs(pairs) if gaps else [pairs] if pairs else []:
+        said = np.bincount([owner[j] for _, j in part], minlength=len(words))
+        first = max(done, int(owner[part[0][1]]))
+        stop = int(owner[part[-1][1]]) + 1
+        first += first < stop and 2 * said[first] < sizes[first]  # the word was divided; most of it is not here
+        stop -= first < stop and 2 * said[stop - 1] < sizes[stop - 1]
+        part = [(i, j) for i, j in part if begins[first] <= j < begins[stop]]
+        if not part:
             continue
-        first, done = int(inside[0]), int(inside[-1])
-        pairs = [(i, j) for i, j in pairs if begins[first] <= j < begins[done + 1]]
-        before = pairs[0][0] - (pairs[0][1] - int(begins[first])) - 1  # what was heard before its first letter
-        after = pairs[-1][0] + int(begins[done + 1]) - pairs[-1][1]
-        begin = max(first_frame, heard[pairs[0][0]].first - ROOM, heard[before].stop if before >= 0 else 0)
-        end = min(last_frame, heard[pairs[-1][0]].stop + ROOM, heard[after].first if after < len(heard) else last_frame)
-        for (i, j), (k, m) in pairwise(pairs):
+        before = part[0][0] - (part[0][1] - int(begins[first])) - 1  # what was heard before its first letter
+        after = part[-1][0] + int(begins[stop]) - part[-1][1]
+        begin = max(frames[0], heard[part[0][0]].first - ROOM, heard[before].stop if before >= 0 else 0)
+        end = min(frames[1], heard[part[-1][0]].stop + ROOM, heard[after].first if after < len(heard) else frames[1])
+        if not gaps:
+            first, stop, begin, end = 0, len(words), *frames
+        for (i, j), (k, m) in pairwise(part):
             if k == i + 1 and m == j + 1 and owner[m] != owner[j] and heard[k].first - begin >= PIECE:
                 cut = (heard[i].stop + heard[k].first) // 2
                 yield Part(first, int(owner[m]), begin, cut)
                 first, begin = int(owner[m]), cut
-        yield Part(first, done + 1, begin, end)
+        yield Part(first, stop, begin, end)
+        done = stop
 
 
 def runs(pairs: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:

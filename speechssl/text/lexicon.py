@@ -98,6 +98,9 @@ class HotWords:
 
     def tails(self, text: str) -> list[str]:
         """The ends of a text with which one may have begun."""
+        if not self.tight and not TIGHT.search(text):
+            words = text.split(" ")
+            return [" ".join(words[i:]) for i in range(len(words))]
         starts = range(max(0, len(text) - self.longest), len(text))
         return [
             text[i:] for i in starts if i == 0 or self.tight or text[i - 1] == " " or TIGHT.search(text[i - 1 : i + 1])

@@ -3,7 +3,7 @@
 import json
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -73,21 +73,31 @@ class CharTokenizer:
         return self.vocab.get(DELIMITER)
 
     @property
+    def has_pieces(self) -> bool:
+        """Whether some symbols are several characters long."""
+        return any(len(token) > 1 for token in self.vocab.keys() - self.specials)
+
+    @property
+    def labels(self) -> list[str]:
+        """The symbols in the order of their ids, written as in vocab.json; "" for an id without one."""
+        return [written(self.tokens[i], self.writing.spelling) if i in self.tokens else "" for i in range(len(self))]
+
+    @property
     def separator(self) -> str:
         """What is printed between two words, or phones."""
         return " " if self.writing.phones else self.writing.space
 
     @classmethod
-    def build(cls, texts: Iterable[str], phones: bool = False) -> "CharTokenizer":
-        """A vocabulary of the characters in `texts`, sorted, after <pad> (id 0), <unk> and "|"; phones: of what stands between
-        spaces, after <pad> and <unk>."""
+    def build(cls, texts: Iterable[str], phones: bool = False, pieces: Sequence[str] = ()) -> "CharTokenizer":
+        """A vocabulary of the characters in `texts`, sorted, after <pad> (id 0), <unk> and "|", and before longer `pieces`;
+        phones: of what stands between spaces, after <pad> and <unk>."""
         if phones:
             symbols = sorted({symbol for text in texts for symbol in text.split()} - {PAD, UNKNOWN})
             settings = {"phone_delimiter_token": " ", "word_delimiter_token": None, "do_phonemize": False}
             writing = Writing(phones=True, settings=settings)
             return cls({token: i for i, token in enumerate([PAD, UNKNOWN, *symbols])}, writing)
         characters = sorted({character for text in texts for character in text} - {" ", DELIMITER})
-        return cls({token: i for i, token in enumerate([PAD, UNKNOWN, DELIMITER, *characters])})
+        return cls({token: i for i, token in enumerate([PAD, UNKNOWN, DELIMITER, *characters, *pieces])})
 
     def __len__(self) -> int:
         return max(self.vocab.values()) + 1

@@ -47,6 +47,8 @@ def parse_recipe(
     run to resume, whose own recipe then counts; of what `path` and the overrides state, only the keys in MAY_CHANGE may
     differ from it. InputError names the file or the command line, the key, the value and what would be right.
     """
+    if verb == "finetune" and str(path) == AUTO:
+        path = None  # auto.py chooses for a new run
     named = {} if verb != "finetune" else named_recipe(str(path))
     values = {} if path is None else named or read_toml(path)
     objective = objective_of(verb, values, path)

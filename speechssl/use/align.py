@@ -18,7 +18,7 @@ from speechssl.data.manifest import Manifest, Utterance, write_manifest, write_r
 from speechssl.data.sources import inside, rows_of
 from speechssl.text.align import Clip, align
 from speechssl.text.formats import captions, clock, stretch, write
-from speechssl.text.gaps import align_parts
+from speechssl.text.gaps import PIECE, align_parts
 from speechssl.text.transcript import Transcript, later
 from speechssl.use.language import normaliser_of
 from speechssl.use.stream import BATCH, stream_clips
@@ -62,7 +62,10 @@ def align_heard(
     ]
     spoken = [any(spelled for _, spelled in clip.words) for clip in clips]
     usable = [clip for clip, spoken in zip(clips, spoken, strict=True) if spoken]
-    found = iter([align_parts(clip, *how) for clip in usable] if gaps else align(usable, *how))
+    if gaps or any(len(clip.log_probs_TV) > 2 * PIECE for clip in usable):
+        found = iter([align_parts(clip, *how, gaps) or (None if gaps else align([clip], *how)[0]) for clip in usable])
+    else:
+        found = iter(align(usable, *how))
     return [
         next(found) or misfit(name, text, len(clip.log_probs_TV) * how[1].hop / 16_000, gaps)
         if spoken

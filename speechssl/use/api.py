@@ -117,6 +117,15 @@ class SpeechModel:
         with self.computing():
             return [log_probs_TV.cpu() for log_probs_TV in self.model.log_probs(waves)]
 
+    def posteriors(self, source: Any, **options: Any) -> Tensor:
+        """CTC log-posteriors (T, V) of one clip of any length, natural logarithms: what `transcribe` decodes, for other decoders
+        too. Column i is `tokenizer.labels[i]`, the blank `tokenizer.blank`, the word delimiter `tokenizer.delimiter`. Options as
+        in speechssl.sound.windows.windows."""
+        from speechssl.use.transcribe import posteriors
+
+        self.require_tokenizer()
+        return torch.cat(posteriors(self, source, **options))
+
     def require_head(self) -> None:
         """InputError unless the model has a CTC head."""
         if self.model.head != "CTC":

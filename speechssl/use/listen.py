@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.core.errors import InputError
-from speechssl.text.beam import Search
 from speechssl.text.formats import width, write
+from speechssl.text.search import Search
 from speechssl.text.transcript import Transcript
 from speechssl.use.live import Event, stream
 

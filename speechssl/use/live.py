@@ -21,8 +21,9 @@ from speechssl.core.errors import InputError
 from speechssl.sound.audio import SAMPLE_RATE
 from speechssl.sound.pipe import live
 from speechssl.sound.windows import Ahead, whole_frames
-from speechssl.text.beam import Search, cuts_of, transcript_of
 from speechssl.text.decode import Run, collapse, greedy, spans, words_of
+from speechssl.text.decoders import cuts_of, transcript_of
+from speechssl.text.search import Search
 from speechssl.text.transcript import PAUSE, Word
 
 
@@ -63,7 +64,7 @@ def stream(
         if not 0 <= value < math.inf:
             raise InputError(f"{name} = {value} must be seconds, 0 or more")
     ear = Ear(model, search)
-    pieces = live(chunks, sample_rate or model.config.sampling_rate)
+    pieces = live(chunks, sample_rate, model.config.sampling_rate)
     for heard in encoded(model, pieces, context, look_ahead, step):
         yield from ear.events(heard)
 

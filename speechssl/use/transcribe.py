@@ -1,7 +1,8 @@
-"""Transcribe audio of any length in constant memory, in overlapping windows of which only the middles are kept."""
+"""Transcribe audio of any length in constant memory, in windows from pause to pause."""
 
+import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
@@ -20,14 +21,17 @@ from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.sources import transcripts_of
 from speechssl.sound.audio import SAMPLE_RATE, between_silence
 from speechssl.sound.levels import STEP, excess, levels
-from speechssl.sound.windows import windows
+from speechssl.sound.windows import Window, windows
 from speechssl.text.borders import widened
 from speechssl.text.decode import greedy, spell
 from speechssl.text.decoders import transcript_of
 from speechssl.text.formats import dialogue, write
 from speechssl.text.search import Search
+from speechssl.text.tokenizer import CharTokenizer
 from speechssl.text.transcript import Transcript, later
 from speechssl.use.stream import BATCH, Outcome, own_rows, stream_clips
+
+UTTERANCE = 0.5  # seconds after which the first pause ends a window of a long clip
 
 
 def posteriors(model: Any, source: Any, change: Callable[[Tensor], Any] = lambda x: x, **options: Any) -> list[Any]:
@@ -39,15 +43,41 @@ def posteriors(model: Any, source: Any, change: Callable[[Tensor], Any] = lambda
 def heard(model: Any, source: Any, change: Callable[[Tensor], Any], **options: Any) -> tuple[list[Any], np.ndarray]:
     """The same, and how far the sound stands out of its background (levels.excess), which tells where words begin and end."""
     steps, margin = model.config.letters.hop // STEP, round(model.silence * SAMPLE_RATE) // STEP
+    pieces = windows(source, model.config.letters, silence=model.silence, **{"utterance": UTTERANCE} | options)
     found, parts = [], []
-    for wave_S, rows in windows(source, model.config.letters, silence=model.silence, **options):
-        found.append(change(model.log_probs([wave_S])[0][rows]))
-        parts.append(levels(wave_S)[rows.start * steps : rows.stop and rows.stop * steps])
+    for batch in batches(pieces, BATCH[model.device.type]):
+        computed = model.log_probs([piece.wave_S for piece in batch])
+        for log_probs_TV, piece in zip(computed, batch, strict=True):
+            kept_TV = log_probs_TV[piece.rows].clone()
+            if piece.pause and model.tokenizer.delimiter is not None:
+                end_word(kept_TV[-1], model.tokenizer)
+            found.append(change(kept_TV))
+            parts.append(levels(piece.wave_S)[piece.rows.start * steps : piece.rows.stop and piece.rows.stop * steps])
     if not found:
         name = "the array" if hasattr(source, "__len__") and not isinstance(source, str) else source
         raise InputError(f"{name} is shorter than one frame (25 ms); there is nothing to transcribe")
     levels_FB = np.concatenate(parts)
     return found, excess(levels_FB[margin : len(levels_FB) - margin])
+
+
+def end_word(frame_V: Tensor, tokenizer: CharTokenizer) -> None:
+    """Turn nine tenths of the blank of a frame in a pause into a word delimiter: a model that learned from utterances writes none
+    at their end."""
+    blank = frame_V[tokenizer.blank].clone()
+    frame_V[tokenizer.blank] = blank + math.log(0.1)
+    frame_V[tokenizer.delimiter] = torch.logaddexp(frame_V[tokenizer.delimiter], blank + math.log(0.9))
+
+
+def batches(pieces: Iterable[Window], seconds: float) -> Iterator[list[Window]]:
+    """Windows in groups of about `seconds` of audio, one at least."""
+    group: list[Window] = []
+    for piece in pieces:
+        if group and sum(len(one.wave_S) for one in (*group, piece)) > seconds * SAMPLE_RATE:
+            yield group
+            group = []
+        group.append(piece)
+    if group:
+        yield group
 
 
 def transcribe(model: Any, source: Any, *, search: Search | None = None, **options: Any) -> Transcript:

@@ -19,7 +19,7 @@ from speechssl.core.errors import InputError
 from speechssl.data.prepare import inspect, prepare
 from speechssl.data.tables import read_manifest
 from speechssl.sound import audio
-from tests.conftest import CLIP, DATA, ROOT, write_table
+from tests.conftest import CLIP, DATA, ROOT, digits, with_pauses, write_table
 
 
 def streamed(clip: np.ndarray, path: Path) -> None:
@@ -175,9 +175,29 @@ def test_duplicate_ids_of_a_tree_are_counted(tmp_path):
 def test_cutting_covers_every_second_once(tmp_path):
     summary = prepare(write_table(tmp_path / "in.tsv", {"path": CLIP}), tmp_path / "x.tsv", max_seconds=0.6)
     rows = list(read_manifest(tmp_path / "x.tsv"))
-    assert summary.kept == len(rows) == int(np.ceil(audio.info(CLIP).duration / 0.6))
+    assert summary.kept == len(rows) >= int(np.ceil(audio.info(CLIP).duration / 0.6))
+    assert max(row.duration for row in rows) <= 0.6 + 1e-6
     assert all(b.start == pytest.approx(a.start + a.duration, abs=2e-3) for a, b in pairwise(rows))
     assert sum(row.duration for row in rows) == pytest.approx(audio.info(CLIP).duration, abs=1e-2)
+
+
+def test_recordings_are_cut_between_words(tmp_path):
+    """A row of its second channel, from its first second on; the row with a transcript stays whole."""
+    wave, spans = with_pauses([audio.load(row["path"]) for row in digits(40)], [0.5, 0.9], 0.3)
+    soundfile.write(tmp_path / "x.wav", np.stack([np.roll(wave, 9000), wave], 1), 16_000, subtype="FLOAT")
+    same = {"path": "x.wav", "start": 1.0, "channel": "right"}
+    table = write_table(tmp_path / "in.tsv", {"id": "a"} | same, {"id": "b", "text": "zero one"} | same)
+    prepare(table, tmp_path / "x.tsv", max_seconds=8.0)
+    *rows, whole = read_manifest(tmp_path / "x.tsv")
+    assert (whole.id, whole.start, whole.duration) == ("b", 1.0, pytest.approx(len(wave) / 16_000 - 1, abs=1e-3))
+    cuts = np.array([row.start for row in rows[1:]]) * 16_000
+    assert len(cuts) >= 4 and all(2.0 <= row.duration <= 8.0 for row in rows)
+    assert not any(((cuts > start + 800) & (cuts < stop - 800)).any() for start, stop in spans)
+
+
+def test_pieces_too_short_for_speech_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"max_seconds = 0\.01 .* 0\.1 or more"):
+        prepare(write_table(tmp_path / "in.tsv", {"path": CLIP}), tmp_path / "x.tsv", max_seconds=0.01)
 
 
 def test_a_second_run_looks_only_at_what_changed(clip, tmp_path):

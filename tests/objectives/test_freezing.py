@@ -88,12 +88,32 @@ def test_new_adapters_are_read_by_transformers(start, tmp_path, speech):
     assert all(again[key].equal(value) for key, value in checkpoint.state.items() if ".adapter_layer." in key)
 
 
-def objective_of(**settings) -> CTC:
-    """Four layers, no dropout."""
+def objective_of(recompute: bool = False, dropout: float = 0.0, **settings) -> CTC:
+    """Four layers."""
     torch.manual_seed(0)
-    tokenizer = CharTokenizer.build(["one two"])
-    config = CTCObjectiveConfig(freeze_steps=0, **settings)
-    return CTC(Recipe(objective=config), Wav2Vec2ForCTC(tiny(num_hidden_layers=4), len(tokenizer)), tokenizer)
+    tokenizer, config = CharTokenizer.build(["one two"]), CTCObjectiveConfig(freeze_steps=0, **settings)
+    recipe = apply(Recipe(objective=config), {"train.gradient_checkpointing": recompute}, "the test")
+    width = settings.get("adapters", 0)
+    network = tiny("layer-pre", num_hidden_layers=4, hidden_dropout=dropout, layerdrop=dropout, adapter_width=width)
+    return CTC(recipe, Wav2Vec2ForCTC(network, len(tokenizer)), tokenizer)
+
+
+def items_of(speech) -> list[Item]:
+    """Two clips."""
+    return [Item(wave_S=speech[start:30_000], id=str(start), epoch=0, text="one two") for start in (0, 9000)]
+
+
+@pytest.mark.parametrize("settings", [{"feature_grad": 1.0}, {"train_layers": 2}, {"adapters": 4}])
+def test_recomputing_changes_no_gradient(settings, speech):
+    """With dropout, whose masks are drawn again, and with skipped layers."""
+    found = []
+    for recompute in (False, True):
+        objective = objective_of(recompute, 0.2, **settings).train()
+        torch.manual_seed(7)
+        one_step(objective, objective.collate(items_of(speech)), update=3).loss.backward()
+        found.append({name: p.grad for name, p in objective.named_parameters() if p.grad is not None})
+    expected, again = found
+    assert expected.keys() == again.keys() and all(again[name].equal(value) for name, value in expected.items())
 
 
 def test_the_backward_pass_ends_at_the_lowest_layer_that_learns(speech):
@@ -101,7 +121,7 @@ def test_the_backward_pass_ends_at_the_lowest_layer_that_learns(speech):
     waiting, grads = {}, {}
     for layers in (None, 1):
         objective = objective_of(train_layers=layers).train()
-        batch = objective.collate([Item(wave_S=speech[:30_000], id="a", epoch=0, text="one two")])
+        batch = objective.collate(items_of(speech))
         seen: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x, s=seen: s.append(x.numel()) or x, lambda x: x):
             loss = one_step(objective, batch).loss
@@ -126,7 +146,7 @@ def test_what_cannot_be_is_refused(start, pretrained_folder, tmp_path):
         ({"adapters": -2}, "adapters = -2 cannot be negative"),
     ):
         with pytest.raises(InputError, match=said):
-            built(start, settings, folder)
+            built(start, settings)
     with pytest.raises(InputError, match=r"adapters go into pre-LN networks .* is not"):
         built(start, {"adapters": 4}, pretrained_folder)
     (tmp_path / "narrow").mkdir()

@@ -13,6 +13,7 @@ from speechssl.core.errors import InputError
 from speechssl.data.tables import read_manifest
 from speechssl.score.evaluate import Line, evaluate, transcribe_manifest
 from speechssl.text.tokenizer import CharTokenizer
+from speechssl.use.language import normaliser_of
 from tests.conftest import DATA, digits, write_table
 
 
@@ -79,7 +80,7 @@ def test_groups_are_scored_as_if_they_were_alone(model, tmp_path):
     scores = evaluate(model, table, by=["label"])
     assert len(scores.groups["label"]) > 1
     for column in ("speaker", "label"):
-        for group in scores.groups[column]:
+        for group in scores.groups[column][:2]:
             alone = evaluate(model, table, where=f"{column}={group.name}")
             assert (alone.wer, alone.cer, alone.words) == (group.wer, group.cer, group.words)
     lengths = [part.name for part in scores.groups["length"]]
@@ -107,7 +108,8 @@ def test_the_normaliser_is_that_of_the_model_s_training_unless_told(ctc_folder, 
     assert evaluate(model, table).normaliser == "basic, language tr, points dropped"
     told = {"language": "de", "digits": "trained", "points": "keep"}
     assert evaluate(model, table, how=told).normaliser == "basic, language de"
-    assert evaluate(model, table, normaliser="none").normaliser == "none"
+    for name in ("none", "whisper-basic"):  # which have no settings
+        assert str(normaliser_of(model, name, {})) == name
 
 
 @pytest.mark.parametrize(

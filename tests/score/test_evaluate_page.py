@@ -25,9 +25,10 @@ REFERENCES = ["one <b>two</b>", "أمام خلف", "我爱北京", "three", ""]
 HYPOTHESES = ["one too two", "أمام", "我爱东京", "three", "<i>noise"]
 
 
-@pytest.fixture
-def page(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
     """A page of five utterances, of which only the first fits into it; the folder of the audio has an odd name."""
+    tmp_path = tmp_path_factory.mktemp("page")
     folder = tmp_path / "a b#c"
     folder.mkdir()
     rows = []
@@ -35,7 +36,6 @@ def page(tmp_path, monkeypatch):
         soundfile.write(folder / f"{len(rows)}.wav", audio.load(row["path"]), 16_000)
         rows.append(row | {"id": f"{HOSTILE} {len(rows)}", "path": folder / f"{len(rows)}.wav", "text": text})
     table = read_manifest(write_table(tmp_path / "x.tsv", *rows))
-    monkeypatch.setattr(evaluate_page, "EMBEDDED", float(table.durations[0]) + 0.01)
     heard = [Transcript(text=h, words=[], duration=float(d)) for h, d in zip(HYPOTHESES, table.durations, strict=True)]
     scored = score_all(table.column("id"), table.column("speaker"), REFERENCES, HYPOTHESES, str)
     scores = rates_of(
@@ -46,7 +46,9 @@ def page(tmp_path, monkeypatch):
     )
     (tmp_path / "out").mkdir()
     path = tmp_path / "out" / "page.html"
-    write_page(path, {"model": HOSTILE, "test": HOSTILE}, scores, table, scored, [h.duration for h in heard])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate_page, "EMBEDDED", float(table.durations[0]) + 0.01)
+        write_page(path, {"model": HOSTILE, "test": HOSTILE}, scores, table, scored, [h.duration for h in heard])
     return path, table
 
 
@@ -82,8 +84,5 @@ def test_errors_are_marked_without_colour_and_texts_run_their_way(page):
     for mark in (".S b{color:var(--bad);text-decoration:underline wavy", "line-through", 'content:"+"'):
         assert mark in text
     assert "prefers-color-scheme:dark" in text and "width=device-width" in text
-    assert (
-        text.index("1 substituted")
-        < text.index("1 utterances without an error")
-        < text.index("with an empty reference")
-    )
+    places = [text.index(f"<summary>1 utterances {name}") for name in ("without an error", "with an empty reference")]
+    assert text.index("<article>") < places[0] < places[1]

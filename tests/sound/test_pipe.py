@@ -14,7 +14,7 @@ from speechssl.sound import audio
 from speechssl.sound.pipe import live
 
 
-def heard(chunks, rate: int = 16_000) -> np.ndarray:
+def heard(chunks, rate: int | None = None) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.float32), *live(chunks, rate)])
 
 

@@ -1,13 +1,18 @@
 """Forced alignment against torchaudio's, and what is not in the vocabulary."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from torchaudio.functional import forced_align
 
 from speechssl.text.align import Clip, align, path_of, viterbi
+from speechssl.text.decode import best_path
 from speechssl.text.tokenizer import CharTokenizer
 from tests.text.test_beam import GEOMETRY, TINY, posteriors
+
+LETTERS = CharTokenizer({"<pad>": 0, "a": 1, "b": 2, "c": 3, "d": 4, "e": 5})
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -21,6 +26,26 @@ def test_the_best_alignment_is_torchaudios(seed):
     total = log_probs_TV.gather(1, found[:, None]).sum()
     assert float(total) == pytest.approx(float(scores.sum()), abs=1e-3)
     assert (found == expected[0]).float().mean() > 0.95  # where two are equally likely, either
+
+
+def test_many_utterances_at_once_have_torchaudios_scores():
+    """Of different lengths, with texts that fit and texts that do not, each as if it were alone."""
+    random = np.random.default_rng(1)
+    frames = [posteriors(int(random.integers(1, 90)), size=6, seed=seed).numpy() for seed in range(30)]
+    texts = [random.integers(1, 6, size=int(random.integers(1, 25))).tolist() for _ in frames]
+    found = viterbi(frames, texts, 0)
+    fitting = 0
+    for frames_TV, text, places_T in zip(frames, texts, found, strict=True):
+        if len(frames_TV) < len(text) + sum(a == b for a, b in pairwise(text)):
+            assert places_T is None
+            continue
+        fitting += 1
+        _, scores = forced_align(torch.from_numpy(frames_TV)[None], torch.tensor([text]), blank=0)
+        path_T = np.where(places_T >= 0, np.array(text)[places_T], 0)
+        assert frames_TV[np.arange(len(path_T)), path_T].sum() == pytest.approx(float(scores.sum()), abs=1e-6)
+        assert best_path(torch.from_numpy(path_T), LETTERS) == LETTERS.decode(text)
+        assert (viterbi([frames_TV], [text], 0)[0] == places_T).all()
+    assert 10 < fitting < 30
 
 
 def test_a_long_text_is_aligned_in_a_band():

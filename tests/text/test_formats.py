@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from speechssl.data.aligned import choose, read_elan, read_textgrid
-from speechssl.data.talk import read_ctm
+from speechssl.data.nist import read_ctm
 from speechssl.text.formats import captions, clock, dialogue, in_lines, width, write
 from speechssl.text.transcript import Transcript, Word
 

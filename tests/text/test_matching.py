@@ -1,6 +1,7 @@
 """Matching against the best of all alignments, and a book against what a poor recogniser hears of it."""
 
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_what_is_found_has_the_best_score(seed, monkeypatch):
     assert all(a[i] == b[j] for i, j in pairs)
     edges = [(-1, -1), *pairs, (len(a), len(b))]
     total = EQUAL * len(pairs)
-    for (i, j), (k, m) in zip(edges, edges[1:], strict=False):
+    for (i, j), (k, m) in pairwise(edges):
         total += best_score([1] * (k - i - 1), [2] * (m - j - 1))  # nothing between them is equal
     assert total == best_score(a, b)
 

@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 
 from speechssl.core.errors import InputError
-from speechssl.text.normalise import BLOCKS, PATTERNS, RULES, Normaliser, basic, folded, normalise, short_code
+from speechssl.text.normalise import BLOCKS, PATTERNS, RULES, Normaliser, basic, folded, normalise, short_code, whisper
 
 LINES = [  # language, what is typed, the words of it
     ("en", "Don't — “stop”, it's 5 o’clock!", "don't stop it's 5 o'clock"),
@@ -180,17 +180,32 @@ def test_a_language_without_number_words_is_told():
         Normaliser(language="swa", digits="spell")("3")
 
 
-def test_spelling_without_the_package_names_the_extra(monkeypatch):
+def test_a_missing_package_is_told_with_its_extra(monkeypatch):
     real = builtins.__import__
 
     def without(name, *rest, **more):
-        if name == "num2words":
+        if name.partition(".")[0] in ("num2words", "whisper_normalizer"):
             raise ImportError(name)
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(InputError, match=r"needs the package num2words; pip install 'speechssl\[numbers\]'"):
         Normaliser(language="en", digits="spell")("2")
+    whisper.cache_clear()
+    with pytest.raises(InputError, match=r"needs the package whisper-normalizer; pip install 'speechssl\[whisper\]'"):
+        Normaliser(name="whisper-basic")("a")
+
+
+def test_whisper_s_normalisers_are_those_of_its_paper():
+    """Radford et al. 2022, appendix C: fillers and brackets go, contractions, titles, numbers and spellings become one form."""
+    english = Normaliser(name="whisper-english")
+    assert english("Mr. Smith [laughs] won't, um, apologise for twenty-one colours") == (
+        "mister smith will not apologize for 21 colors"
+    )
+    assert Normaliser(name="whisper-basic")("¿Qué TAL, (risas) señor?") == "qué tal señor"
+    assert str(english) == "whisper-english"
+    with pytest.raises(InputError, match=r"'whisper-english' has rules of its own; spell digits"):
+        Normaliser(name="whisper-english", points="drop")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 import speechssl
 from speechssl import cli
+from speechssl.text.decoders import decode
 from speechssl.text.lexicon import Lexicon
 from speechssl.text.ngram import open_lm
 from speechssl.text.search import Search
@@ -82,6 +83,32 @@ def test_what_makes_no_search_is_refused(desk, ctc_folder, capsys):
     assert "--beam -1" in refused(capsys, "transcribe", ctc_folder, clip, "--lexicon", "text.txt", "--beam", -1)
     assert "does not exist; make a language model" in refused(capsys, "transcribe", ctc_folder, clip, "--lm", "no.arpa")
     assert "is no ARPA file" in refused(capsys, "transcribe", ctc_folder, clip, "--lm", "text.txt")
+
+
+def test_posteriors_for_any_decoder(ctc_folder, speech):
+    """The columns are in the order of vocab.json; what they spell is what `transcribe` says."""
+    model = speechssl.load(ctc_folder)
+    assert model.tokenizer is not None
+    vocab = json.loads((Path(ctc_folder) / "vocab.json").read_text())
+    assert [vocab[label] for label in model.tokenizer.labels] == list(range(len(vocab)))
+    log_probs_TV = model.posteriors(speech[: 16_000 * 6])
+    assert log_probs_TV.exp().sum(dim=1).numpy() == pytest.approx(1, abs=1e-4)
+    assert decode(log_probs_TV, model.tokenizer)[0].text == model.transcribe(speech[: 16_000 * 6]).text
+
+
+def test_the_decoder_is_chosen_by_name(desk, ctc_folder, capsys):
+    pytest.importorskip("flashlight.lib.text.decoder")
+    clip, found = digits(1)[0]["path"], {}
+    run("build-lm", "x.tsv", "--out", "lm.arpa", "--order", 2)
+    for decoder in ("beam", "flashlight"):
+        capsys.readouterr()
+        run("transcribe", ctc_folder, clip, "--lm", "lm.arpa", "--decoder", decoder, "--n-best", 2, "--format", "json")
+        found[decoder] = json.loads(capsys.readouterr().out)
+    ours, theirs = (found[decoder]["best"][0] for decoder in ("beam", "flashlight"))
+    assert ours["text"] == theirs["text"] and ours.keys() == theirs.keys()
+    assert [ours[key] for key in ("score", "acoustic", "lm")] == pytest.approx(
+        [theirs[key] for key in ("score", "acoustic", "lm")], abs=0.1
+    )
 
 
 def test_windows_change_nothing(ctc_folder, speech):

@@ -10,7 +10,7 @@ import speechssl
 from speechssl.core.errors import InputError
 from speechssl.models import families
 from speechssl.models.wav2vec2.model import Wav2Vec2ForCTC
-from speechssl.text.beam import Search
+from speechssl.text.search import Search
 from speechssl.text.tokenizer import CharTokenizer, Writing
 from speechssl.use.live import Event, stream
 from speechssl.use.transcribe import transcribe

@@ -31,6 +31,7 @@ class Local:
 
     def __init__(self, model):
         self.config, self.tokenizer, self.sizes, self.silence = model.config, model.tokenizer, [], 0.0
+        self.device = model.device
 
     def log_probs(self, waves):
         import torch
