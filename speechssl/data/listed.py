@@ -92,6 +92,8 @@ def read_listed(table: Path, tree: Tree, reading: Reading) -> tuple[list[Utteran
         problem = f"none of its columns names recordings; if one does: {by_hand(table, '--columns path=COLUMN ')}"
     except InputError as error:
         problem = str(error).removeprefix(str(table)).lstrip(": ")
+        if kind in TABLES[-4:]:
+            return [], problem  # of a form that nothing else has
     if not rows:
         return [], problem if kind in TABLES[:4] or NAMELESS in problem else ""
     there = {row.path for row in rows if row.path in tree.paths or os.path.isfile(row.path)}

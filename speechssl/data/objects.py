@@ -141,8 +141,8 @@ def has_lines(head: str) -> bool:
 
 
 def holds_rows(values: dict[str, Any]) -> bool:
-    """Whether an object, which may stand in one line, is a whole table: a list in it has objects with a path each, as in GigaSpeech,
-    or its names are files and its values texts."""
+    """Whether an object, which may stand in one line, is a whole table: it has a list of objects with a path each, as that of
+    GigaSpeech, or its names are files and its values texts."""
     if all(isinstance(value, str) for value in values.values()):
         return not names_a_path(values, Reading())
     heads = [value[0] for value in values.values() if isinstance(value, list) and value and isinstance(value[0], dict)]

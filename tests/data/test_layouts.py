@@ -115,6 +115,9 @@ def test_of_two_languages_that_nothing_tells_apart_one_is_named_by_hand(tmp_path
         put(tmp_path / f"txt/a.{name}", f"{name} one")
     with pytest.raises(InputError, match=r"nothing says which of bem, eng is spoken; say so: .* --columns text=bem"):
         read_manifest(tmp_path / "txt/a.yaml")
+    assert "nothing says which of bem, eng is spoken" in find(tmp_path).notes[0]
+    put(tmp_path / "settings.yaml", "rate: 16000")
+    assert len([note for note in find(tmp_path).notes if "settings.yaml" in note]) == 1  # no table
     assert read_manifest(tmp_path / "txt/a.yaml", reading=Reading(columns={"text": "bem"}))[0].text == "bem one"
 
 
