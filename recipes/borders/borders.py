@@ -20,7 +20,8 @@ from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.data.tables import read_manifest
 from speechssl.sound import audio
 from speechssl.sound.audio import SAMPLE_RATE
-from speechssl.use.align import align_clip
+from speechssl.text.align import Clip, align
+from speechssl.use.align import heard_clip
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,13 +90,18 @@ def write(folder: Path, made: dict[str, list[Recording]]) -> None:
 
 
 def measure(model: Any, made: Sequence[Recording]) -> None:
-    """Print the errors of given words, and of the words of recordings in which all are recognised."""
-    found = [(align_clip(model, one.wave_S, one.text), one) for one in made]
+    """Print the errors of given words, those of CTC's letters alone too, and of recordings whose words are all recognised."""
+    how = (model.tokenizer, model.config.letters, model.silence)
+    words = [[(word, word) for word in one.text.split()] for one in made]
+    heard = [heard_clip(model, one.wave_S) for one in made]
+    clips = [Clip(log_probs_TV, spelt, excess_F) for (log_probs_TV, excess_F), spelt in zip(heard, words, strict=True)]
+    alone, found = align([clip._replace(excess_F=None) for clip in clips], *how), align(clips, *how)
     print(f"{len(made)} recordings, {sum(len(one.truth) for one in made)} words")
-    print("align      ", summary(found))
-    heard = [(model.transcribe(one.wave_S), one) for one in made]
-    right = [(transcript, one) for transcript, one in heard if transcript.text == one.text]
-    print("transcribe ", summary(right) if right else "no recording without an error")
+    print("letters alone", summary(list(zip(alone, made, strict=True))))
+    print("align        ", summary(list(zip(found, made, strict=True))))
+    spoken = [(model.transcribe(one.wave_S), one) for one in made]
+    right = [(transcript, one) for transcript, one in spoken if transcript.text == one.text]
+    print("transcribe   ", summary(right) if right else "no recording without an error")
 
 
 def wave_of(row: Any) -> np.ndarray:

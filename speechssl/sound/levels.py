@@ -3,15 +3,13 @@
 Each band is compared with its own noise floor, so a weak "s" counts although a room hums louder below it.
 """
 
-from itertools import pairwise
-
 import numpy as np
 
 STEP = 160  # samples at 16 kHz: 10 ms
 WINDOW = 320
 EDGES = (100, 300, 500, 800, 1200, 1800, 2600, 3800, 5400, 7600)  # Hz, of the bands: about as wide as hearing has them
 AROUND = 500  # steps on either side from which a floor is taken
-QUIETEST = 10.0  # per cent of them
+QUIETEST = 5  # the floor is the level of the quietest step in so many
 LEAST = 1e-10  # power: 16-bit rounding
 
 
@@ -20,17 +18,21 @@ def levels(wave_S: np.ndarray) -> np.ndarray:
     count, margin = len(wave_S) // STEP, (WINDOW - STEP) // 2
     padded_S = np.pad(wave_S, (margin, WINDOW))
     frames_FW = np.lib.stride_tricks.sliding_window_view(padded_S, WINDOW)[::STEP][:count]
-    power_FH = np.abs(np.fft.rfft(frames_FW * np.hanning(WINDOW).astype(np.float32))) ** 2 / WINDOW
+    spectrum_FH = np.fft.rfft(frames_FW * np.hanning(WINDOW).astype(np.float32))
+    power_FH = (spectrum_FH.real**2 + spectrum_FH.imag**2) / WINDOW
     places = np.searchsorted(np.fft.rfftfreq(WINDOW, 1 / 16_000), EDGES)
-    return np.stack([power_FH[:, a:b].mean(axis=1) for a, b in pairwise(places)], axis=1).astype(np.float32)
+    return np.add.reduceat(power_FH[:, : places[-1]], places[:-1], axis=1) / np.diff(places).astype(np.float32)
 
 
 def excess(levels_FB: np.ndarray) -> np.ndarray:
-    """Decibels (F,) by which each step stands above the floor: the mean over the bands of their power relative to that of the
-    quietest tenth within 5 s."""
+    """Decibels (F,) by which each 30 ms stand above the floor: the mean over the bands of their power relative to that of the
+    quietest fifth within 5 s."""
+    padded_FB = np.pad(levels_FB, ((1, 1), (0, 0)), mode="edge" if len(levels_FB) else "constant")
+    levels_FB = (padded_FB[:-2] + padded_FB[1:-1] + padded_FB[2:]) / 3
     found = []
     for first in range(0, len(levels_FB), AROUND // 5):
         last = first + AROUND // 5
-        floor_B = np.percentile(levels_FB[max(0, first - AROUND) : last + AROUND], QUIETEST, axis=0)
+        near_FB = levels_FB[max(0, first - AROUND) : last + AROUND]
+        floor_B = np.partition(near_FB, len(near_FB) // QUIETEST, axis=0)[len(near_FB) // QUIETEST]
         found.append((levels_FB[first:last] / np.maximum(floor_B, LEAST)).mean(axis=1))
     return 10 * np.log10(np.maximum(np.concatenate(found or [np.zeros(0)]), LEAST))

@@ -12,9 +12,9 @@ import numpy as np
 from speechssl.text.transcript import Word
 
 STEPS = 100  # of the levels, in a second
-QUIET = 8.0  # decibels above the background, up to which nothing is heard
+QUIET = 10.0  # decibels above the background, up to which nothing is heard
 BELOW = 30.0  # decibels below the loudest of a word, at which it has ended where there is no background
-PAUSE = 8  # steps: a shorter one is within a word, as before the burst of a stop
+PAUSE = 6  # steps: a shorter one is within a word, as before the burst of a stop
 REACH = 50  # steps that a word goes on at most after its last letter, or begins before its first
 
 
@@ -23,7 +23,8 @@ def widened(words: Sequence[Word], excess_F: np.ndarray, duration: float) -> lis
     overlap.
 
     excess_F: decibels above the background in each step (speechssl.sound.levels). A word without letters has no length and stands
-    where the next one begins. QUIET, BELOW and PAUSE were chosen on dev of recipes/borders.
+    where the next one begins. QUIET, BELOW and PAUSE were chosen on the speakers of recipes/borders who are
+    no test.
     """
     excess_F = excess_F[: int(duration * STEPS)]
     spoken = [place for place, word in enumerate(words) if word.end > word.start]

@@ -83,13 +83,18 @@ def parts_of(
     owner = np.repeat(np.arange(len(spans)), sizes)  # the word of each letter
     begins = np.concatenate([[0], np.cumsum(sizes)])  # the first letter of each word
     pairs = matched([run.token for run in heard], letters)
+    parts = [*runs(pairs)] if gaps else [pairs] if pairs else []
     done = 0
-    for part in runs(pairs) if gaps else [pairs] if pairs else []:
+    for number, part in enumerate(parts, 1):
         said = np.bincount([owner[j] for _, j in part], minlength=len(words))
         first = max(done, int(owner[part[0][1]]))
         stop = int(owner[part[-1][1]]) + 1
         first += first < stop and 2 * said[first] < sizes[first]  # the word was divided; most of it is not here
         stop -= first < stop and 2 * said[stop - 1] < sizes[stop - 1]
+        if begins[first] - begins[done] < FEW:
+            first = done
+        if number == len(parts) and begins[-1] - begins[stop] < FEW:
+            stop = len(words)
         part = [(i, j) for i, j in part if begins[first] <= j < begins[stop]]
         if not part:
             continue

@@ -1,4 +1,4 @@
-"""A loaded model as users hold it: `speechssl.load(path)`, then `.embed`, `.transcribe`, `.hidden_states`."""
+"""A loaded model as users hold it: `speechssl.load(path)`, then `.embed`, `.transcribe`, `.align`, `.hidden_states`."""
 
 import contextlib
 import hashlib
@@ -219,6 +219,13 @@ class SpeechModel:
 
         self.require_tokenizer()
         return stream(self, chunks, **options)
+
+    def align(self, source: Any, text: str, *, gaps: bool = False, **options: Any):
+        """The times of the words and letters of a text that is said in one clip of any length -> Transcript; see
+        speechssl.use.align.align_clip for gaps and options."""
+        from speechssl.use.align import align_clip
+
+        return align_clip(self, source, text, gaps=gaps, **options)
 
     def save(self, folder: str | Path, *, half: bool = False) -> None:
         """Write a model folder that speechssl opens, and transformers too unless it is BYOL-S; half: weights in 16 bits."""

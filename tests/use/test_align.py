@@ -63,7 +63,7 @@ def test_times_count_from_the_beginning_of_the_file(ctc_folder, tmp_path, monkey
     row = read_manifest(DATA / "librivox.tsv")[0]
     part = {"id": "part", "path": row.path, "start": 2.5, "duration": 2, "text": "dashwood had"}
     write_table(Path("part.tsv"), part)
-    alone = align_clip(load(ctc_folder), row.path, "dashwood had", start=2.5, duration=2)
+    alone = load(ctc_folder).align(row.path, "dashwood had", start=2.5, duration=2)
     for verb in ("align", "transcribe"):
         cli.main([verb, str(ctc_folder), "part.tsv", "--format", "json"])
         found = json.loads(capsys.readouterr().out)
