@@ -110,10 +110,7 @@ class Ear:
     def __init__(self, model: Any, search: Search | None) -> None:
         self.tokenizer, self.geometry, self.silence = model.tokenizer, model.config.letters, model.silence
         self.search, self.pause = search, round(PAUSE * SAMPLE_RATE / self.geometry.hop)
-        self.open_TV, self.begin = (
-            torch.zeros(0, len(self.tokenizer)),
-            0,
-        )  # final frames that await more; their first one
+        self.open_TV, self.begin = torch.zeros(0), 0  # final frames that await more, and the number of their first
         self.spoken = 0  # the frame behind the last letter before these, or the middle of the pause after it
         self.speaking = self.apart = False  # since the last pause; whether a separator comes before the next word
         self.guess: list[Word] = []  # of the last event
@@ -176,14 +173,11 @@ class Ear:
         found = transcript_of(rows_TV, *how, search) if search else greedy(rows_TV, *how)
         shift = self.begin * hop / SAMPLE_RATE - self.silence
         end = found.duration + shift - self.silence if last else math.inf
-        words = [
-            replace(
-                word,
-                start=round(min(max(0.0, word.start + shift), end), 3),
-                end=round(min(max(0.0, word.end + shift), end), 3),
-            )
-            for word in found.words
-        ]
+
+        def moved(seconds: float) -> float:
+            return round(min(max(0.0, seconds + shift), end), 3)
+
+        words = [replace(word, start=moved(word.start), end=moved(word.end)) for word in found.words]
         runs = self.runs(rows_TV)
         apart = self.apart or (bool(runs) and runs[0].token == self.tokenizer.delimiter)
         return words, (self.tokenizer.separator if found.text and self.speaking and apart else "") + found.text
