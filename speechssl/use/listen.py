@@ -33,7 +33,7 @@ def transcribe_pipe(
     model.require_tokenizer()
     names = ("context", "look_ahead", "step")
     if live and len(live) != len(names):
-        raise InputError(f"--live takes three numbers, the seconds of {', '.join(names)}: --live 10 1 0.5")
+        raise InputError(f"--live takes three numbers, the seconds of {', '.join(names)}: --live 5 1 0.5")
     options: dict[str, Any] = dict(zip(names, live, strict=False))
     events = stream(model, standard_input(), sample_rate=rate, search=search, **options)
     if style not in ("txt", "json"):

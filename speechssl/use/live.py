@@ -47,7 +47,7 @@ def stream(
     chunks: Iterable[Any],
     *,
     sample_rate: int | None = None,
-    context: float = 10.0,
+    context: float = 5.0,
     look_ahead: float = 1.0,
     step: float = 0.5,
     search: Search | None = None,

@@ -143,9 +143,9 @@ def test_events_do_not_depend_on_the_chunks(model, clip):
 
 def test_final_words_depend_on_nothing_that_comes_later(model, speech):
     """Until it ends, a stream that was cut short gives the events of the longer one: what is final stays."""
-    whole = list(model.stream([speech[: 16_000 * 9]], look_ahead=0.5))
-    assert sum(event.kind == "final" for event in whole) > 3
-    for seconds in (2.1, 5.0, 7.7):
+    whole = list(model.stream([speech[: 16_000 * 7]], look_ahead=0.5))
+    assert sum(event.kind == "final" for event in whole) > 2
+    for seconds in (2.1, 5.7):
         *events, _ = model.stream([speech[: int(16_000 * seconds)]], look_ahead=0.5)
         assert events == [event for event in whole if event.seconds <= seconds]
 
