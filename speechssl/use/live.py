@@ -2,9 +2,9 @@
 
 The networks are not causal. So every `step` seconds a window is encoded: `context` seconds that are already final, the frames
 that are not, and all that was heard since. Frames with `look_ahead` seconds behind them are final: they are never computed
-again. A word is final when its last frame is and another word, a word delimiter or a pause has begun, `look_ahead` to
-`look_ahead + step` seconds after that was said. Networks that normalise each utterance normalise each window: level and
-statistics are those of its `context + look_ahead + step` seconds at most.
+again. A word is final when what ends it is: the word delimiter, in scripts without spaces the next letter, or a second without
+a letter. So it comes `look_ahead` to `look_ahead + step` seconds after the network hears that it has ended. Networks that
+normalise each utterance normalise each window: level and statistics are those of its last `context + look_ahead + step` seconds.
 """
 
 import math
@@ -32,7 +32,8 @@ class Event:
 
     kind: "final" for words that follow those of the final events before it and never change; "partial" for those after them as
     far as they can be guessed, which the next event replaces. text: of these words, behind the separator from what precedes them
-    in the utterance, so that the texts of final events only have to be joined. pause: whether the utterance ends here.
+    in the utterance, so that the texts of final events only have to be joined. pause: whether the utterance ends here, before a
+    second of silence or at the end of the stream, whose last event is a final one.
     """
 
     kind: Literal["partial", "final"]
@@ -149,8 +150,9 @@ class Ear:
         """The final event of the first `stop` open frames, which are forgotten; none if they only go on with a pause."""
         rows_TV = self.open_TV[:stop]
         words, text = self.spelled(rows_TV, self.search, last)
-        if words or last or (quiet and self.speaking):
-            yield Event(kind="final", words=words, text=text, seconds=seconds, pause=quiet)
+        ends = quiet and (self.speaking or bool(words))
+        if words or ends or last:
+            yield Event(kind="final", words=words, text=text, seconds=seconds, pause=ends)
             self.guess = []
         runs = self.runs(rows_TV)
         if runs:
