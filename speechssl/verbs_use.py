@@ -130,7 +130,7 @@ def transcribe(
     n_best: Annotated[int, "how many texts of each clip stand in the json, with their scores"] = 1,
     rate: Annotated[int | None, "of -: Hz of 16-bit mono samples without a wav header (default: the model's)"] = None,
     live: Annotated[
-        Sequence[float], "of -: seconds of context, of look-ahead, and between two looks (default: 10 1 0.5)"
+        Sequence[float], "of -: seconds of context, of look-ahead, and between two looks (default: 5 1 0.5)"
     ] = (),
     device: Device = "auto",
     precision: Precision = "float32",

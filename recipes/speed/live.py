@@ -1,6 +1,6 @@
 """What streaming costs: errors against the transcripts of the clips themselves, how late final words are, and time.
 
-    python recipes/speed/live.py MODEL table.tsv [--settings 10/1/0.5 5/1/0.5 ...] [--gap 0.5] [--minutes 5]
+    python recipes/speed/live.py MODEL table.tsv [--settings 5/1/0.5 10/1/0.5 ...] [--gap 0.5] [--minutes 5]
 
 The rows of the table are joined to one recording, with silence after each. A setting is context/look-ahead/step in seconds. One
 core is used, and time is that of the processor, of which other programs take nothing.
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("table", type=Path)
-    parser.add_argument("--settings", nargs="+", default=["10/1/0.5", "5/1/0.5", "3/1/0.5", "5/0.5/0.25", "5/2/1"])
+    parser.add_argument("--settings", nargs="+", default=["5/1/0.5", "10/1/0.5", "3/1/0.5", "5/0.5/0.5", "5/2/1"])
     parser.add_argument("--gap", type=float, default=0.5, help="seconds of silence after each row")
     parser.add_argument("--minutes", type=float, default=5.0, help="length of the recording, about")
     args = parser.parse_args()

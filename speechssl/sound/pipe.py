@@ -54,11 +54,11 @@ def live(chunks: Iterable[Any], rate: int | None, usual: int = audio.SAMPLE_RATE
     pieces = map(columns, chain([first], chunks))
     if isinstance(first, BYTES):
         pipe = Pipe(chain([first], chunks))
-        layout = begin(pipe, rate or usual)
+        layout = begin(pipe, usual if rate is None else rate)
         if rate not in (None, layout.rate):
             raise InputError(f"the wav on the pipe says {layout.rate} Hz, not {rate} Hz; leave the rate out")
         usual, pieces = layout.rate, decoded(pipe, layout)
-    rate = rate or usual
+    rate = usual if rate is None else rate
     if rate < LOWEST_RATE:
         raise InputError(f"a stream of {rate} Hz is no speech; give its rate in Hz, such as 16000")
     yield from audio.resampled(map(checked, regrouped(pieces, rate // GROUP)), rate)

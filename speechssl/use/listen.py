@@ -33,7 +33,7 @@ def transcribe_pipe(
     model.require_tokenizer()
     names = ("context", "look_ahead", "step")
     if live and len(live) != len(names):
-        raise InputError(f"--live takes three numbers, the seconds of {', '.join(names)}: --live 10 1 0.5")
+        raise InputError(f"--live takes three numbers, the seconds of {', '.join(names)}: --live 5 1 0.5")
     options: dict[str, Any] = dict(zip(names, live, strict=False))
     events = stream(model, standard_input(), sample_rate=rate, search=search, **options)
     if style not in ("txt", "json"):
@@ -51,7 +51,7 @@ def standard_input() -> Iterator[bytes]:
     """The bytes of standard input as they come; they end at Ctrl-C, so that what was heard is still printed. A second one ends
     the program."""
     if sys.stdin is None or sys.stdin.isatty():
-        raise InputError(f"- reads audio from a pipe, and standard input is none; for a microphone: `{EXAMPLE}`")
+        raise InputError(f"- reads audio from a pipe, and nothing is piped here; for a microphone: `{EXAMPLE}`")
     source, nothing = sys.stdin.fileno(), os.open(os.devnull, os.O_RDONLY)
     before = signal.getsignal(signal.SIGINT)
 

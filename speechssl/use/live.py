@@ -2,9 +2,9 @@
 
 The networks are not causal. So every `step` seconds a window is encoded: `context` seconds that are already final, the frames
 that are not, and all that was heard since. Frames with `look_ahead` seconds behind them are final: they are never computed
-again. A word is final when its last frame is and another word, a word delimiter or a pause has begun, `look_ahead` to
-`look_ahead + step` seconds after that was said. Networks that normalise each utterance normalise each window: level and
-statistics are those of its `context + look_ahead + step` seconds at most.
+again. A word is final when what ends it is: the word delimiter, in scripts without spaces the next letter, or a second without
+a letter. So it comes `look_ahead` to `look_ahead + step` seconds after the network hears that it has ended. Networks that
+normalise each utterance normalise each window: level and statistics are those of its last `context + look_ahead + step` seconds.
 """
 
 import math
@@ -33,7 +33,8 @@ class Event:
 
     kind: "final" for words that follow those of the final events before it and never change; "partial" for those after them as
     far as they can be guessed, which the next event replaces. text: of these words, behind the separator from what precedes them
-    in the utterance, so that the texts of final events only have to be joined. pause: whether the utterance ends here.
+    in the utterance, so that the texts of final events only have to be joined. pause: whether the utterance ends here, before a
+    second of silence or at the end of the stream, whose last event is a final one.
     """
 
     kind: Literal["partial", "final"]
@@ -48,7 +49,7 @@ def stream(
     chunks: Iterable[Any],
     *,
     sample_rate: int | None = None,
-    context: float = 10.0,
+    context: float = 5.0,
     look_ahead: float = 1.0,
     step: float = 0.5,
     search: Search | None = None,
@@ -111,10 +112,7 @@ class Ear:
     def __init__(self, model: Any, search: Search | None) -> None:
         self.tokenizer, self.geometry, self.silence = model.tokenizer, model.config.letters, model.silence
         self.search, self.pause = search, round(PAUSE * SAMPLE_RATE / self.geometry.hop)
-        self.open_TV, self.begin = (
-            torch.zeros(0, len(self.tokenizer)),
-            0,
-        )  # final frames that await more; their first one
+        self.open_TV, self.begin = torch.zeros(0), 0  # final frames that await more, and the number of their first
         self.spoken = 0  # the frame behind the last letter before these, or the middle of the pause after it
         self.speaking = self.apart = False  # since the last pause; whether a separator comes before the next word
         self.guess: list[Word] = []  # of the last event
@@ -153,8 +151,9 @@ class Ear:
         """The final event of the first `stop` open frames, which are forgotten; none if they only go on with a pause."""
         rows_TV = self.open_TV[:stop]
         words, text = self.spelled(rows_TV, self.search, last)
-        if words or last or (quiet and self.speaking):
-            yield Event(kind="final", words=words, text=text, seconds=seconds, pause=quiet)
+        ends = quiet and (self.speaking or bool(words))
+        if words or ends or last:
+            yield Event(kind="final", words=words, text=text, seconds=seconds, pause=ends)
             self.guess = []
         runs = self.runs(rows_TV)
         if runs:
@@ -177,14 +176,11 @@ class Ear:
         found = transcript_of(rows_TV, *how, search) if search else greedy(rows_TV, *how)
         shift = self.begin * hop / SAMPLE_RATE - self.silence
         end = found.duration + shift - self.silence if last else math.inf
-        words = [
-            replace(
-                word,
-                start=round(min(max(0.0, word.start + shift), end), 3),
-                end=round(min(max(0.0, word.end + shift), end), 3),
-            )
-            for word in found.words
-        ]
+
+        def moved(seconds: float) -> float:
+            return round(min(max(0.0, seconds + shift), end), 3)
+
+        words = [replace(word, start=moved(word.start), end=moved(word.end)) for word in found.words]
         runs = self.runs(rows_TV)
         apart = self.apart or (bool(runs) and runs[0].token == self.tokenizer.delimiter)
         return words, (self.tokenizer.separator if found.text and self.speaking and apart else "") + found.text

@@ -94,6 +94,9 @@ def test_what_is_no_stream_of_audio_is_told(chunks, said):
         heard(chunks)
 
 
-def test_a_stream_of_a_few_hertz_is_told():
-    with pytest.raises(InputError, match="16 Hz"):
-        heard([b"\0\0"], 16)
+def test_a_rate_that_cannot_be_is_told(clip):
+    for rate in (0, 16):
+        with pytest.raises(InputError, match=rf"\b{rate} Hz"):
+            heard([b"\0\0"], rate)
+    with pytest.raises(InputError, match="says 8000 Hz, not 16000 Hz"):
+        heard([wav(clip, 8_000, "PCM_16")], 16_000)
