@@ -21,7 +21,8 @@ from speechssl.data.sources import transcripts_of
 from speechssl.sound.audio import SAMPLE_RATE, between_silence
 from speechssl.sound.windows import Window, windows
 from speechssl.text.beam import Search, transcript_of
-from speechssl.text.decode import greedy, spell
+from speechssl.text.decode import spell
+from speechssl.text.doubt import doubtful
 from speechssl.text.formats import dialogue, write
 from speechssl.text.tokenizer import CharTokenizer
 from speechssl.text.transcript import Transcript
@@ -33,12 +34,14 @@ UTTERANCE = 0.5  # seconds after which the first pause ends a window of a long c
 def posteriors(model: Any, source: Any, change: Callable[[Tensor], Any] = lambda x: x, **options: Any) -> list[Any]:
     """What `change` makes of the log-posteriors (T, V) of a clip, which are computed window by window. InputError for a clip of
     less than a frame."""
-    pieces = windows(source, model.config.letters, silence=model.silence, **{"utterance": UTTERANCE} | options)
-    found = []
+    geometry, found = model.config.letters, []
+    pieces = windows(source, geometry, silence=model.silence, **{"utterance": UTTERANCE} | options)
     for batch in batches(pieces, BATCH[model.device.type]):
-        computed = model.log_probs([piece.wave_S for piece in batch])
-        for log_probs_TV, piece in zip(computed, batch, strict=True):
-            kept_TV = log_probs_TV[piece.rows].clone()
+        waves = [piece.wave_S for piece in batch if not piece.silent]
+        computed = iter(model.log_probs(waves) if waves else ())
+        for piece in batch:
+            frames = len(range(*piece.rows.indices(geometry.frames(len(piece.wave_S)))))
+            kept_TV = nothing(frames, model.tokenizer) if piece.silent else next(computed)[piece.rows].clone()
             if piece.pause and model.tokenizer.delimiter is not None:
                 end_word(kept_TV[-1], model.tokenizer)
             found.append(change(kept_TV))
@@ -46,6 +49,13 @@ def posteriors(model: Any, source: Any, change: Callable[[Tensor], Any] = lambda
         name = "the array" if hasattr(source, "__len__") and not isinstance(source, str) else source
         raise InputError(f"{name} is shorter than one frame (25 ms); there is nothing to transcribe")
     return found
+
+
+def nothing(frames: int, tokenizer: CharTokenizer) -> Tensor:
+    """Log-posteriors (T, V) by which nothing is said."""
+    log_probs_TV = torch.full((frames, len(tokenizer)), math.log(1e-9))
+    log_probs_TV[:, tokenizer.blank] = 0.0
+    return log_probs_TV
 
 
 def end_word(frame_V: Tensor, tokenizer: CharTokenizer) -> None:
@@ -68,29 +78,49 @@ def batches(pieces: Iterable[Window], seconds: float) -> Iterator[list[Window]]:
         yield group
 
 
-def transcribe(model: Any, source: Any, *, search: Search | None = None, **options: Any) -> Transcript:
+def transcribe(
+    model: Any, source: Any, *, search: Search | None = None, confidence: float = 0.0, **options: Any
+) -> Transcript:
     """Text and word times of one clip: path, file object, array or tensor; options as in speechssl.sound.windows.windows.
 
     The frames of a long clip are computed window by window and decoded together, so no word is cut. search: a beam search; None:
     greedy decoding, for which only the best character of each frame is kept, so that memory does not grow with the vocabulary.
+    confidence: what is said between two pauses is left out if the mean probability of its characters is lower.
     """
-    geometry, silence = model.config.letters, model.silence
     if search:
-        return transcript_of(
-            torch.cat(posteriors(model, source, **options)), model.tokenizer, geometry, search, silence
-        )
+        return decoded(torch.cat(posteriors(model, source, **options)), model, search, confidence)
     best = posteriors(model, source, lambda x: x.max(dim=1), **options)
     scores_T, tokens_T = (torch.cat(parts) for parts in zip(*best, strict=True))
-    return spell(tokens_T, scores_T.exp(), model.tokenizer, geometry, silence)
+    return spelled(tokens_T, scores_T.exp(), model, confidence)
 
 
-def transcribe_waves(model: Any, waves: Sequence[np.ndarray], *, search: Search | None = None) -> list[Transcript]:
+def spelled(tokens_T: Tensor, scores_T: Tensor, model: Any, confidence: float) -> Transcript:
+    """The transcript of the best token of every frame and its probability."""
+    tokenizer, geometry = model.tokenizer, model.config.letters
+    if confidence > 0:
+        doubt_T = doubtful(tokens_T, scores_T, tokenizer, geometry, confidence)
+        tokens_T = tokens_T.masked_fill(doubt_T, tokenizer.blank)
+    return spell(tokens_T, scores_T, tokenizer, geometry, model.silence)
+
+
+def decoded(log_probs_TV: Tensor, model: Any, search: Search | None, confidence: float) -> Transcript:
+    """The transcript of log-posteriors (T, V)."""
+    scores_T, tokens_T = log_probs_TV.max(dim=1)
+    if search is None:
+        return spelled(tokens_T, scores_T.exp(), model, confidence)
+    tokenizer, geometry = model.tokenizer, model.config.letters
+    if confidence > 0:
+        doubt_T = doubtful(tokens_T, scores_T.exp(), tokenizer, geometry, confidence)
+        log_probs_TV = torch.where(doubt_T[:, None], nothing(1, tokenizer), log_probs_TV)
+    return transcript_of(log_probs_TV, tokenizer, geometry, search, model.silence)
+
+
+def transcribe_waves(
+    model: Any, waves: Sequence[np.ndarray], *, search: Search | None = None, confidence: float = 0.0
+) -> list[Transcript]:
     """Short clips in one packed batch; each transcript equals that of the clip on its own."""
-    spaced, how = [between_silence(wave_S, model.silence) for wave_S in waves], (model.tokenizer, model.config.letters)
-    found = model.log_probs(spaced)
-    if search:
-        return [transcript_of(log_probs_TV, *how, search, model.silence) for log_probs_TV in found]
-    return [greedy(log_probs_TV, *how, model.silence) for log_probs_TV in found]
+    found = model.log_probs([between_silence(wave_S, model.silence) for wave_S in waves])
+    return [decoded(log_probs_TV, model, search, confidence) for log_probs_TV in found]
 
 
 def transcribe_rows(
@@ -101,13 +131,15 @@ def transcribe_rows(
     batch_seconds: float,
     what: str,
     search: Search | None = None,
+    confidence: float = 0.0,
 ) -> Iterator[Outcome]:
     """A Transcript, or an InputError, of some rows: short ones in batches, those of more than `longest` seconds in windows."""
+    how: dict[str, Any] = {"search": search, "confidence": confidence}
     batches = stream_clips(
         rows,
         indices,
-        partial(transcribe_waves, model, search=search),
-        partial(transcribe, model, search=search),
+        partial(transcribe_waves, model, **how),
+        partial(transcribe, model, **how),
         reach=model.config.geometry.receptive_field,
         longest=longest,
         batch_seconds=batch_seconds,
@@ -117,12 +149,12 @@ def transcribe_rows(
 
 
 def transcribe_channels(
-    model: Any, rows: Manifest, indices: Sequence[int], channel: str, search: Search | None = None
+    model: Any, rows: Manifest, indices: Sequence[int], channel: str, **how: Any
 ) -> Iterator[Outcome]:
     """The same of a channel of each row; for "each", one Transcript of all channels."""
     parts = [list(by_channel([rows[index]], channel)) for index in indices]
     clips = Manifest.of(chain.from_iterable(parts))
-    results = transcribe_rows(model, clips, range(len(clips)), 30.0, BATCH[model.device.type], "transcribe", search)
+    results = transcribe_rows(model, clips, range(len(clips)), 30.0, BATCH[model.device.type], "transcribe", **how)
     for index, own in zip(indices, parts, strict=True):
         found = list(islice(results, len(own)))
         failed = [result.value for result in found if isinstance(result.value, InputError)]
@@ -141,6 +173,7 @@ def transcribe_files(
     out: Path | None = None,
     channel: str = "mix",
     search: Search | None = None,
+    confidence: float = 0.0,
 ) -> int:
     """Transcribe files, all audio in folders and the rows of tables, print or write into `out`; returns how many failed (each is
     reported).
@@ -150,7 +183,8 @@ def transcribe_files(
     """
     model.require_tokenizer()
     check_channel(channel)
-    rows, failed, key = transcripts_of(sources, where), 0, f"{model.fingerprint()} {channel} {search or ''}".strip()
+    rows, failed, how = transcripts_of(sources, where), 0, {"search": search, "confidence": confidence}
+    key = f"{model.fingerprint()} {channel} {search or ''} {confidence:g}"
     with dist.sharing():
         if out is None and dist.world() > 1:
             raise InputError("several processes cannot print in order; name a folder for the transcripts with --out")
@@ -158,7 +192,7 @@ def transcribe_files(
             raise InputError(f"{len(rows)} files do not fit into one {style}; name a folder for them with --out")
         mine = own_rows(len(rows), dist.rank(), dist.world())
         waiting = mine if out is None else unwritten(key, rows, mine, output_folder(out), style)
-        for result in transcribe_channels(model, rows, waiting, channel, search):
+        for result in transcribe_channels(model, rows, waiting, channel, **how):
             file, text = Path(result.row.path), result.value
             if isinstance(text, InputError):
                 failed += 1
