@@ -96,7 +96,7 @@ def transcribe(
     channel: Channel = "mix",
     confidence: Annotated[
         float, "leave out what is heard between two pauses if its characters have a lower mean probability (0: nothing)"
-    ] = 0.5,
+    ] = 0.6,
     lm: Lm = None,
     lm_weight: LmWeight = None,
     word_score: WordScore = None,
