@@ -120,6 +120,9 @@ def transcribe(
     format: Annotated[str, "of the transcripts", "speechssl.text.formats:FORMATS"] = "txt",
     out: Annotated[Path | None, "write one file per input into this folder; those already there are kept"] = None,
     channel: Channel = "mix",
+    confidence: Annotated[
+        float, "leave out what is heard between two pauses if its characters have a lower mean probability (0: nothing)"
+    ] = 0.6,
     lm: Lm = None,
     lm_weight: LmWeight = None,
     word_score: WordScore = None,
@@ -144,6 +147,7 @@ def transcribe(
     weights: dict[str, Any] = {"lm_weight": lm_weight, "word_score": word_score, "n_best": n_best}
     search = search_of(lm, lexicon=lexicon, hot_words=hot_words, decoder=decoder, beam=beam, **weights)
     options: dict[str, Any] = {"where": where, "style": format, "out": out, "channel": channel, "search": search}
+    options["confidence"] = confidence
     if PIPE not in sources and (rate is not None or live):
         raise InputError("--rate and --live are for audio from a pipe; name it: -")
     if PIPE in sources:

@@ -141,7 +141,7 @@ def digits(count: int = 12) -> list[dict[str, object]]:
 def with_pauses(
     words: list[np.ndarray], pauses: list[float], loudness: float
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """Words, trimmed, with the noise of a room before each and after the last, for so many seconds in turn; and where each lies."""
+    """Words, trimmed, with the noise of a room before each and after the last, so many seconds in turn; and where each lies."""
     room = audio.load(DATA / "librivox" / "sense_and_sensibility_01_austen_64kb-0880.ogg")
     quiet = min((room[i : i + 4000] for i in range(0, len(room) - 4000, 800)), key=lambda x: float(np.square(x).sum()))
     loud = [np.flatnonzero(np.abs(word) > 0.03 * np.abs(word).max()) for word in words]

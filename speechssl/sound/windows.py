@@ -27,21 +27,23 @@ KEPT = 10  # steps of a long pause that stay with the speech beside it, and half
 
 class Window(NamedTuple):
     """wave_S: a piece of a clip with context around it. rows: the frames of the window that are kept. pause: whether it ends in
-    one."""
+    one. silent: whether nothing is in it but the noise of a pause, or digital silence."""
 
     wave_S: np.ndarray
     rows: slice
     pause: bool
+    silent: bool
 
 
 class Part(NamedTuple):
-    """The part of a stream from sample `start` to `stop`. pause: whether it ends in one. wave_S: with the context around it, from
+    """The part of a stream from sample `start` to `stop`. pause, silent: as of a window. wave_S: with the context around it, from
     `first` on."""
 
     first: int
     start: int
     stop: int
     pause: bool
+    silent: bool
     wave_S: np.ndarray
 
 
@@ -68,7 +70,7 @@ def windows(
         before, last = (part.start - part.first) // hop, part.first + len(part.wave_S) == part.stop
         if len(part.wave_S) >= geometry.receptive_field:
             rows = slice(before, None if last else before + (part.stop - part.start) // hop)
-            yield Window(part.wave_S, rows, part.pause)
+            yield Window(part.wave_S, rows, part.pause, part.silent)
 
 
 def parts(
@@ -81,19 +83,20 @@ def parts(
     while True:
         past = min(start, max(before, 0 if shortest is None else NEAR * STEP // 2 // hop * hop))
         held_S = clip.read(start - past, start + longest + max(context, longest // 4, NEAR * STEP))
-        wave_S, rest, found, after = held_S[past - before :], len(held_S) - past, None, in_pause
+        wave_S, rest, cut, after = held_S[past - before :], len(held_S) - past, None, in_pause
         if shortest is not None and (start or rest > longest):
-            found = first_pause(held_S[: past + longest + NEAR * STEP // 2], past, shortest, longest)
-        pause = found is not None
-        if found is None:
-            if rest <= longest:
-                yield Part(start - before, start, start + rest, pause, wave_S)
-                return
+            cut = first_pause(held_S[: past + longest + NEAR * STEP // 2], past, shortest, longest)
+        length, pause, silent = (0, False, False) if cut is None else (cut[0], True, cut[1])
+        if not pause and rest > longest:
             half, after = longest // 2, context
-            found = half + quietest(wave_S[before + half : before + min(longest, rest - longest // 4)])
-        stop = start + max(hop, found // hop * hop)
-        yield Part(start - before, start, stop, pause, wave_S[: before + stop - start + after])
-        start, before = stop, min(after, stop)
+            length = half + quietest(wave_S[before + half : before + min(longest, rest - longest // 4)])
+        last = not length
+        length = rest if last else max(hop, length // hop * hop)
+        own_S = wave_S[: before + length + after]
+        yield Part(start - before, start, start + length, pause, silent or not own_S.any(), own_S)
+        if last:
+            return
+        start, before = start + length, min(after, start + length)
 
 
 def levels(wave_S: np.ndarray, span: int = SPAN) -> np.ndarray:
@@ -110,9 +113,9 @@ def quietest(wave_S: np.ndarray) -> int:
     return (int(levels(wave_S, span).argmin()) * 2 + span) * STEP // 2
 
 
-def first_pause(wave_S: np.ndarray, start: int, shortest: int, longest: int) -> int | None:
+def first_pause(wave_S: np.ndarray, start: int, shortest: int, longest: int) -> tuple[int, bool] | None:
     """Samples from `start` to where its part is cut, in the first pause between `shortest` and `longest`; None if there is none.
-    A long pause is cut twice, and becomes a part of its own."""
+    A long pause is cut twice, and becomes a part of its own: then the second value is True."""
     level_T, own = np.maximum(levels(wave_S), UNHEARD), start // STEP
     for first in range(0, len(level_T), NEAR // 2):
         near_T = level_T[first : first + NEAR]
@@ -124,7 +127,7 @@ def first_pause(wave_S: np.ndarray, start: int, shortest: int, longest: int) -> 
             place = end - KEPT if inside else begin + KEPT if long else (begin + end) // 2
             cut = (place - own + SPAN // 2) * STEP
             if cut >= shortest and (long or not inside):
-                return int(cut) if cut <= longest else None
+                return (int(cut), bool(inside)) if cut <= longest else None
     return None
 
 

@@ -59,7 +59,7 @@ def embed_clip(
     check_pool(pool)
     chosen = choose_layers(layer, model)
     total, largest, count, frames = np.zeros(()), np.full((), -np.inf, np.float32), 0, []
-    for wave_S, rows, _ in windows(source, model.config.geometry, window=LONGEST, **segment):
+    for wave_S, rows, *_ in windows(source, model.config.geometry, window=LONGEST, **segment):
         states_LTD = model.hidden_states([wave_S], chosen)[0][:, rows].numpy()
         if not states_LTD.shape[1]:  # a last window of less than one frame beyond its context
             continue

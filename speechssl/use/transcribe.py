@@ -23,8 +23,9 @@ from speechssl.sound.audio import SAMPLE_RATE, between_silence
 from speechssl.sound.levels import STEP, excess, levels
 from speechssl.sound.windows import Window, windows
 from speechssl.text.borders import widened
-from speechssl.text.decode import greedy, spell
+from speechssl.text.decode import spell
 from speechssl.text.decoders import transcript_of
+from speechssl.text.doubt import doubtful
 from speechssl.text.formats import dialogue, write
 from speechssl.text.search import Search
 from speechssl.text.tokenizer import CharTokenizer
@@ -42,13 +43,15 @@ def posteriors(model: Any, source: Any, change: Callable[[Tensor], Any] = lambda
 
 def heard(model: Any, source: Any, change: Callable[[Tensor], Any], **options: Any) -> tuple[list[Any], np.ndarray]:
     """The same, and how far the sound stands out of its background (levels.excess), which tells where words begin and end."""
-    steps, margin = model.config.letters.hop // STEP, round(model.silence * SAMPLE_RATE) // STEP
-    pieces = windows(source, model.config.letters, silence=model.silence, **{"utterance": UTTERANCE} | options)
-    found, parts = [], []
+    geometry, (found, parts) = model.config.letters, ([], [])
+    steps, margin = geometry.hop // STEP, round(model.silence * SAMPLE_RATE) // STEP
+    pieces = windows(source, geometry, silence=model.silence, **{"utterance": UTTERANCE} | options)
     for batch in batches(pieces, BATCH[model.device.type]):
-        computed = model.log_probs([piece.wave_S for piece in batch])
-        for log_probs_TV, piece in zip(computed, batch, strict=True):
-            kept_TV = log_probs_TV[piece.rows].clone()
+        waves = [piece.wave_S for piece in batch if not piece.silent]
+        computed = iter(model.log_probs(waves) if waves else ())
+        for piece in batch:
+            frames = len(range(*piece.rows.indices(geometry.frames(len(piece.wave_S)))))
+            kept_TV = nothing(frames, model.tokenizer) if piece.silent else next(computed)[piece.rows].clone()
             if piece.pause and model.tokenizer.delimiter is not None:
                 end_word(kept_TV[-1], model.tokenizer)
             found.append(change(kept_TV))
@@ -58,6 +61,13 @@ def heard(model: Any, source: Any, change: Callable[[Tensor], Any], **options: A
         raise InputError(f"{name} is shorter than one frame (25 ms); there is nothing to transcribe")
     levels_FB = np.concatenate(parts)
     return found, excess(levels_FB[margin : len(levels_FB) - margin])
+
+
+def nothing(frames: int, tokenizer: CharTokenizer) -> Tensor:
+    """Log-posteriors (T, V) by which nothing is said."""
+    log_probs_TV = torch.full((frames, len(tokenizer)), math.log(1e-9))
+    log_probs_TV[:, tokenizer.blank] = 0.0
+    return log_probs_TV
 
 
 def end_word(frame_V: Tensor, tokenizer: CharTokenizer) -> None:
@@ -80,31 +90,53 @@ def batches(pieces: Iterable[Window], seconds: float) -> Iterator[list[Window]]:
         yield group
 
 
-def transcribe(model: Any, source: Any, *, search: Search | None = None, **options: Any) -> Transcript:
+def transcribe(
+    model: Any, source: Any, *, search: Search | None = None, confidence: float = 0.0, **options: Any
+) -> Transcript:
     """Text and word times of one clip: path, file object, array or tensor; options as in speechssl.sound.windows.windows.
 
     The frames of a long clip are computed window by window and decoded together, so no word is cut. search: a beam search; None:
     greedy decoding, for which only the best character of each frame is kept, so that memory does not grow with the vocabulary.
+    confidence: what is said between two pauses is left out if the mean probability of its characters is lower.
     """
-    geometry, silence = model.config.letters, model.silence
     if search:
         parts, excess_F = heard(model, source, lambda x: x, **options)
-        found = transcript_of(torch.cat(parts), model.tokenizer, geometry, search, silence)
-    else:
-        parts, excess_F = heard(model, source, lambda x: x.max(dim=1), **options)
-        scores_T, tokens_T = (torch.cat(part) for part in zip(*parts, strict=True))
-        found = spell(tokens_T, scores_T.exp(), model.tokenizer, geometry, silence)
+        return decoded(torch.cat(parts), model, search, confidence, excess_F)
+    best, excess_F = heard(model, source, lambda x: x.max(dim=1), **options)
+    scores_T, tokens_T = (torch.cat(parts) for parts in zip(*best, strict=True))
+    return spelled(tokens_T, scores_T.exp(), model, confidence, excess_F)
+
+
+def spelled(tokens_T: Tensor, scores_T: Tensor, model: Any, confidence: float, excess_F: np.ndarray) -> Transcript:
+    """The transcript of the best token of every frame and its probability; words last as long as their sound."""
+    tokenizer, geometry = model.tokenizer, model.config.letters
+    if confidence > 0:
+        doubt_T = doubtful(tokens_T, scores_T, tokenizer, geometry, confidence)
+        tokens_T = tokens_T.masked_fill(doubt_T, tokenizer.blank)
+    found = spell(tokens_T, scores_T, tokenizer, geometry, model.silence)
     return replace(found, words=widened(found.words, excess_F, found.duration))
 
 
-def transcribe_waves(model: Any, waves: Sequence[np.ndarray], *, search: Search | None = None) -> list[Transcript]:
+def decoded(
+    log_probs_TV: Tensor, model: Any, search: Search | None, confidence: float, excess_F: np.ndarray
+) -> Transcript:
+    """The transcript of log-posteriors (T, V), likewise."""
+    scores_T, tokens_T = log_probs_TV.max(dim=1)
+    if search is None:
+        return spelled(tokens_T, scores_T.exp(), model, confidence, excess_F)
+    tokenizer, geometry = model.tokenizer, model.config.letters
+    if confidence > 0:
+        doubt_T = doubtful(tokens_T, scores_T.exp(), tokenizer, geometry, confidence)
+        log_probs_TV = torch.where(doubt_T[:, None], nothing(1, tokenizer), log_probs_TV)
+    found = transcript_of(log_probs_TV, tokenizer, geometry, search, model.silence)
+    return replace(found, words=widened(found.words, excess_F, found.duration))
+
+
+def transcribe_waves(
+    model: Any, waves: Sequence[np.ndarray], *, search: Search | None = None, confidence: float = 0.0
+) -> list[Transcript]:
     """Short clips in one packed batch; each transcript equals that of the clip on its own."""
-    found, how = [], (model.tokenizer, model.config.letters)
-    for log_probs_TV, excess_F in heard_waves(model, waves):
-        decode = partial(transcript_of, search=search) if search else greedy
-        one = decode(log_probs_TV, *how, silence=model.silence)
-        found.append(replace(one, words=widened(one.words, excess_F, one.duration)))
-    return found
+    return [decoded(own_TV, model, search, confidence, excess_F) for own_TV, excess_F in heard_waves(model, waves)]
 
 
 def heard_waves(model: Any, waves: Sequence[np.ndarray]) -> list[tuple[Tensor, np.ndarray]]:
@@ -121,13 +153,15 @@ def transcribe_rows(
     batch_seconds: float,
     what: str,
     search: Search | None = None,
+    confidence: float = 0.0,
 ) -> Iterator[Outcome]:
     """A Transcript, or an InputError, of some rows: short ones in batches, those of more than `longest` seconds in windows."""
+    how: dict[str, Any] = {"search": search, "confidence": confidence}
     batches = stream_clips(
         rows,
         indices,
-        partial(transcribe_waves, model, search=search),
-        partial(transcribe, model, search=search),
+        partial(transcribe_waves, model, **how),
+        partial(transcribe, model, **how),
         reach=model.config.geometry.receptive_field,
         longest=longest,
         batch_seconds=batch_seconds,
@@ -137,12 +171,12 @@ def transcribe_rows(
 
 
 def transcribe_channels(
-    model: Any, rows: Manifest, indices: Sequence[int], channel: str, search: Search | None = None
+    model: Any, rows: Manifest, indices: Sequence[int], channel: str, **how: Any
 ) -> Iterator[Outcome]:
     """The same of a channel of each row; for "each", one Transcript of all channels."""
     parts = [list(by_channel([rows[index]], channel)) for index in indices]
     clips = Manifest.of(chain.from_iterable(parts))
-    results = transcribe_rows(model, clips, range(len(clips)), 30.0, BATCH[model.device.type], "transcribe", search)
+    results = transcribe_rows(model, clips, range(len(clips)), 30.0, BATCH[model.device.type], "transcribe", **how)
     for index, own in zip(indices, parts, strict=True):
         found = list(islice(results, len(own)))
         failed = [result.value for result in found if isinstance(result.value, InputError)]
@@ -161,6 +195,7 @@ def transcribe_files(
     out: Path | None = None,
     channel: str = "mix",
     search: Search | None = None,
+    confidence: float = 0.0,
 ) -> int:
     """Transcribe files, all audio in folders and the rows of tables, print or write into `out`; returns how many failed (each is
     reported).
@@ -171,7 +206,8 @@ def transcribe_files(
     """
     model.require_tokenizer()
     check_channel(channel)
-    rows, failed, key = transcripts_of(sources, where), 0, f"{model.fingerprint()} {channel} {search or ''}".strip()
+    rows, failed, how = transcripts_of(sources, where), 0, {"search": search, "confidence": confidence}
+    key = f"{model.fingerprint()} {channel} {search or ''} {confidence:g}"
     with dist.sharing():
         if out is None and dist.world() > 1:
             raise InputError("several processes cannot print in order; name a folder for the transcripts with --out")
@@ -179,7 +215,7 @@ def transcribe_files(
             raise InputError(f"{len(rows)} files do not fit into one {style}; name a folder for them with --out")
         mine = own_rows(len(rows), dist.rank(), dist.world())
         waiting = mine if out is None else unwritten(key, rows, mine, output_folder(out), style)
-        for result in transcribe_channels(model, rows, waiting, channel, search):
+        for result in transcribe_channels(model, rows, waiting, channel, **how):
             file, text = Path(result.row.path), result.value
             if isinstance(text, InputError):
                 failed += 1

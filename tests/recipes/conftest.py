@@ -4,4 +4,4 @@ import sys
 from pathlib import Path
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-sys.path[:0] = [str(RECIPES / "speed"), str(RECIPES / "demo")]
+sys.path[:0] = [str(RECIPES / "speed"), str(RECIPES / "demo"), str(RECIPES / "long")]

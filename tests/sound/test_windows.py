@@ -20,7 +20,7 @@ def kept(pieces) -> list[np.ndarray]:
     hop, field = GEOMETRY.hop, GEOMETRY.receptive_field
     return [
         wave_S[t * hop : t * hop + field]
-        for wave_S, rows, _ in pieces
+        for wave_S, rows, *_ in pieces
         for t in range(*rows.indices(GEOMETRY.frames(len(wave_S))))
     ]
 
@@ -30,7 +30,7 @@ def kept(pieces) -> list[np.ndarray]:
 def test_every_frame_of_the_whole_is_kept_once(samples, window, context, speech):
     wave = speech[:samples]
     found = kept(windows(wave, GEOMETRY, window=window, context=context))
-    whole = kept([Window(wave, slice(None), False)])
+    whole = kept([Window(wave, slice(None), False, False)])
     assert len(found) == len(whole)
     assert all(np.array_equal(a, b) for a, b in zip(found, whole, strict=True))
 
@@ -53,7 +53,7 @@ def test_windows_of_a_file_are_those_of_its_samples(rate, speech, tmp_path):
     soundfile.write(tmp_path / "x.wav", soxr.resample(wave, 16_000, rate), rate, subtype="FLOAT")
     for start, duration in ((0.0, None), (0.5, None), (0.5, 3.0)):
         whole = audio.load(tmp_path / "x.wav", start=start, duration=duration)
-        expected = kept([Window(whole, slice(None), False)])
+        expected = kept([Window(whole, slice(None), False, False)])
         found = kept(windows(tmp_path / "x.wav", GEOMETRY, start=start, duration=duration, window=1.0, context=0.2))
         assert abs(len(found) - len(expected)) <= (rate != 16_000)
         for a, b in list(zip(found, expected, strict=False))[:-2]:
@@ -80,7 +80,7 @@ def test_a_long_clip_is_cut_between_its_words_only(loudness, least):
     assert all(np.array_equal(p.wave_S, wave[p.first :][: len(p.wave_S)]) for p in found)
     kept_frames, whole = (
         kept(windows(wave, GEOMETRY, window=10, utterance=0.5)),
-        kept([Window(wave, slice(None), False)]),
+        kept([Window(wave, slice(None), False, False)]),
     )
     assert len(kept_frames) == len(whole)
     assert all(np.array_equal(a, b) for a, b in zip(kept_frames, whole, strict=True))
@@ -91,6 +91,7 @@ def test_a_long_pause_is_a_part_of_its_own():
     wave, spans = with_pauses(words, [4.0], 0.3)
     found = list(parts(iter([wave]), 160_000, 8_000, hop=320))
     spoken = [part for part in found if any(start < part.stop and part.start < stop for start, stop in spans)]
+    assert [part.silent for part in found[:-1]] == [True, *[False, True] * len(words)]
     assert len(spoken) == len(words)
     assert all(
         part.stop - part.start < stop - start + 16_000 for part, (start, stop) in zip(spoken, spans, strict=True)

@@ -3,11 +3,13 @@
 import json
 import os
 import shutil
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
+import torch
 
 import speechssl
 from speechssl.core.errors import InputError
@@ -17,7 +19,7 @@ from speechssl.sound import audio
 from speechssl.text.formats import write
 from speechssl.text.tokenizer import CharTokenizer
 from speechssl.use.transcribe import transcribe, transcribe_files, transcribe_waves
-from tests.conftest import CLIP, digits, tiny
+from tests.conftest import CLIP, digits, tiny, with_pauses
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +36,6 @@ class Local:
         self.device = model.device
 
     def log_probs(self, waves):
-        import torch
-
         self.sizes.append(max(map(len, waves)))
         field, hop, found = self.config.geometry.receptive_field, self.config.geometry.hop, []
         for wave_S in waves:
@@ -51,7 +51,7 @@ def test_windows_change_no_word_and_no_time(model, rate, speech, tmp_path):
     soundfile.write(tmp_path / "x.wav", soxr.resample(wave, 16_000, rate), rate, subtype="FLOAT")
     whole = transcribe(local, tmp_path / "x.wav", window=100.0)
     assert len(local.sizes) == 1
-    cut = transcribe(local, tmp_path / "x.wav", window=2.0, context=0.5)
+    cut = transcribe(local, tmp_path / "x.wav", window=2.0, context=0.5, utterance=None)
     assert max(local.sizes[1:]) <= 3.2 * 16_000
     assert abs(cut.duration - whole.duration) <= 0.021
     if rate == 16_000:
@@ -212,6 +212,54 @@ def test_each_channel_of_a_call_is_a_speaker(model, speech, tmp_path, capsys):
     assert "channel" not in json.loads(write(model.transcribe(CLIP), "json"))["words"][0]
     assert transcribe_files(model, [tmp_path / "in"], style="txt", out=tmp_path / "out", channel="left") == 0
     assert (tmp_path / "out" / "call.txt").read_text() == alone["left"].text + "\n"
+
+
+class Loud:
+    """An ear without a mistake: the letter a wherever a frame is louder than the room, else blanks."""
+
+    def __init__(self, model, level: float) -> None:
+        self.tokenizer, self.geometry, self.level, self.seconds = model.tokenizer, model.config.letters, level, 0.0
+
+    def __call__(self, waves):
+        self.seconds += sum(map(len, waves)) / 16_000
+        found = []
+        for wave_S in waves:
+            frames_TS = np.lib.stride_tricks.sliding_window_view(wave_S, self.geometry.receptive_field)
+            loud_T = torch.from_numpy(frames_TS[:: self.geometry.hop].std(axis=1) > self.level)
+            tokens_T = torch.where(loud_T, self.tokenizer.encode("a")[0], self.tokenizer.blank)
+            found.append((0.98 * torch.nn.functional.one_hot(tokens_T, len(self.tokenizer)) + 1e-4).log())
+        return found
+
+
+def test_a_long_noisy_call_gives_the_words_of_both_sides_in_turn(model, tmp_path, monkeypatch):
+    """Digits on two channels at 8 kHz, in the noise of a room: a word for each, at its time; the pauses are not computed."""
+    words = [audio.load(row["path"]) for row in digits(30)]
+    left, spans = with_pauses(words[:15], [2.2], 0.3)
+    right, others = with_pauses([words[15], *words[15:]], [1.1, *[2.2] * 40], 0.3)
+    length = max(len(left), len(right))
+    call = np.stack([np.pad(side, (0, length - len(side))) for side in (left, right)], 1)
+    soundfile.write(tmp_path / "call.wav", soxr.resample(call, 16_000, 8_000), 8_000)
+    ear = Loud(model, 0.006)
+    monkeypatch.setattr(model, "log_probs", ear)
+    assert (
+        transcribe_files(model, [tmp_path / "call.wav"], style="json", out=tmp_path, channel="each", confidence=0.5)
+        == 0
+    )
+    found = json.loads((tmp_path / "call.json").read_text())["words"]
+    assert [word["start"] for word in found] == sorted(word["start"] for word in found)
+    for channel, where in (("left", spans), ("right", others)):
+        said = [word for word in found if word["channel"] == channel]
+        assert len(said) == len(where)
+        for word, (start, stop) in zip(said, where, strict=True):
+            assert start / 16_000 - 0.06 < word["start"] < word["end"] < stop / 16_000 + 0.06
+    turns = [word["channel"] for word in found]
+    assert sum(a != b for a, b in pairwise(turns)) > 20
+    assert ear.seconds < 0.8 * 2 * length / 16_000
+
+
+def test_digital_silence_has_no_words_and_takes_no_time(model, monkeypatch):
+    monkeypatch.setattr(model, "log_probs", None)
+    assert transcribe(model, np.zeros(16_000 * 95, np.float32)).text == ""
 
 
 def test_several_sources_give_several_transcripts(model, clip, speech):
