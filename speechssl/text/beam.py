@@ -41,6 +41,11 @@ class Prefix:
     said: str = ""
     boost: float = 0.0
 
+    @property
+    def text(self) -> str:
+        """What hot words are looked for in."""
+        return f"{self.said} {self.word}" if self.said else self.word
+
 
 class Beam:
     """One search over the frames of a recording."""
@@ -64,15 +69,24 @@ class Beam:
         begin = self.lm.start() if self.lm is not None and state is None else state
         root = -1 if self.space is None else self.space  # a text begins as if after a delimiter
         self.nodes = [Prefix(-1, root, 0.0, 0.0, begin, "")]
-        self.plain = not (self.chars or self.lexicon or self.hot or tokenizer.writing.phones)
+        self.plain = not (
+            self.chars or self.lexicon or tokenizer.writing.phones
+        )  # letters cost nothing before a word ends
         self.ends = [] if self.space is None else [self.space]
+        self.letters = {
+            part[:1]: [i for i, other in enumerate(self.parts) if other[:1] == part[:1]] for part in self.parts
+        }
         boosts = sum(max(0.0, boost) for boost in self.hot.boosts.values())
         self.most = (
             boosts + 2 * max(0.0, search.word_score) if search.lm_weight >= 0 else np.inf
-        )  # that a symbol can add
+        )  # a symbol adds no more
         self.blank_B, self.last_B = np.zeros(1), np.full(1, NEVER)
         self.ids_B = self.token_B = self.parent_B = np.zeros(0, np.int64)
         self.value_B, self.worth_BV = np.zeros(0), np.zeros((0, len(tokenizer)))
+        self.row_N, self.place_V = (
+            np.full(2, -1),
+            np.full(len(tokenizer), -1),
+        )  # places in the beam, among the symbols tried
         self.keep(np.zeros(0, np.int64), [0])
         self.children: dict[tuple[int, int], int] = {}
         self.grown: dict[tuple[int, int], Prefix | None] = {}
@@ -100,10 +114,10 @@ class Beam:
         again_BC = self.token_B[:, None] == tried_C
         grown_BC = np.where(again_BC, self.blank_B[:, None], total_B[:, None]) + frame_V[tried_C]
         grown_BC[again_BC & spaced_B[:, None]] = NEVER
-        above_B, place_B = where(self.parent_B, self.ids_B), where(self.token_B, tried_C)
-        known = np.flatnonzero(
-            (above_B >= 0) & (place_B >= 0)
-        )  # their beginning is in the beam too: reached from there
+        self.row_N[self.ids_B], self.place_V[tried_C] = np.arange(len(self.ids_B)), np.arange(len(tried_C))
+        above_B, place_B = self.row_N[self.parent_B], self.place_V[self.token_B]
+        self.row_N[self.ids_B], self.place_V[tried_C] = -1, -1
+        known = np.flatnonzero((above_B >= 0) & (place_B >= 0))  # reached from their beginnings, which are in the beam
         reached = above_B[known], place_B[known]
         stay_last_B[known] = np.logaddexp(stay_last_B[known], grown_BC[reached])
         grown_BC[reached] = NEVER
@@ -130,9 +144,13 @@ class Beam:
         nodes = [self.nodes[number] for number in grown]
         value_G = np.array([node.score + node.boost for node in nodes])
         worth_GV = np.full((len(nodes), self.worth_BV.shape[1]), np.nan)
-        if self.plain:  # letters change nothing before the word ends
-            worth_GV[:] = value_G[:, None]
-            worth_GV[:, self.ends] = np.nan
+        for row, node in enumerate(nodes if self.plain else ()):
+            worth_GV[row] = node.score
+            worth_GV[row, self.ends] = np.nan
+            for letter in self.hot.following(node.text) if self.hot else ():
+                worth_GV[row, self.letters.get(letter, [])] = np.nan
+        if len(self.nodes) >= len(self.row_N):  # its last value is that of no node
+            self.row_N = np.full(4 * len(self.nodes), -1)
         self.ids_B = np.concatenate([self.ids_B[stay], np.array(grown, np.int64)])
         self.token_B = np.concatenate([self.token_B[stay], np.array([node.token for node in nodes], np.int64)])
         self.parent_B = np.concatenate([self.parent_B[stay], np.array([node.parent for node in nodes], np.int64)])
@@ -150,7 +168,7 @@ class Beam:
 
     def worth(self, node: int, token: int) -> float:
         """The score of a prefix grown by a symbol."""
-        if self.plain and token != self.space:
+        if self.plain and not self.hot and token != self.space:
             return self.nodes[node].score
         if (node, token) not in self.grown:
             self.grown[node, token] = self.grow(node, token)
@@ -171,10 +189,9 @@ class Beam:
         """A prefix grown by a symbol; None if the lexicon has no such word."""
         before, part = self.nodes[node], self.parts[token]
         if self.tokenizer.writing.phones:
-            return replace(self.word_after(before, part), parent=node, token=token)
+            return self.word_after(before, part, node, token)
         if token == self.space:
-            ended = self.end_word(before)
-            return ended and replace(ended, parent=node, token=token)
+            return self.end_word(before, node, token)
         places = before.places
         if self.lexicon is not None:
             places = self.lexicon.after(places, part)
@@ -186,7 +203,7 @@ class Beam:
             state, more = self.spelled(state, text)
             lm, score = lm + more, score + self.search.lm_weight * more + self.search.word_score * len(text)
         if self.hot:
-            text = f"{before.said} {word}" if before.said else word
+            text = before.text + part
             boost = self.hot.begun(text)
             if self.hot.ended(text):
                 score += self.hot.found(text)
@@ -201,28 +218,29 @@ class Beam:
             total += score
         return state, total
 
-    def end_word(self, before: Prefix) -> Prefix | None:
-        """A prefix after a word delimiter; None if the lexicon has no such word. A model of characters is asked about a
-        delimiter when a letter follows."""
+    def end_word(self, before: Prefix, node: int = -1, token: int = -1) -> Prefix | None:
+        """A prefix, of number `node`, after a word delimiter; None if the lexicon has no such word. A model of characters is asked
+        about a delimiter when a letter follows."""
         if not before.word:
-            return before
+            return replace(before, parent=node, token=token)
         if self.lexicon is not None and not self.lexicon.ends(before.places):
             return None
-        return self.word_after(before, before.word)
+        return self.word_after(before, before.word, node, token)
 
-    def word_after(self, before: Prefix, word: str) -> Prefix:
+    def word_after(self, before: Prefix, word: str, node: int, token: int) -> Prefix:
         """A prefix with a whole word more."""
         state, score, lm = before.state, before.score, before.lm
         if self.lm is not None and not self.chars:
             state, more = self.lm.score(state, word)
             lm, score = lm + more, score + self.search.lm_weight * more + self.search.word_score
         if not self.hot:
-            return Prefix(-1, -1, score, lm, state, "")
+            return Prefix(node, token, score, lm, state, "")
         text = f"{before.said} {word}" if before.said else word
         if not self.hot.ended(text) or self.tokenizer.writing.phones:
             score += self.hot.found(text)
         said = " ".join(text.split(" ")[-self.hot.memory :]) if self.hot.memory else ""
-        return Prefix(-1, -1, score, lm, state, "", said=said, boost=self.hot.begun(f"{said} ") if said else 0.0)
+        boost = self.hot.begun(f"{said} ") if said else 0.0
+        return Prefix(node, token, score, lm, state, "", ROOT, said, boost)
 
     def best(self, most: int = 1, last: bool = True) -> list[tuple[Hypothesis, Any]]:
         """The best texts and the states of the language model after them; last: whether the sentence ends here."""
@@ -250,15 +268,6 @@ class Beam:
             tokens.append(self.nodes[node].token)
             node = self.nodes[node].parent
         return tuple(reversed(tokens))
-
-
-def where(values_B: np.ndarray, known_C: np.ndarray) -> np.ndarray:
-    """The place of each value among some different ones, -1 for one that is not there."""
-    order_C = known_C.argsort()
-    place_B = (
-        order_C[np.minimum(np.searchsorted(known_C, values_B, sorter=order_C), len(known_C) - 1)] if len(known_C) else 0
-    )
-    return np.where(known_C[place_B] == values_B, place_B, -1) if len(known_C) else np.full(len(values_B), -1)
 
 
 @lru_cache(maxsize=4)

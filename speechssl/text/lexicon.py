@@ -14,7 +14,7 @@ from speechssl.text.scripts import BASE, MARKS
 from speechssl.text.tokenizer import CharTokenizer
 
 TIGHT = re.compile(f"[{BASE}{MARKS}]")  # letters beside which no space is written
-ROOT = frozenset([0])
+ROOT, NOWHERE = frozenset([0]), frozenset[int]()
 
 
 class Lexicon:
@@ -42,6 +42,9 @@ class Lexicon:
 
     def after(self, places: frozenset[int], text: str) -> frozenset[int]:
         """The places some letters further; none if no word goes on so."""
+        if len(text) == len(places) == 1:  # mostly
+            found = self.places.get((*places, text))
+            return NOWHERE if found is None else frozenset((0, found) if found in self.joining else (found,))
         for letter in text:
             places = frozenset(self.places[place, letter] for place in places if (place, letter) in self.places)
             if places & self.joining:
@@ -91,6 +94,26 @@ class HotWords:
                 share = boost * count / len(hot)
                 found[hot[:count]] = max(share, found.get(hot[:count], share))
         return found
+
+    @cached_property
+    def letters(self) -> dict[str, set[str]]:
+        """The letters that go on from each beginning of one."""
+        found: dict[str, set[str]] = {}
+        for hot in self.boosts:
+            for count, letter in enumerate(hot):
+                found.setdefault(hot[:count], set()).add(letter)
+        return found
+
+    @cached_property
+    def anywhere(self) -> bool:
+        """Whether one may begin within a word."""
+        return self.tight or any(map(TIGHT.search, self.boosts))
+
+    def following(self, text: str) -> set[str]:
+        """The letters that begin one, or go on with it, after a text; no others have a share of a boost."""
+        begin = self.anywhere or not text or text[-1] == " " or bool(TIGHT.match(text[-1]))
+        tails = ["", *self.tails(text)] if begin else self.tails(text)
+        return set().union(*(self.letters[tail] for tail in tails if tail in self.letters))
 
     def ended(self, text: str) -> bool:
         """Whether a word ends with a text, whatever follows it."""
