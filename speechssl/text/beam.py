@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from speechssl.core.errors import InputError
-from speechssl.text.lexicon import ROOT, fit_hot, fit_lexicon, lacking, spelled
-from speechssl.text.ngram import BEGIN, END, UNKNOWN, Ngram
+from speechssl.text.lexicon import ROOT, Lexicon, fit_hot, fit_lexicon, lacking, spelled
+from speechssl.text.ngram import BEGIN, END, UNKNOWN, LanguageModel, Ngram
 from speechssl.text.search import Hypothesis, Search
 from speechssl.text.tokenizer import DELIMITER, CharTokenizer
 
@@ -69,9 +69,13 @@ class Beam:
         begin = self.lm.start() if self.lm is not None and state is None else state
         root = -1 if self.space is None else self.space  # a text begins as if after a delimiter
         self.nodes = [Prefix(-1, root, 0.0, 0.0, begin, "")]
-        self.plain = not (
-            self.chars or self.lexicon or tokenizer.writing.phones
-        )  # letters cost nothing before a word ends
+        self.plain = not (self.chars or tokenizer.writing.phones)  # letters cost nothing before a word ends
+        self.direct = (
+            self.plain and self.lexicon is not None and not self.lexicon.joining and max(map(len, self.parts)) == 1
+        )
+        self.ahead = [0.0] * len(self.lexicon.next) if self.lexicon else []
+        if self.direct and self.lexicon and self.lm:
+            self.ahead = look_ahead(self.lexicon, self.lm, search.lm_weight, search.word_score)
         self.ends = [] if self.space is None else [self.space]
         self.letters = {
             part[:1]: [i for i, other in enumerate(self.parts) if other[:1] == part[:1]] for part in self.parts
@@ -144,11 +148,8 @@ class Beam:
         nodes = [self.nodes[number] for number in grown]
         value_G = np.array([node.score + node.boost for node in nodes])
         worth_GV = np.full((len(nodes), self.worth_BV.shape[1]), np.nan)
-        for row, node in enumerate(nodes if self.plain else ()):
-            worth_GV[row] = node.score
-            worth_GV[row, self.ends] = np.nan
-            for letter in self.hot.following(node.text) if self.hot else ():
-                worth_GV[row, self.letters.get(letter, [])] = np.nan
+        for worth_V, node in zip(worth_GV, nodes, strict=True):
+            self.foresee(worth_V, node)
         if len(self.nodes) >= len(self.row_N):  # its last value is that of no node
             self.row_N = np.full(4 * len(self.nodes), -1)
         self.ids_B = np.concatenate([self.ids_B[stay], np.array(grown, np.int64)])
@@ -156,6 +157,20 @@ class Beam:
         self.parent_B = np.concatenate([self.parent_B[stay], np.array([node.parent for node in nodes], np.int64)])
         self.value_B = np.concatenate([self.value_B[stay], value_G])
         self.worth_BV = np.concatenate([self.worth_BV[stay], worth_GV])
+
+    def foresee(self, worth_V: np.ndarray, node: Prefix) -> None:
+        """Fill in what a prefix grown by a letter is worth, where that is known without growing it."""
+        if self.plain:
+            worth_V[:] = node.score
+        if self.lexicon is not None:
+            worth_V[:] = NEVER
+            for place in node.places:
+                for letter, after in self.lexicon.next[place].items():
+                    worth_V[self.letters.get(letter, [])] = node.score + self.ahead[after] if self.direct else np.nan
+        worth_V[self.ends] = np.nan
+        for letter in self.hot.following(node.text) if self.hot and self.plain else ():
+            asked = self.letters.get(letter, [])
+            worth_V[asked] = np.where(worth_V[asked] == NEVER, NEVER, np.nan)
 
     def worths(self, tried_C: np.ndarray, wanted_BC: np.ndarray) -> np.ndarray:
         """What model, lexicon and hot words make of the prefixes of the beam grown by each symbol, where wanted: (B, C)."""
@@ -168,7 +183,7 @@ class Beam:
 
     def worth(self, node: int, token: int) -> float:
         """The score of a prefix grown by a symbol."""
-        if self.plain and not self.hot and token != self.space:
+        if self.plain and not self.lexicon and not self.hot and token != self.space:
             return self.nodes[node].score
         if (node, token) not in self.grown:
             self.grown[node, token] = self.grow(node, token)
@@ -197,14 +212,15 @@ class Beam:
             places = self.lexicon.after(places, part)
             if not places:
                 return None
-        word, score, lm, state, boost = before.word + part, before.score, before.lm, before.state, 0.0
+        ahead = self.ahead[next(iter(places))] if self.direct else 0.0
+        word, score, lm, state, boost = before.word + part, before.score, before.lm, before.state, ahead
         if self.chars:
             text = DELIMITER + part if before.token == self.space and before.parent >= 0 else part
             state, more = self.spelled(state, text)
             lm, score = lm + more, score + self.search.lm_weight * more + self.search.word_score * len(text)
         if self.hot:
             text = before.text + part
-            boost = self.hot.begun(text)
+            boost += self.hot.begun(text)
             if self.hot.ended(text):
                 score += self.hot.found(text)
         return Prefix(node, token, score, lm, state, word, places, before.said, boost)
@@ -219,8 +235,8 @@ class Beam:
         return state, total
 
     def end_word(self, before: Prefix, node: int = -1, token: int = -1) -> Prefix | None:
-        """A prefix, of number `node`, after a word delimiter; None if the lexicon has no such word. A model of characters is asked
-        about a delimiter when a letter follows."""
+        """A prefix, of number `node`, after a word delimiter; None if the lexicon has no such word. A model of characters is
+        asked about a delimiter when a letter follows."""
         if not before.word:
             return replace(before, parent=node, token=token)
         if self.lexicon is not None and not self.lexicon.ends(before.places):
@@ -268,6 +284,14 @@ class Beam:
             tokens.append(self.nodes[node].token)
             node = self.nodes[node].parent
         return tuple(reversed(tokens))
+
+
+@lru_cache(maxsize=4)
+def look_ahead(lexicon: Lexicon, lm: LanguageModel, lm_weight: float, word_score: float) -> list[float]:
+    """Of each place in a lexicon, what the best word there gets at the beginning of a sentence, so that a word that is only begun
+    is compared with whole ones."""
+    begin = lm.start()
+    return lexicon.best_ahead(lambda word: lm_weight * lm.score(begin, word)[1] + word_score)
 
 
 @lru_cache(maxsize=4)
