@@ -1,7 +1,7 @@
 """Our prefix beam beside flashlight's on the posteriors of one model: python recipes/decoding/compare.py MODEL TABLE LM [ROWS]
 
-Both get the same posteriors, weights, language model and words. A score is what both maximise: acoustic + weight * lm + word score
-* words. Times are of one thread, each decoder after the other on each row.
+Both get the same posteriors, weights, language model and words. A score is what both maximise: acoustic + weight * lm +
+word score * words. Times are of one thread, each decoder after the other on each row.
 """
 
 import sys
@@ -65,21 +65,18 @@ def main(source: str, table: str, lm_file: str, count: str = "200") -> None:
     print(f"  WER greedy {100 * wer([decode(x, model.tokenizer)[0].text for x in frames]):.1f} %")
     words = Lexicon(word for word in lm.words if word not in (BEGIN, END, UNKNOWN))
     weights = tuned(Path(lm_file))
-    print(
-        "search                     beam  WER ours, theirs   ours worse by > 0.01   median, least ours - theirs    s ours, theirs"
-    )
-    for name, parts in (("plain", {}), ("LM", {"lm": lm}), ("LM and lexicon", {"lm": lm, "lexicon": words})):
-        for beam in (10, 100):
-            found = side_by_side(frames, model, {"beam": beam, **parts, **weights})
-            ours, theirs = (np.array([one.score for one, _ in found[decoder]]) for decoder in ("beam", "flashlight"))
-            rates = [100 * wer([one.text for one, _ in results]) for results in found.values()]
-            seconds = [sum(s for _, s in results) for results in found.values()]
-            worse = 100 * float((ours < theirs - 1e-2).mean())
-            print(
-                f"{name:<26} {beam:>4}  {rates[0]:>8.1f} {rates[1]:>8.1f}   {worse:>18.1f} %   {np.median(ours - theirs):>15.4f} "
-                f"{(ours - theirs).min():>12.4f}    {seconds[0]:>6.1f} {seconds[1]:>7.1f}",
-                flush=True,
-            )
+    print("search, beam 100   WER ours, theirs   ours worse by > 0.01   ours - theirs: median, least   s ours, theirs")
+    for name, parts in (("LM and lexicon", {"lm": lm, "lexicon": words}), ("LM", {"lm": lm}), ("plain", {})):
+        found = side_by_side(frames, model, parts | weights)
+        ours, theirs = (np.array([one.score for one, _ in found[decoder]]) for decoder in ("beam", "flashlight"))
+        rates = [100 * wer([one.text for one, _ in results]) for results in found.values()]
+        seconds = [sum(s for _, s in results) for results in found.values()]
+        worse, gap = 100 * float((ours < theirs - 1e-2).mean()), ours - theirs
+        print(
+            f"{name:<18} {rates[0]:>8.1f} {rates[1]:>7.1f}   {worse:>18.1f} %   {np.median(gap):>20.4f} {gap.min():>7.4f}   "
+            f"{seconds[0]:>6.1f} {seconds[1]:>7.1f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

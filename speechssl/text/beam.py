@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from speechssl.core.errors import InputError
-from speechssl.text.lexicon import ROOT, fit_hot, fit_lexicon, lacking, spelled
-from speechssl.text.ngram import BEGIN, END, UNKNOWN, Ngram
+from speechssl.text.lexicon import ROOT, Lexicon, fit_hot, fit_lexicon, lacking, spelled
+from speechssl.text.ngram import BEGIN, END, UNKNOWN, LanguageModel, Ngram
 from speechssl.text.search import Hypothesis, Search
 from speechssl.text.tokenizer import DELIMITER, CharTokenizer
 
@@ -41,6 +41,11 @@ class Prefix:
     said: str = ""
     boost: float = 0.0
 
+    @property
+    def text(self) -> str:
+        """What hot words are looked for in."""
+        return f"{self.said} {self.word}" if self.said else self.word
+
 
 class Beam:
     """One search over the frames of a recording."""
@@ -64,15 +69,28 @@ class Beam:
         begin = self.lm.start() if self.lm is not None and state is None else state
         root = -1 if self.space is None else self.space  # a text begins as if after a delimiter
         self.nodes = [Prefix(-1, root, 0.0, 0.0, begin, "")]
-        self.plain = not (self.chars or self.lexicon or self.hot or tokenizer.writing.phones)
+        self.plain = not (self.chars or tokenizer.writing.phones)  # letters cost nothing before a word ends
+        self.direct = (
+            self.plain and self.lexicon is not None and not self.lexicon.joining and max(map(len, self.parts)) == 1
+        )
+        self.ahead = [0.0] * len(self.lexicon.next) if self.lexicon else []
+        if self.direct and self.lexicon and self.lm:
+            self.ahead = look_ahead(self.lexicon, self.lm, search.lm_weight, search.word_score)
         self.ends = [] if self.space is None else [self.space]
+        self.letters = {
+            part[:1]: [i for i, other in enumerate(self.parts) if other[:1] == part[:1]] for part in self.parts
+        }
         boosts = sum(max(0.0, boost) for boost in self.hot.boosts.values())
         self.most = (
             boosts + 2 * max(0.0, search.word_score) if search.lm_weight >= 0 else np.inf
-        )  # that a symbol can add
+        )  # a symbol adds no more
         self.blank_B, self.last_B = np.zeros(1), np.full(1, NEVER)
         self.ids_B = self.token_B = self.parent_B = np.zeros(0, np.int64)
         self.value_B, self.worth_BV = np.zeros(0), np.zeros((0, len(tokenizer)))
+        self.row_N, self.place_V = (
+            np.full(2, -1),
+            np.full(len(tokenizer), -1),
+        )  # places in the beam, among the symbols tried
         self.keep(np.zeros(0, np.int64), [0])
         self.children: dict[tuple[int, int], int] = {}
         self.grown: dict[tuple[int, int], Prefix | None] = {}
@@ -100,10 +118,10 @@ class Beam:
         again_BC = self.token_B[:, None] == tried_C
         grown_BC = np.where(again_BC, self.blank_B[:, None], total_B[:, None]) + frame_V[tried_C]
         grown_BC[again_BC & spaced_B[:, None]] = NEVER
-        above_B, place_B = where(self.parent_B, self.ids_B), where(self.token_B, tried_C)
-        known = np.flatnonzero(
-            (above_B >= 0) & (place_B >= 0)
-        )  # their beginning is in the beam too: reached from there
+        self.row_N[self.ids_B], self.place_V[tried_C] = np.arange(len(self.ids_B)), np.arange(len(tried_C))
+        above_B, place_B = self.row_N[self.parent_B], self.place_V[self.token_B]
+        self.row_N[self.ids_B], self.place_V[tried_C] = -1, -1
+        known = np.flatnonzero((above_B >= 0) & (place_B >= 0))  # reached from their beginnings, which are in the beam
         reached = above_B[known], place_B[known]
         stay_last_B[known] = np.logaddexp(stay_last_B[known], grown_BC[reached])
         grown_BC[reached] = NEVER
@@ -130,14 +148,29 @@ class Beam:
         nodes = [self.nodes[number] for number in grown]
         value_G = np.array([node.score + node.boost for node in nodes])
         worth_GV = np.full((len(nodes), self.worth_BV.shape[1]), np.nan)
-        if self.plain:  # letters change nothing before the word ends
-            worth_GV[:] = value_G[:, None]
-            worth_GV[:, self.ends] = np.nan
+        for worth_V, node in zip(worth_GV, nodes, strict=True):
+            self.foresee(worth_V, node)
+        if len(self.nodes) >= len(self.row_N):  # its last value is that of no node
+            self.row_N = np.full(4 * len(self.nodes), -1)
         self.ids_B = np.concatenate([self.ids_B[stay], np.array(grown, np.int64)])
         self.token_B = np.concatenate([self.token_B[stay], np.array([node.token for node in nodes], np.int64)])
         self.parent_B = np.concatenate([self.parent_B[stay], np.array([node.parent for node in nodes], np.int64)])
         self.value_B = np.concatenate([self.value_B[stay], value_G])
         self.worth_BV = np.concatenate([self.worth_BV[stay], worth_GV])
+
+    def foresee(self, worth_V: np.ndarray, node: Prefix) -> None:
+        """Fill in what a prefix grown by a letter is worth, where that is known without growing it."""
+        if self.plain:
+            worth_V[:] = node.score
+        if self.lexicon is not None:
+            worth_V[:] = NEVER
+            for place in node.places:
+                for letter, after in self.lexicon.next[place].items():
+                    worth_V[self.letters.get(letter, [])] = node.score + self.ahead[after] if self.direct else np.nan
+        worth_V[self.ends] = np.nan
+        for letter in self.hot.following(node.text) if self.hot and self.plain else ():
+            asked = self.letters.get(letter, [])
+            worth_V[asked] = np.where(worth_V[asked] == NEVER, NEVER, np.nan)
 
     def worths(self, tried_C: np.ndarray, wanted_BC: np.ndarray) -> np.ndarray:
         """What model, lexicon and hot words make of the prefixes of the beam grown by each symbol, where wanted: (B, C)."""
@@ -150,7 +183,7 @@ class Beam:
 
     def worth(self, node: int, token: int) -> float:
         """The score of a prefix grown by a symbol."""
-        if self.plain and token != self.space:
+        if self.plain and not self.lexicon and not self.hot and token != self.space:
             return self.nodes[node].score
         if (node, token) not in self.grown:
             self.grown[node, token] = self.grow(node, token)
@@ -171,23 +204,23 @@ class Beam:
         """A prefix grown by a symbol; None if the lexicon has no such word."""
         before, part = self.nodes[node], self.parts[token]
         if self.tokenizer.writing.phones:
-            return replace(self.word_after(before, part), parent=node, token=token)
+            return self.word_after(before, part, node, token)
         if token == self.space:
-            ended = self.end_word(before)
-            return ended and replace(ended, parent=node, token=token)
+            return self.end_word(before, node, token)
         places = before.places
         if self.lexicon is not None:
             places = self.lexicon.after(places, part)
             if not places:
                 return None
-        word, score, lm, state, boost = before.word + part, before.score, before.lm, before.state, 0.0
+        ahead = self.ahead[next(iter(places))] if self.direct else 0.0
+        word, score, lm, state, boost = before.word + part, before.score, before.lm, before.state, ahead
         if self.chars:
             text = DELIMITER + part if before.token == self.space and before.parent >= 0 else part
             state, more = self.spelled(state, text)
             lm, score = lm + more, score + self.search.lm_weight * more + self.search.word_score * len(text)
         if self.hot:
-            text = f"{before.said} {word}" if before.said else word
-            boost = self.hot.begun(text)
+            text = before.text + part
+            boost += self.hot.begun(text)
             if self.hot.ended(text):
                 score += self.hot.found(text)
         return Prefix(node, token, score, lm, state, word, places, before.said, boost)
@@ -201,28 +234,29 @@ class Beam:
             total += score
         return state, total
 
-    def end_word(self, before: Prefix) -> Prefix | None:
-        """A prefix after a word delimiter; None if the lexicon has no such word. A model of characters is asked about a
-        delimiter when a letter follows."""
+    def end_word(self, before: Prefix, node: int = -1, token: int = -1) -> Prefix | None:
+        """A prefix, of number `node`, after a word delimiter; None if the lexicon has no such word. A model of characters is
+        asked about a delimiter when a letter follows."""
         if not before.word:
-            return before
+            return replace(before, parent=node, token=token)
         if self.lexicon is not None and not self.lexicon.ends(before.places):
             return None
-        return self.word_after(before, before.word)
+        return self.word_after(before, before.word, node, token)
 
-    def word_after(self, before: Prefix, word: str) -> Prefix:
+    def word_after(self, before: Prefix, word: str, node: int, token: int) -> Prefix:
         """A prefix with a whole word more."""
         state, score, lm = before.state, before.score, before.lm
         if self.lm is not None and not self.chars:
             state, more = self.lm.score(state, word)
             lm, score = lm + more, score + self.search.lm_weight * more + self.search.word_score
         if not self.hot:
-            return Prefix(-1, -1, score, lm, state, "")
+            return Prefix(node, token, score, lm, state, "")
         text = f"{before.said} {word}" if before.said else word
         if not self.hot.ended(text) or self.tokenizer.writing.phones:
             score += self.hot.found(text)
         said = " ".join(text.split(" ")[-self.hot.memory :]) if self.hot.memory else ""
-        return Prefix(-1, -1, score, lm, state, "", said=said, boost=self.hot.begun(f"{said} ") if said else 0.0)
+        boost = self.hot.begun(f"{said} ") if said else 0.0
+        return Prefix(node, token, score, lm, state, "", ROOT, said, boost)
 
     def best(self, most: int = 1, last: bool = True) -> list[tuple[Hypothesis, Any]]:
         """The best texts and the states of the language model after them; last: whether the sentence ends here."""
@@ -252,13 +286,12 @@ class Beam:
         return tuple(reversed(tokens))
 
 
-def where(values_B: np.ndarray, known_C: np.ndarray) -> np.ndarray:
-    """The place of each value among some different ones, -1 for one that is not there."""
-    order_C = known_C.argsort()
-    place_B = (
-        order_C[np.minimum(np.searchsorted(known_C, values_B, sorter=order_C), len(known_C) - 1)] if len(known_C) else 0
-    )
-    return np.where(known_C[place_B] == values_B, place_B, -1) if len(known_C) else np.full(len(values_B), -1)
+@lru_cache(maxsize=4)
+def look_ahead(lexicon: Lexicon, lm: LanguageModel, lm_weight: float, word_score: float) -> list[float]:
+    """Of each place in a lexicon, what the best word there gets at the beginning of a sentence, so that a word that is only begun
+    is compared with whole ones."""
+    begin = lm.start()
+    return lexicon.best_ahead(lambda word: lm_weight * lm.score(begin, word)[1] + word_score)
 
 
 @lru_cache(maxsize=4)

@@ -35,7 +35,7 @@ class Greedy(Beam):
         self.blank_B = scores_T.sum(dim=0, keepdim=True).numpy()
 
 
-def decode(log_probs_TV: Tensor, tokenizer: CharTokenizer, search: Search | None = None) -> list[Hypothesis]:
+def decode(given_TV: Tensor | np.ndarray, tokenizer: CharTokenizer, search: Search | None = None) -> list[Hypothesis]:
     """The best texts of log-posteriors (T, V) in the order of the vocabulary's ids, the likeliest first. search: None: greedy.
 
     A long recording is decoded in pieces of about 30 s, cut in its longest pauses; the language model goes on over the cuts. Of
@@ -44,7 +44,7 @@ def decode(log_probs_TV: Tensor, tokenizer: CharTokenizer, search: Search | None
     search = search or Search(decoder="greedy")
     module, _, name = DECODERS[search.decoder].partition(":")
     kind: type[Beam] = getattr(importlib.import_module(module), name)
-    log_probs_TV = checked(log_probs_TV, tokenizer)
+    log_probs_TV = checked(given_TV, tokenizer)
     frames_TV = log_probs_TV.double().numpy()
     cuts = cuts_of(frames_TV[:, tokenizer.blank])
     state, done = None, []

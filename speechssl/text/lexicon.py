@@ -1,8 +1,9 @@
 """What else than a language model decides which words are found: a lexicon, and hot words."""
 
+import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from speechssl.text.scripts import BASE, MARKS
 from speechssl.text.tokenizer import CharTokenizer
 
 TIGHT = re.compile(f"[{BASE}{MARKS}]")  # letters beside which no space is written
-ROOT = frozenset([0])
+ROOT, NOWHERE = frozenset([0]), frozenset[int]()
 
 
 class Lexicon:
@@ -29,28 +30,43 @@ class Lexicon:
         self.words = sorted({word for word in words if word})
         if not self.words:
             raise InputError("the lexicon holds no words; give a file with a word in each line")
-        self.places: dict[tuple[int, str], int] = {}
-        self.whole: set[int] = set()
+        self.next: list[dict[str, int]] = [
+            {}
+        ]  # of each place, the letters that may follow and the places that they lead to
+        self.whole: dict[int, str] = {}  # place -> the word that ends there
         self.joining: set[int] = set()
         for word in self.words:
             place = 0
             for letter in word:
-                place = self.places.setdefault((place, letter), len(self.places) + 1)
-            self.whole.add(place)
+                if letter not in self.next[place]:
+                    self.next[place][letter] = len(self.next)
+                    self.next.append({})
+                place = self.next[place][letter]
+            self.whole[place] = word
             if tight or TIGHT.match(word[-1]):
                 self.joining.add(place)
 
     def after(self, places: frozenset[int], text: str) -> frozenset[int]:
         """The places some letters further; none if no word goes on so."""
+        if len(text) == len(places) == 1:  # mostly
+            found = self.next[next(iter(places))].get(text)
+            return NOWHERE if found is None else frozenset((0, found) if found in self.joining else (found,))
         for letter in text:
-            places = frozenset(self.places[place, letter] for place in places if (place, letter) in self.places)
+            places = frozenset(self.next[place][letter] for place in places if letter in self.next[place])
             if places & self.joining:
                 places |= ROOT
         return places
 
     def ends(self, places: frozenset[int]) -> bool:
         """Whether a word ends at a place."""
-        return bool(places & self.whole)
+        return not self.whole.keys().isdisjoint(places)
+
+    def best_ahead(self, worth: Callable[[str], float]) -> list[float]:
+        """Of each place, the worth of the best word that goes on or ends there."""
+        found = [worth(self.whole[place]) if place in self.whole else -math.inf for place in range(len(self.next))]
+        for place in range(len(found) - 1, -1, -1):  # what follows has the higher number
+            found[place] = max(found[place], *(found[after] for after in self.next[place].values()), -math.inf)
+        return found
 
 
 def read_lexicon(path: Path) -> Lexicon:
@@ -91,6 +107,26 @@ class HotWords:
                 share = boost * count / len(hot)
                 found[hot[:count]] = max(share, found.get(hot[:count], share))
         return found
+
+    @cached_property
+    def letters(self) -> dict[str, set[str]]:
+        """The letters that go on from each beginning of one."""
+        found: dict[str, set[str]] = {}
+        for hot in self.boosts:
+            for count, letter in enumerate(hot):
+                found.setdefault(hot[:count], set()).add(letter)
+        return found
+
+    @cached_property
+    def anywhere(self) -> bool:
+        """Whether one may begin within a word."""
+        return self.tight or any(map(TIGHT.search, self.boosts))
+
+    def following(self, text: str) -> set[str]:
+        """The letters that begin one, or go on with it, after a text; no others have a share of a boost."""
+        begin = self.anywhere or not text or text[-1] == " " or bool(TIGHT.match(text[-1]))
+        tails = ["", *self.tails(text)] if begin else self.tails(text)
+        return set().union(*(self.letters[tail] for tail in tails if tail in self.letters))
 
     def ended(self, text: str) -> bool:
         """Whether a word ends with a text, whatever follows it."""

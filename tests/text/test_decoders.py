@@ -4,6 +4,7 @@ import gzip
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from speechssl.core.errors import InputError
 from speechssl.text.build_lm import build, estimate
 from speechssl.text.decode import best_path
 from speechssl.text.decoders import decode
-from speechssl.text.lexicon import Lexicon, parse_hot
+from speechssl.text.lexicon import ROOT, Lexicon, parse_hot
 from speechssl.text.ngram import Ngram, open_lm
 from speechssl.text.search import Search
 from speechssl.text.tokenizer import CharTokenizer, Writing
@@ -58,14 +59,31 @@ def test_a_lexicon_is_spelled_as_the_model_prints(decoder, capsys):
     assert "2 of 4 words, which the vocabulary cannot write, are left out: 'Öl' has Ö" in capsys.readouterr().err
 
 
+def test_a_word_that_is_begun_is_worth_the_best_that_it_can_become():
+    """So a narrow beam keeps what the model prefers: 'b' is likelier in every frame, 'ab' in the model."""
+    worths = {"a": -1.0, "ab": -3.0, "abc": -2.0, "b": -5.0}
+    words = Lexicon(worths)
+    ahead = words.best_ahead(worths.__getitem__)
+    for text, expected in (("a", -1.0), ("ab", -2.0), ("abc", -2.0), ("b", -5.0)):
+        (place,) = words.after(ROOT, text)
+        assert ahead[place] == expected and words.ends(frozenset([place]))
+    tokenizer = CharTokenizer({"<pad>": 0, "|": 1, "a": 2, "b": 3})
+    frames_TV = torch.tensor([[1e-6, 1e-6, 0.46, 0.54], [0.05, 0.02, 0.03, 0.9]]).log()
+    model = Ngram(*estimate([["ab"]] * 9 + [["b"]], 1))
+    how: dict[str, Any] = {"lm": model, "lexicon": Lexicon(["ab", "b"]), "lm_weight": 2.0}
+    wide, narrow = (decode(frames_TV, tokenizer, Search(beam=beam, **how))[0] for beam in (100, 1))
+    assert narrow.text == wide.text == "ab"
+
+
 def test_words_of_another_spelling_are_refused(decoder):
     capitals = CharTokenizer.build(["ABCDEFGHIJKLMNOPQRSTUVWXYZ"])
     model = Ngram(*estimate([["the", "cat", "sat"]], 2))
-    for how, message in (
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"lm": model}, "no word of the language model is spelled as this model prints it: 'cat' has a c t"),
         ({"lexicon": Lexicon(["cat"])}, "can write no word of the lexicon: 'cat' has a c t"),
         ({"hot": parse_hot(["THE cat"])}, "cannot write a hot word: 'THE cat' has a c t"),
-    ):
+    ]
+    for how, message in refused:
         with pytest.raises(InputError, match=message):
             best("THE CAT", capitals, decoder=decoder, **how)
 

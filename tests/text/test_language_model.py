@@ -104,6 +104,28 @@ def test_files_that_are_no_models_are_named(change, message, tmp_path):
         open_lm(tmp_path / "no.arpa")
 
 
+@pytest.mark.parametrize(
+    ("lines", "order", "sentences", "counts"),
+    [
+        (["one"], 4, 1, [4, 2, 1]),  # <unk> <s> </s> one; <s> one, one </s>; <s> one </s>
+        (["", "one\ttwo", " \t", "three\r"], 3, 2, [6, 5, 3]),
+        (["one two"] * 1000, 10, 1000, [5, 3, 2, 1]),
+        (["one\u00a0two\u2028three"], 2, 1, [6, 4]),
+        (["one two"], 1, 1, [5]),
+    ],
+)
+def test_unusual_texts_make_whole_models(lines, order, sentences, counts, tmp_path):
+    built = build(lines, tmp_path / "lm.arpa", order=order)
+    assert (built.sentences, built.counts) == (sentences, counts)
+    model = open_lm(tmp_path / "lm.arpa")
+    for context in ([], ["one"], ["nobody"]):
+        state = model.start()
+        for word in context:
+            state, _ = model.score(state, word)
+        words = [word for word in ("<unk>", "</s>", "one", "two", "three") if model.knows(word)]
+        assert sum(math.exp(model.score(state, word)[1]) for word in words) == pytest.approx(1, abs=1e-6)
+
+
 def test_what_cannot_be_built_is_refused(tmp_path):
     for order in (0, 11):
         with pytest.raises(InputError, match="--order"):

