@@ -1,6 +1,7 @@
 """Streams: final words are those of the whole recording, come in time and never change, however the audio is cut into chunks."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ import speechssl
 from speechssl.core.errors import InputError
 from speechssl.models import families
 from speechssl.models.wav2vec2.model import Wav2Vec2ForCTC
+from speechssl.text.decode import greedy
+from speechssl.text.decoders import transcript_of
 from speechssl.text.search import Search
 from speechssl.text.tokenizer import CharTokenizer, Writing
 from speechssl.use.live import Event, stream
-from speechssl.use.transcribe import transcribe
+from speechssl.use.transcribe import posteriors
 from tests.conftest import tiny
 
 
@@ -29,7 +32,7 @@ class Local:
 
     def __init__(self, model, tokenizer: CharTokenizer | None = None, silence: float = 0.0):
         self.config, self.tokenizer, self.silence = model.config, tokenizer or model.tokenizer, silence
-        self.longest = 0
+        self.longest, self.device = 0, torch.device("cpu")
 
     def log_probs(self, waves):
         field, hop = self.config.geometry.receptive_field, self.config.geometry.hop
@@ -53,6 +56,13 @@ def talk(speech) -> np.ndarray:
         speech[at : at + size] for at, size in ((0, 50_000), (200_000, 70_001), (330_000, 9_999), (600_000, 64_000))
     ]
     return np.concatenate([gaps[0], *(piece for pair in zip(parts, gaps[1:], strict=True) for piece in pair)])
+
+
+def whole(model, source, search: Search | None = None):
+    """The transcript of a recording that is computed at once; words last as long as their letters."""
+    log_probs_TV = torch.cat(posteriors(model, source, window=100.0, utterance=100.0))
+    decode = partial(transcript_of, search=search) if search else greedy
+    return decode(log_probs_TV, model.tokenizer, model.config.letters, silence=model.silence)
 
 
 def cut(data, size: int) -> list:
@@ -87,7 +97,7 @@ def test_a_window_that_holds_everything_gives_the_transcript(family, silence, cl
     tokenizer = CharTokenizer.build(["abcdefghijklmnopqrstuvwxyz '"])
     families.save(tmp_path, Wav2Vec2ForCTC(tiny(family), len(tokenizer)), tokenizer, {"silence": silence})
     model = speechssl.load(tmp_path)
-    events, expected = list(model.stream([clip], context=9, look_ahead=9)), model.transcribe(clip)
+    events, expected = list(model.stream([clip], context=9, look_ahead=9)), whole(model, clip)
     assert len(expected.words) > 1
     assert final(events) == expected.words
     assert "".join(event.text for event in events if event.kind == "final") == expected.text
@@ -100,7 +110,7 @@ def test_no_word_is_lost_doubled_or_moved_at_a_seam(model, talk, silence, how):
     local, options = Local(model, silence=silence), dict(zip(("context", "look_ahead", "step"), how, strict=True))
     if not any(how):
         talk = talk[:120_000]
-    events, expected = list(stream(local, [talk], **options)), transcribe(local, talk, window=100.0)
+    events, expected = list(stream(local, [talk], **options)), whole(local, talk)
     assert len(expected.words) > 10
     assert_alike(final(events), expected.words)
     assert unspaced(lines(events)) == unspaced([expected.text])
@@ -127,7 +137,7 @@ def test_memory_and_work_are_those_of_a_window(model, talk):
 def test_letters_of_scripts_without_spaces_and_phones_are_final_one_by_one(model, talk, letters, writing):
     names = ["<pad>", "<unk>", *letters]
     local = Local(model, CharTokenizer({name: i for i, name in enumerate(names)}, writing))
-    events, expected = list(stream(local, [talk], look_ahead=0.5)), transcribe(local, talk, window=100.0)
+    events, expected = list(stream(local, [talk], look_ahead=0.5)), whole(local, talk)
     assert_alike(final(events), expected.words)
     assert (" " if writing else "").join(lines(events)) == expected.text
     assert sum(event.kind == "final" for event in events) > 10
@@ -176,7 +186,7 @@ def test_other_rates_give_the_words_of_the_file(model, clip, rate, tmp_path):
     import soxr
 
     soundfile.write(tmp_path / "x.wav", soxr.resample(clip, 16_000, rate), rate, subtype="PCM_16")
-    expected = model.transcribe(tmp_path / "x.wav")
+    expected = whole(model, tmp_path / "x.wav")
     data = (tmp_path / "x.wav").read_bytes()
     samples = soundfile.read(tmp_path / "x.wav", dtype="int16")[0]
     for chunks, given in ((cut(data, 1001), {}), (cut(samples, 441), {"sample_rate": rate})):
@@ -187,7 +197,7 @@ def test_other_rates_give_the_words_of_the_file(model, clip, rate, tmp_path):
 
 def test_a_search_closes_each_utterance_at_its_pause(model, talk):
     local, search = Local(model), Search(beam=5)
-    events, expected = list(stream(local, [talk], search=search)), transcribe(local, talk, window=100.0, search=search)
+    events, expected = list(stream(local, [talk], search=search)), whole(local, talk, search)
     assert_alike(final(events), expected.words)
     assert unspaced(lines(events)) == unspaced([expected.text])
     spoken = [event for event in events if event.kind == "final" and event.words]
