@@ -9,7 +9,7 @@ STEP = 160  # samples at 16 kHz: 10 ms
 WINDOW = 320
 EDGES = (100, 300, 500, 800, 1200, 1800, 2600, 3800, 5400, 7600)  # Hz, of the bands: about as wide as hearing has them
 AROUND = 500  # steps on either side from which a floor is taken
-QUIETEST = 5  # the floor is the level of the quietest step in so many
+QUIETEST = 10  # the floor is the level of the quietest step in so many
 LEAST = 1e-10  # power: 16-bit rounding
 
 
@@ -26,7 +26,7 @@ def levels(wave_S: np.ndarray) -> np.ndarray:
 
 def excess(levels_FB: np.ndarray) -> np.ndarray:
     """Decibels (F,) by which each 30 ms stand above the floor: the mean over the bands of their power relative to that of the
-    quietest fifth within 5 s."""
+    quietest tenth within 5 s."""
     padded_FB = np.pad(levels_FB, ((1, 1), (0, 0)), mode="edge" if len(levels_FB) else "constant")
     levels_FB = (padded_FB[:-2] + padded_FB[1:-1] + padded_FB[2:]) / 3
     found = []

@@ -12,9 +12,9 @@ import numpy as np
 from speechssl.text.transcript import Word
 
 STEPS = 100  # of the levels, in a second
-QUIET = 10.0  # decibels above the background, up to which nothing is heard
+QUIET = 11.0  # decibels above the background, up to which nothing is heard
 BELOW = 30.0  # decibels below the loudest of a word, at which it has ended where there is no background
-PAUSE = 6  # steps: a shorter one is within a word, as before the burst of a stop
+PAUSE = 8  # steps: a shorter one is within a word, as before the burst of a stop
 REACH = 50  # steps that a word goes on at most after its last letter, or begins before its first
 
 
