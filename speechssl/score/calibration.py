@@ -1,4 +1,4 @@
-"""Whether the confidence of a word is the probability that it is right: reliability diagram and expected calibration error."""
+"""Whether the confidence of a word or class is the probability that it is right: reliability, and the expected error of it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,22 +15,24 @@ DRAWS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Bin:
-    """The words whose confidence is from `low` to `high`: how many, their mean confidence, and the share that is right."""
+    """What has a confidence from `low` to `high`: how many, their mean confidence, and the share that is right."""
 
     low: float
     high: float
-    words: int
+    count: int
     confidence: float
     accuracy: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Of the recognised words; deleted ones have no confidence. ece: expected calibration error (Guo et al. 2017), the mean
-    over words of |confidence - accuracy| of their bin. chance: what 95 % of perfectly calibrated systems with these confidences
-    would stay below. left_out: words of utterances in which they could not be matched with those that are scored."""
+    """Of the recognised words (deleted ones have no confidence), or of clips: what is `counted`. ece: expected calibration error
+    (Guo et al. 2017), the mean of |confidence - accuracy| of their bin. chance: what 95 % of perfectly calibrated systems with
+    these confidences would stay below. left_out: words of utterances in which they could not be matched with those that are
+    scored."""
 
-    words: int
+    counted: str
+    count: int
     left_out: int
     confidence: float
     accuracy: float
@@ -51,8 +53,8 @@ class Calibration:
             else "calibrated, as far as so many words can tell"
         )
         left = f"; {self.left_out} words that the normaliser joined or split are left out" if self.left_out else ""
-        size = f"ECE {100 * self.ece:.1f} % over {self.words} words; up to {100 * self.chance:.1f} % is chance"
-        return f"confidences of words are {verdict} ({size}){left}"
+        size = f"ECE {100 * self.ece:.1f} % over {self.count} {self.counted}; up to {100 * self.chance:.1f} % is chance"
+        return f"confidences of {self.counted} are {verdict} ({size}){left}"
 
 
 def confidences(one: Scored, words: Sequence[Word], normal: Callable[[str], str]) -> list[tuple[float, bool]] | None:
@@ -70,8 +72,10 @@ def confidences(one: Scored, words: Sequence[Word], normal: Callable[[str], str]
     return found
 
 
-def calibration_of(pairs: Sequence[tuple[float, bool]], left_out: int = 0, seed: int = 1) -> Calibration:
-    """The calibration of words with (confidence, whether it is right)."""
+def calibration_of(
+    pairs: Sequence[tuple[float, bool]], left_out: int = 0, seed: int = 1, counted: str = "words"
+) -> Calibration:
+    """The calibration of words, or what else is `counted`, with (confidence, whether it is right)."""
     confidence_N, right_N = np.array([c for c, _ in pairs], float), np.array([r for _, r in pairs], float)
     bin_N = np.minimum((confidence_N * BINS).astype(int), BINS - 1)
     count_B, sure_B = (np.bincount(bin_N, weights=w, minlength=BINS) for w in (np.ones(len(pairs)), confidence_N))
@@ -84,7 +88,8 @@ def calibration_of(pairs: Sequence[tuple[float, bool]], left_out: int = 0, seed:
     drawn = [ece(rng.random(len(pairs)) < confidence_N) for _ in range(DRAWS)]
     right_B = np.bincount(bin_N, weights=right_N, minlength=BINS)
     return Calibration(
-        words=len(pairs),
+        counted=counted,
+        count=len(pairs),
         left_out=left_out,
         confidence=float(confidence_N.mean()),
         accuracy=float(right_N.mean()),
@@ -94,7 +99,7 @@ def calibration_of(pairs: Sequence[tuple[float, bool]], left_out: int = 0, seed:
             Bin(
                 low=b / BINS,
                 high=(b + 1) / BINS,
-                words=int(count_B[b]),
+                count=int(count_B[b]),
                 confidence=float(sure_B[b] / count_B[b]),
                 accuracy=float(right_B[b] / count_B[b]),
             )

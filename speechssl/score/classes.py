@@ -13,17 +13,16 @@ from speechssl.core.errors import InputError
 from speechssl.core.files import output_folder, replacing
 from speechssl.data.sources import rows_of
 from speechssl.objectives.targets import TARGETS, cells
+from speechssl.score.calibration import Calibration, calibration_of
 from speechssl.score.metrics import Score, Truth, percent, score_of
 from speechssl.use.classify import WRITERS, Answer, answers, table_row
 
-BINS = 10  # of the reliability table
 SHARES = (1.0, 0.9, 0.8, 0.5)  # of the clips, the surest ones
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassScores:
-    """score: accuracy, UAR and intervals. f1: the mean over classes. ece: expected calibration error (Guo et al. 2017, equation
-    3). bins: (clips, mean confidence, accuracy) by confidence. surest: (share of the clips, least confidence, accuracy)."""
+    """score: accuracy, UAR and intervals. f1: the mean over classes. surest: (share of the clips, least confidence, accuracy)."""
 
     model: str
     clips: int
@@ -31,8 +30,7 @@ class ClassScores:
     grouped_by: str
     score: Score
     f1: float
-    ece: float
-    bins: list[tuple[int, float, float]]
+    calibration: Calibration
     surest: list[tuple[float, float, float]]
 
     def __str__(self) -> str:
@@ -41,7 +39,7 @@ class ClassScores:
             f"{self.model}: {self.clips} clips, {len(self.classes)} classes; in %, 95 % bootstrap over {self.grouped_by}",
             f"  accuracy {percent(score.accuracy, score.accuracy_interval)}",
             f"  UAR {percent(score.uar, score.uar_interval)}, chance {100 / len(self.classes):.1f}; macro F1 {100 * self.f1:.1f}",
-            f"  calibration error {100 * self.ece:.1f}",
+            f"  {self.calibration}",
         ]
         for share, least, right in self.surest[1:]:
             some = f"the surest {100 * share:.0f} % of the clips (confidence {least:.2f} and more)"
@@ -86,7 +84,7 @@ def evaluate_classes(
     clusters = speakers if grouped else np.arange(len(rows))
     truth = Truth(classes=np.array(classes), y_N=y_N, groups_N=speakers, clusters_N=clusters, seed=1)
     guess_N = probs_NC.argmax(axis=1)
-    ece, bins = calibration(probs_NC.max(axis=1), guess_N == y_N)
+    confidence_N, right_N = probs_NC.max(axis=1), guess_N == y_N
     score = score_of("fine-tuned", truth, [guess_N])
     scores = ClassScores(
         model=str(model.source),
@@ -95,9 +93,8 @@ def evaluate_classes(
         grouped_by=f"{len(set(speakers.tolist()))} speakers" if grouped else "clips",
         score=score,
         f1=macro_f1(np.array(score.confusion)),
-        ece=ece,
-        bins=bins,
-        surest=coverage(probs_NC.max(axis=1), guess_N == y_N),
+        calibration=calibration_of([*zip(confidence_N.tolist(), right_N.tolist(), strict=True)], counted="clips"),
+        surest=coverage(confidence_N, right_N),
     )
     if out is not None:
         output_folder(out)
@@ -114,14 +111,6 @@ def macro_f1(confusion_CC: np.ndarray) -> float:
     hits_C, both_C = confusion_CC.diagonal(), confusion_CC.sum(axis=0) + confusion_CC.sum(axis=1)
     occurs_C = confusion_CC.sum(axis=1) > 0
     return float((2 * hits_C / np.maximum(both_C, 1))[occurs_C].mean())
-
-
-def calibration(confidence_N: np.ndarray, right_N: np.ndarray) -> tuple[float, list[tuple[int, float, float]]]:
-    """Expected calibration error, and (clips, mean confidence, accuracy) of each of BINS equally wide bins that is not empty."""
-    place_N = np.minimum((confidence_N * BINS).astype(int), BINS - 1)
-    parts = [place_N == b for b in range(BINS) if (place_N == b).any()]
-    bins = [(int(part.sum()), float(confidence_N[part].mean()), float(right_N[part].mean())) for part in parts]
-    return sum(n * abs(sure - right) for n, sure, right in bins) / len(confidence_N), bins
 
 
 def coverage(confidence_N: np.ndarray, right_N: np.ndarray) -> list[tuple[float, float, float]]:

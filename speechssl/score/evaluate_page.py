@@ -82,7 +82,7 @@ def write_page(
             [
                 {
                     "confidence": f"{one.low:.1f} to {one.high:.1f}",
-                    "words": one.words,
+                    "words": one.count,
                     "mean confidence": f"{one.confidence:.3f}",
                     "right": f"{one.accuracy:.3f}",
                 }
@@ -174,7 +174,7 @@ def reliability_plot(found: Calibration) -> Html:
         bar = f'x="{x + 1:.1f}" y="{y:.1f}" width="{width * (one.high - one.low) - 2:.1f}" height="{bottom - y:.1f}"'
         parts.append(f'<rect {bar} fill="var(--accent)" opacity="0.75"/>')
         middle = x + width * (one.high - one.low) / 2
-        parts.append(f'<text x="{middle:.1f}" y="{bottom - height - 8}" text-anchor="middle">{one.words}</text>')
+        parts.append(f'<text x="{middle:.1f}" y="{bottom - height - 8}" text-anchor="middle">{one.count}</text>')
     for share in (0, 0.5, 1):
         parts.append(f'<text x="{left + width * share}" y="{bottom + 16}" text-anchor="middle">{share:g}</text>')
         parts.append(f'<text x="{left - 6}" y="{bottom - height * share + 4}" text-anchor="end">{share:g}</text>')

@@ -25,8 +25,8 @@ def test_ece_is_the_formula_of_guo_et_al():
         if inside.any():
             expected += inside.sum() / 500 * abs(right[inside].mean() - confidence[inside].mean())
     assert found.ece == pytest.approx(expected)
-    assert sum(one.words for one in found.bins) == found.words == 500
-    assert sum(one.words * one.accuracy for one in found.bins) == pytest.approx(right.sum())
+    assert sum(one.count for one in found.bins) == found.count == 500
+    assert sum(one.count * one.accuracy for one in found.bins) == pytest.approx(right.sum())
     assert (found.confidence, found.accuracy) == (pytest.approx(confidence.mean()), pytest.approx(right.mean()))
     assert "badly calibrated, on average" in str(found) and "too high" in str(found)
 
@@ -34,7 +34,7 @@ def test_ece_is_the_formula_of_guo_et_al():
 def test_by_hand():
     found = calibration_of([(0.95, True), (0.95, False), (1.0, True), (0.15, False)])
     assert found.ece == pytest.approx(3 / 4 * abs(2.9 / 3 - 2 / 3) + 1 / 4 * 0.15)
-    assert [(one.low, one.words) for one in found.bins] == [(0.1, 1), (0.9, 3)]
+    assert [(one.low, one.count) for one in found.bins] == [(0.1, 1), (0.9, 3)]
 
 
 def test_chance_is_what_calibrated_systems_show():
