@@ -132,11 +132,12 @@ def plain(transcript: Transcript) -> dict[str, Any]:
     values["best"] = [
         {key: getattr(one, key) for key in ("text", "score", "acoustic", "lm")} for one in transcript.best
     ]
-    for name in ("best", "letters", "unmatched"):
+    for name in ("best", "letters", "doubted", "unmatched"):
         if not values[name]:
             del values[name]
-    for part in (*values.get("letters", ()), *values.get("unmatched", ())):
-        del part["channel"]
+    for name in ("letters", "doubted", "unmatched"):
+        for part in values.get(name, ()):
+            del part["channel"]
     if not values.pop("channels"):
         for word in values["words"]:
             del word["channel"]
@@ -169,7 +170,8 @@ def dialogue(channels: dict[str, Transcript]) -> Transcript:
     words = [replace(word, channel=name) for name, part in channels.items() for word in part.words]
     words.sort(key=lambda word: word.start)
     duration = max(part.duration for part in channels.values())
-    whole = Transcript(text="", words=words, duration=duration, channels=channels)
+    doubted = [word for part in channels.values() for word in part.doubted]
+    whole = Transcript(text="", words=words, duration=duration, channels=channels, doubted=doubted)
     lines = [f"{channel}: {text}" for _, _, channel, text in cues(whole, math.inf)]
     return replace(whole, text="\n".join(lines))
 

@@ -23,8 +23,9 @@ class Transcript:
     """The text of a clip and its words with their times; duration: seconds that the frames cover.
 
     channels: what was said on each, if they were transcribed one by one. letters: those of given words, with their times
-    (align.align). unmatched: of a given text, what is not said, and what is said but not in it (gaps.align_parts). best: the
-    likeliest texts (beam.Hypothesis), where several were asked for.
+    (align.align). doubted: words that are left out, for the model is not sure that they are any (doubt.py). unmatched: of a given
+    text, what is not said, and what is said but not in it (gaps.align_parts). best: the likeliest texts (search.Hypothesis), where
+    several were asked for.
     """
 
     text: str
@@ -32,6 +33,7 @@ class Transcript:
     duration: float
     channels: "dict[str, Transcript]" = field(default_factory=dict)
     letters: list[Word] = field(default_factory=list)
+    doubted: list[Word] = field(default_factory=list)
     unmatched: list[Word] = field(default_factory=list)
     best: list[Any] = field(default_factory=list)
 
@@ -50,6 +52,7 @@ def later(transcript: Transcript, seconds: float) -> Transcript:
         transcript,
         words=moved(transcript.words),
         letters=moved(transcript.letters),
+        doubted=moved(transcript.doubted),
         unmatched=moved(transcript.unmatched),
         channels={name: later(part, seconds) for name, part in transcript.channels.items()},
         duration=transcript.duration + seconds,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from speechssl.core import dist, progress
+from speechssl.core.english import count
 from speechssl.core.errors import InputError
 from speechssl.core.files import output_file, output_folder, replacing
 from speechssl.data.channels import by_channel, check_channel
@@ -29,7 +30,7 @@ from speechssl.text.doubt import doubtful
 from speechssl.text.formats import dialogue, write
 from speechssl.text.search import Search
 from speechssl.text.tokenizer import CharTokenizer
-from speechssl.text.transcript import Transcript, later
+from speechssl.text.transcript import Transcript, Word, later
 from speechssl.use.stream import BATCH, Outcome, own_rows, stream_clips
 
 UTTERANCE = 0.5  # seconds after which the first pause ends a window of a long clip
@@ -97,7 +98,8 @@ def transcribe(
 
     The frames of a long clip are computed window by window and decoded together, so no word is cut. search: a beam search; None:
     greedy decoding, for which only the best character of each frame is kept, so that memory does not grow with the vocabulary.
-    confidence: what is said between two pauses is left out if the mean probability of its characters is lower.
+    confidence: what is said between two pauses is left out, and stands in `doubted`, if the mean probability of its characters is
+    lower; `speechssl transcribe` takes 0.6 unless told otherwise.
     """
     if search:
         parts, excess_F = heard(model, source, lambda x: x, **options)
@@ -109,12 +111,10 @@ def transcribe(
 
 def spelled(tokens_T: Tensor, scores_T: Tensor, model: Any, confidence: float, excess_F: np.ndarray) -> Transcript:
     """The transcript of the best token of every frame and its probability; words last as long as their sound."""
-    tokenizer, geometry = model.tokenizer, model.config.letters
-    if confidence > 0:
-        doubt_T = doubtful(tokens_T, scores_T, tokenizer, geometry, confidence)
-        tokens_T = tokens_T.masked_fill(doubt_T, tokenizer.blank)
-    found = spell(tokens_T, scores_T, tokenizer, geometry, model.silence)
-    return replace(found, words=widened(found.words, excess_F, found.duration))
+    doubt_T, doubted = doubts(tokens_T, scores_T, model, confidence)
+    tokens_T = tokens_T.masked_fill(doubt_T, model.tokenizer.blank)
+    found = spell(tokens_T, scores_T, model.tokenizer, model.config.letters, model.silence)
+    return replace(found, words=widened(found.words, excess_F, found.duration), doubted=doubted)
 
 
 def decoded(
@@ -124,12 +124,21 @@ def decoded(
     scores_T, tokens_T = log_probs_TV.max(dim=1)
     if search is None:
         return spelled(tokens_T, scores_T.exp(), model, confidence, excess_F)
+    doubt_T, doubted = doubts(tokens_T, scores_T.exp(), model, confidence)
+    if doubted:
+        log_probs_TV = torch.where(doubt_T[:, None], nothing(1, model.tokenizer), log_probs_TV)
+    found = transcript_of(log_probs_TV, model.tokenizer, model.config.letters, search, model.silence)
+    return replace(found, words=widened(found.words, excess_F, found.duration), doubted=doubted)
+
+
+def doubts(tokens_T: Tensor, scores_T: Tensor, model: Any, confidence: float) -> tuple[Tensor, list[Word]]:
+    """Which frames (T,) are left out for their confidence, and the words that are heard there."""
     tokenizer, geometry = model.tokenizer, model.config.letters
-    if confidence > 0:
-        doubt_T = doubtful(tokens_T, scores_T.exp(), tokenizer, geometry, confidence)
-        log_probs_TV = torch.where(doubt_T[:, None], nothing(1, tokenizer), log_probs_TV)
-    found = transcript_of(log_probs_TV, tokenizer, geometry, search, model.silence)
-    return replace(found, words=widened(found.words, excess_F, found.duration))
+    doubt_T = doubtful(tokens_T, scores_T, tokenizer, geometry, confidence)
+    if not doubt_T.any():
+        return doubt_T, []
+    heard_T = tokens_T.masked_fill(~doubt_T, tokenizer.blank)
+    return doubt_T, spell(heard_T, scores_T, tokenizer, geometry, model.silence).words
 
 
 def transcribe_waves(
@@ -206,7 +215,8 @@ def transcribe_files(
     """
     model.require_tokenizer()
     check_channel(channel)
-    rows, failed, how = transcripts_of(sources, where), 0, {"search": search, "confidence": confidence}
+    rows, failed, doubted = transcripts_of(sources, where), 0, 0
+    how: dict[str, Any] = {"search": search, "confidence": confidence}
     key = f"{model.fingerprint()} {channel} {search or ''} {confidence:g}"
     with dist.sharing():
         if out is None and dist.world() > 1:
@@ -221,6 +231,7 @@ def transcribe_files(
                 failed += 1
                 progress.write(f"error: {text}")
                 continue
+            doubted += len(text.doubted)
             page = write(later(text, result.row.start), style, file.name)
             if out is not None:
                 with replacing(output_file(out / f"{result.row.id}.{style}", "x")) as draft:
@@ -229,6 +240,11 @@ def transcribe_files(
                 start = f" from {result.row.start:g} s" if result.row.start else ""
                 name = f"{file}{start}: " if style == "txt" and len(rows) > 1 else ""
                 progress.write(f"{name}{page}", sys.stdout, end="")
+        if doubted := int(dist.all_sum_float(doubted)):
+            dist.report(
+                f"{count(doubted, 'unsure word')} left out of what is heard between pauses; --confidence 0 keeps all, --format "
+                "json lists them"
+            )
         return int(dist.all_sum_float(failed))  # waits for the other processes
 
 

@@ -1,5 +1,6 @@
 """What the model is not sure of between two pauses is left out, in both decoders; unsure words among sure ones stay."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,13 +40,15 @@ def posteriors(*said: tuple[str, float], pause: int = 60) -> torch.Tensor:
 @pytest.mark.parametrize("confidence, text", [(0.0, "abcdda"), (0.5, "abda"), (0.8, "ab"), (0.95, "")])
 def test_the_mean_of_all_between_two_pauses_decides(search, confidence, text):
     log_probs_TV = posteriors(("ab", 0.9), ("cd", 0.4), ("da", 0.7))
-    assert decoded(log_probs_TV, Model(), search, confidence).text == text
+    found = decoded(log_probs_TV, Model(), search, confidence, np.zeros(0))
+    assert found.text == text
+    assert sorted("".join(word.text for word in (*found.words, *found.doubted))) == sorted("abcdda")
 
 
 @pytest.mark.parametrize("search", [None, Search(beam=8)])
 def test_an_unsure_word_in_a_sure_sentence_stays(search):
     log_probs_TV = posteriors(("ab_ _ab", 0.95), ("cd", 0.4), pause=10)
-    assert decoded(log_probs_TV, Model(), search, 0.5).text.replace(" ", "") == "ababcd"
+    assert decoded(log_probs_TV, Model(), search, 0.5, np.zeros(0)).text.replace(" ", "") == "ababcd"
 
 
 def test_delimiters_have_no_say():
