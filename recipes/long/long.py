@@ -76,7 +76,7 @@ def long_file(model: str, rows, minutes: float, noise: Path | None, out: Path) -
         path = out / f"{length:g}.flac"
         used = concatenate(rows, length, noise, path)
         texts = [rows[index].text for index in used]
-        single = error_rates(texts, [heard[index] for index in used])
+        single = error_rates(texts, [heard[index].text for index in used])
         whole = measured(model, path)
         joint = error_rates([" ".join(texts)], [whole["text"]])
         speed = whole["seconds"] / whole["audio"]
@@ -93,8 +93,8 @@ def noise_only(model: str, rows, path: Path) -> None:
     spoken = [torch.cat(posteriors(opened, row.path, **segment_of(row))) for row in rows]
     print("confidence  words per minute of noise  WER  CER")
     for confidence in (0.0, 0.5, 0.6, 0.7, 0.8, 0.9):
-        words = len(decoded(noise_TV, opened, None, confidence).words)
-        found = [decoded(log_probs_TV, opened, None, confidence).text for log_probs_TV in spoken]
+        words = len(decoded(noise_TV, opened, None, confidence, np.zeros(0)).words)
+        found = [decoded(log_probs_TV, opened, None, confidence, np.zeros(0)).text for log_probs_TV in spoken]
         rates = error_rates([row.text for row in rows], found)
         per_minute = 60 * words / audio.info(path).duration
         print(

@@ -22,6 +22,7 @@ from speechssl.models.checkpoint import Checkpoint
 from speechssl.models.folder import class_names
 from speechssl.models.protocol import Encoder
 from speechssl.objectives import recipe as recipes
+from speechssl.objectives.freezing import freeze
 from speechssl.objectives.masking import channel_mask, span_mask
 from speechssl.objectives.protocol import TRAINING, Batch, Objective, Step
 from speechssl.objectives.recipe import DataConfig, OptimConfig, TrainConfig
@@ -58,6 +59,9 @@ class ClassifyConfig:
     """Channels per span."""
     feature_grad: float = 0.0
     """Factor on the gradient into the convolutions of a network on raw audio (0: they stay as pretrained)."""
+    train_layers: int | None = None
+    """Only so many of the top layers learn, and the head (0: the head alone; none: everything). A network on log-mels is one
+    layer."""
     freeze_steps: int = 0
     """Updates in which only the head learns."""
     layer_decay: float = 1.0
@@ -70,6 +74,8 @@ class ClassifyConfig:
         for name in ("mask_length", "channel_length", "label"):
             if not getattr(self, name) or (name != "label" and getattr(self, name) < 1):
                 raise InputError(f"objective.{name} = {getattr(self, name)} must be at least 1")
+        if (self.train_layers or 0) < 0:
+            raise InputError(f"objective.train_layers = {self.train_layers} cannot be negative; none switches it off")
         if not 0 < self.layer_decay <= 1:
             raise InputError(f"objective.layer_decay = {self.layer_decay} is outside (0, 1]")
         if self.mixup < 0:
@@ -158,6 +164,7 @@ class Classify(Objective):
             )
         report_groups(rows, config.group)
         model = families.family(start).classifier(start, len(classes), **vars(recipe.model))
+        freeze(model, config.train_layers, features=config.feature_grad > 0 or len(model.stages()) == 1)
         copy_classes(model, classes, start)
         numbered = {str(i): name for i, name in enumerate(classes)}
         model.head_json = model.head_json | {

@@ -216,7 +216,8 @@ class CTC(FrameObjective):
     def __init__(self, recipe: Recipe, model: Wav2Vec2ForCTC, tokenizer: CharTokenizer, *, fresh: bool = True) -> None:
         super().__init__(recipe, model, fresh=fresh)
         self.tokenizer = tokenizer
-        freeze(model, recipe.objective)
+        config = recipe.objective
+        freeze(model, config.train_layers, adapters=config.adapters > 0, features=config.feature_grad > 0)
 
     @classmethod
     def build(cls, recipe: Any, start: Checkpoint | None, rows: Sequence[Manifest]) -> Self:

@@ -1,19 +1,18 @@
 """Fine-tuning of a part: the top layers, or adapters (MMS, Pratap et al. 2023), each with the output layer."""
 
-import re
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor
 
 from speechssl.core import dist
 from speechssl.core.errors import InputError
 from speechssl.models.checkpoint import Checkpoint
+from speechssl.models.protocol import Encoder
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
 from speechssl.models.wav2vec2.model import Wav2Vec2ForCTC
 from speechssl.models.wav2vec2.names import BODY
 
-LAYER = re.compile(re.escape(BODY) + r"encoder\.layers\.(\d+)\.")
 ABOVE = (BODY + "adapter.", BODY + "intermediate_ffn.")  # between the last layer and the output layer
 ADAPTER = ".adapter_layer."
 
@@ -38,29 +37,27 @@ def with_new_adapters(model: Wav2Vec2ForCTC, start: Checkpoint) -> Checkpoint:
     return replace(start, state=new | start.state)
 
 
-def freeze(model: Wav2Vec2ForCTC, config: Any) -> None:
-    """Keep what does not learn from having gradients and moments; reports the share that learns, where the user chose a part.
-    config: objective.adapters, train_layers and feature_grad. InputError for more layers than there are."""
-    layers = model.config.num_hidden_layers
-    if config.train_layers is not None and config.train_layers > layers:
-        raise InputError(f"objective.train_layers = {config.train_layers}, but the network has {layers}")
+def freeze(model: Encoder, train_layers: int | None, *, adapters: bool = False, features: bool = True) -> None:
+    """Keep what does not learn from having gradients and moments; reports the share that learns. train_layers: only so many of
+    the top layers learn, and the head (None: all). adapters: of these only the adapters. features: whether the stage that reads
+    the audio learns. InputError for more layers than there are."""
+    stages = model.stages()
+    layers = sum(".layers." in stage for stage in stages) or len(stages)
+    if train_layers is not None and train_layers > layers:
+        raise InputError(f"objective.train_layers = {train_layers}, but the network has {layers}")
+    top = stages if train_layers is None else stages[len(stages) - train_layers :]
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
-        if not learns(name, layers, config):
+        stage = stage_of(name, stages)
+        learns = stage in top and (features or stage != stages[0]) and (not adapters or ADAPTER in name)
+        if stage and not learns and not name.startswith(ABOVE):
             parameter.requires_grad_(False)
     total = sum(parameter.numel() for parameter in parameters.values())
     learning = sum(parameter.numel() for parameter in parameters.values() if parameter.requires_grad)
-    if config.adapters or config.train_layers is not None:
+    if learning < total:
         dist.report(f"{learning:,} of {total:,} weights learn ({learning / total:.1%})")
 
 
-def learns(name: str, layers: int, config: Any) -> bool:
-    """Whether a parameter is trained; every head is."""
-    if not name.startswith(BODY):
-        return True
-    place = LAYER.match(name)
-    if config.train_layers is not None and not (place and int(place[1]) >= layers - config.train_layers):
-        return name.startswith(ABOVE)
-    if config.adapters:
-        return ADAPTER in name or name.startswith(ABOVE)
-    return config.feature_grad > 0 or not name.startswith(BODY + "feature_extractor.")
+def stage_of(name: str, stages: Sequence[str]) -> str:
+    """The stage of a network that a parameter belongs to; "" for a head."""
+    return max((stage for stage in stages if name.startswith(stage)), key=len, default="")

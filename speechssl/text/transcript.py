@@ -23,9 +23,9 @@ class Transcript:
     """The text of a clip and its words with their times; duration: seconds that the frames cover.
 
     channels: what was said on each, if they were transcribed one by one. letters: those of given words, with their times
-    (align.align). doubted: words that are left out, for the model is not sure that they are any (doubt.py). unmatched: of a given
-    text, what is not said, and what is said but not in it (gaps.align_parts). best: the likeliest texts (search.Hypothesis), where
-    several were asked for.
+    (align.align). doubted: words that are left out, since the model is not sure that they are any (doubt.py). unmatched: of a
+    given text, what is not said, and what is said but not in it (gaps.align_parts). best: the likeliest texts
+    (search.Hypothesis), where several were asked for.
     """
 
     text: str

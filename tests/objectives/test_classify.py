@@ -198,12 +198,22 @@ def test_a_classifier_that_learns_on_keeps_its_classes_by_name(pretrained_folder
     torch.testing.assert_close(more.model.projector.weight, objective.model.projector.weight)
 
 
+@pytest.mark.parametrize(("layers", "learning"), [(0, []), (1, ["encoder.layers.1."])])
+def test_only_the_top_layers_and_the_head_learn(layers, learning, pretrained_folder):
+    objective, batch = built(pretrained_folder, rows_of(4), objective__train_layers=layers)
+    one_step(objective, batch).loss.backward()
+    for name, parameter in objective.model.named_parameters():
+        wanted = not name.startswith("wav2vec2.") or any(part in name for part in learning)
+        assert parameter.requires_grad == wanted, name
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"objective__label": ("mood",)}, "no column 'mood'"),
         ({"objective__label": ("split",)}, "1 class"),
         ({"objective__label": ("label", "text")}, "objective.target = votes"),
+        ({"objective__train_layers": 9}, "the network has 2"),
     ],
 )
 def test_columns_that_cannot_be_learned_are_refused(changes, said, pretrained_folder):
