@@ -136,7 +136,7 @@ def finetune(
     from_scratch: FromScratch = False,
     overrides: Sequence[str] = (),
 ) -> None:
-    """Fine-tune a pretrained model with CTC on transcribed audio."""
+    """Fine-tune a pretrained model: CTC on transcribed audio, or a classifier on labelled audio."""
     from speechssl.train.run import Paths
 
     paths = Paths(train=train, valid=valid, where=where, out=out, init=init, resume=resume, scratch=from_scratch)

@@ -20,7 +20,11 @@ NEAR = 1000  # steps of audio that are judged by the noise and the speech among 
 NOISE, SPEECH = (
     10**0.45,
     10**1.2,
-)  # a pause is within 4.5 dB of the quietest span nearby, which is 12 dB below the loudest
+)  # a pause: within 4.5 dB of the quietest span nearby, which is 12 dB below the loudest
+STEADY, LONG = (
+    10**0.2,
+    200,
+)  # a sound of two seconds whose level stays within 2 dB is no speech, however loud: a hum, a hiss
 UNHEARD = 1e-8  # power below which all is silence
 KEPT = 10  # steps of a long pause that stay with the speech beside it, and half a span; what is between is a part of its own
 
@@ -93,7 +97,7 @@ def parts(
         last = not length
         length = rest if last else max(hop, length // hop * hop)
         own_S = wave_S[: before + length + after]
-        yield Part(start - before, start, start + length, pause, silent or not own_S.any(), own_S)
+        yield Part(start - before, start, start + length, pause, silent or steady(own_S), own_S)
         if last:
             return
         start, before = start + length, min(after, start + length)
@@ -105,6 +109,15 @@ def levels(wave_S: np.ndarray, span: int = SPAN) -> np.ndarray:
     change_S = np.diff(wave_S[: steps * STEP], prepend=wave_S[:1])
     sums_T = np.square(change_S).reshape(steps, STEP).sum(axis=1, dtype=np.float64).cumsum()
     return (sums_T[span - 1 :] - np.concatenate([[0.0], sums_T[:-span]])) / (span * STEP)
+
+
+def steady(wave_S: np.ndarray) -> bool:
+    """Whether a sound is no speech because its level does not change: digital silence, or noise for two seconds or more. Speech
+    stands out of noise that is as loud as itself by 3 dB."""
+    if len(wave_S) < LONG * STEP:
+        return not wave_S.any()
+    level_T = np.maximum(levels(wave_S), UNHEARD)
+    return bool(level_T.max() < STEADY * level_T.min())
 
 
 def quietest(wave_S: np.ndarray) -> int:

@@ -22,7 +22,7 @@ from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.sources import transcripts_of
 from speechssl.sound.audio import SAMPLE_RATE, between_silence
 from speechssl.sound.levels import STEP, excess, levels
-from speechssl.sound.windows import Window, windows
+from speechssl.sound.windows import Window, steady, windows
 from speechssl.text.borders import widened
 from speechssl.text.decode import spell
 from speechssl.text.decoders import transcript_of
@@ -150,8 +150,15 @@ def transcribe_waves(
 
 def heard_waves(model: Any, waves: Sequence[np.ndarray]) -> list[tuple[Tensor, np.ndarray]]:
     """Log-posteriors (T, V) and levels, as in `heard`, of short clips in one packed batch."""
-    found = model.log_probs([between_silence(wave_S, model.silence) for wave_S in waves])
-    return [(log_probs_TV, excess(levels(wave_S))) for log_probs_TV, wave_S in zip(found, waves, strict=True)]
+    spaced, geometry = [between_silence(wave_S, model.silence) for wave_S in waves], model.config.letters
+    loud = [one_S for one_S, wave_S in zip(spaced, waves, strict=True) if not steady(wave_S)]
+    computed = iter(model.log_probs(loud) if loud else ())
+    found = []
+    for one_S, wave_S in zip(spaced, waves, strict=True):
+        quiet = steady(wave_S)
+        own_TV = nothing(geometry.frames(len(one_S)), model.tokenizer) if quiet else next(computed)
+        found.append((own_TV, excess(levels(wave_S))))
+    return found
 
 
 def transcribe_rows(

@@ -9,8 +9,8 @@ import soxr
 
 from speechssl.models.wav2vec2.config import Wav2Vec2Config
 from speechssl.sound import audio
-from speechssl.sound.windows import Window, parts, quietest, windows
-from tests.conftest import CLIP, digits, with_pauses
+from speechssl.sound.windows import Window, parts, quietest, steady, windows
+from tests.conftest import CLIP, DATA, digits, with_pauses
 
 GEOMETRY = Wav2Vec2Config().geometry
 
@@ -114,3 +114,18 @@ def test_the_quietest_place_is_found_below_hum_and_offset(clip):
     wave = np.concatenate([clip[:16_000], np.zeros(8_000, np.float32), clip[:16_000]])
     hum = 0.2 * np.sin(2 * np.pi * 50 * np.arange(len(wave)) / 16_000) + 0.1
     assert 16_000 <= quietest((wave + hum).astype(np.float32)) <= 24_000
+
+
+def test_a_hiss_or_a_hum_is_no_speech_and_speech_in_it_is():
+    rng, time = np.random.default_rng(0), np.arange(80_000, dtype=np.float32) / 16_000
+    hiss = rng.standard_normal(80_000).astype(np.float32)
+    hum = np.sin(2 * np.pi * 50 * time) + 0.3 * np.sin(2 * np.pi * 150 * time)
+    for noise in (hiss, hum, np.cumsum(hiss) / 100, hiss * 1e-3, np.zeros(80_000, np.float32)):
+        assert steady(noise)
+    files = [*sorted((DATA / "librispeech").rglob("*.ogg"))[::20], *sorted((DATA / "fsdd").glob("*.flac"))[::50]]
+    for file in files:
+        wave = audio.load(file)
+        assert not steady(wave), file
+        if len(wave) > 40_000:
+            loudness = float(np.diff(wave).std() / np.diff(hiss).std())  # 0 dB in the band that speech is judged by
+            assert not steady(wave + loudness * np.resize(hiss, len(wave))), file
