@@ -62,8 +62,8 @@ def heard_by_people(stems: Sequence[str]) -> str:
 
 
 def read_crema_d(paths: Sequence[Path], folder: Path) -> Iterator[Utterance]:
-    """The clips, named as in 1001_DFA_ANG_XX.wav: actor, sentence, emotion, level; with the votes of those who heard the voice. One
-    copy of each, audio before pointers."""
+    """The clips, named as in 1001_DFA_ANG_XX.wav: actor, sentence, emotion, level; with the votes of those who heard the voice.
+    One copy of each, audio before pointers."""
     del folder  # names say it all
     for stem, files in copies(paths).items():
         audible = [files[ending] for ending in FORMATS if ending in files]
