@@ -7,6 +7,7 @@ from pathlib import Path
 
 from speechssl.core.errors import InputError
 from speechssl.core.files import files_below
+from speechssl.data.cremad_table import faults, listeners, votes_of
 from speechssl.data.manifest import Utterance
 
 EMOTIONS = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
@@ -46,23 +47,39 @@ def copies(paths: Iterable[Path]) -> dict[str, dict[str, Path]]:
     return found
 
 
+def best(paths: Sequence[Path]) -> Path:
+    """The first copy of a clip that is no pointer, if there is one."""
+    return next((path for path in paths if not is_pointer(path)), paths[0])
+
+
+def heard_by_people(stems: Sequence[str]) -> str:
+    """How well listeners told the emotions of some clips, as a sentence."""
+    majority, single = listeners(stems, [list(EMOTIONS).index(stem.split("_")[2]) for stem in stems])
+    return (
+        f"people who heard these voices: the majority names the intended emotion of {majority:.1%} of the clips (ties counted "
+        f"wrong), a single vote {single:.1%}"
+    )
+
+
 def read_crema_d(paths: Sequence[Path], folder: Path) -> Iterator[Utterance]:
-    """The clips, named as in 1001_DFA_ANG_XX.wav: actor, sentence, emotion, level. One copy of each, audio before pointers."""
+    """The clips, named as in 1001_DFA_ANG_XX.wav: actor, sentence, emotion, level; with the votes of those who heard the voice.
+    One copy of each, audio before pointers."""
     del folder  # names say it all
     for stem, files in copies(paths).items():
         audible = [files[ending] for ending in FORMATS if ending in files]
         if not audible:
             continue
-        path = next((path for path in audible if not is_pointer(path)), audible[0])
+        path = best(audible)
         speaker, sentence, emotion, level = stem.split("_")
-        extra = {"prompt": sentence, "level": level}
+        votes = zip(EMOTIONS.values(), votes_of(stem).tolist(), strict=True)
+        extra = {"prompt": sentence, "level": level} | {f"votes_{name}": str(count) for name, count in votes}
         yield Utterance(id=stem, path=str(path), speaker=speaker, label=EMOTIONS[emotion], extra=extra)
 
 
 def missing(folder: Path) -> list[str]:
     """What a copy of CREMA-D lacks, one sentence per fault. InputError if it holds no audio at all."""
     found = copies(files_below(folder))
-    audible = {stem: [p for ending, p in files.items() if ending in FORMATS] for stem, files in found.items()}
+    audible = {stem: [files[ending] for ending in FORMATS if ending in files] for stem, files in found.items()}
     pointers = [stem for stem, paths in audible.items() if paths and all(map(is_pointer, paths))]
     video = [stem for stem, paths in audible.items() if not paths]
     usable = len(found) - len(pointers) - len(video)
@@ -84,6 +101,7 @@ def missing(folder: Path) -> list[str]:
     kept = [stem for stem in LEFT_OUT if stem in found]
     if kept:
         notes.append(f"present, though TFDS, SERAB, HEAR and EVAR leave them out: {', '.join(kept)}")
+    notes += faults({stem: best(paths) for stem, paths in audible.items() if paths and not all(map(is_pointer, paths))})
     several = sum(len(paths) > 1 for paths in audible.values())
     if several:
         notes.append(f"{several} clips exist in several formats; the first of {' '.join(FORMATS)} is used")

@@ -8,7 +8,7 @@ import numpy as np
 
 from speechssl.core.errors import InputError
 from speechssl.data.corpora import class_level, find_rows
-from speechssl.data.cremad import is_pointer, missing
+from speechssl.data.cremad import heard_by_people, is_pointer, missing
 from speechssl.data.manifest import Utterance
 from speechssl.sound.audio import FOREIGN
 
@@ -63,6 +63,8 @@ def read_task(
         )
     if len(usable) < len(rows):
         notes.append(f"{len(rows) - len(usable)} of {len(rows)} clips are not used: no {label}, or as published")
+    if corpus == "crema-d" and label == "label":
+        notes.append(heard_by_people([Path(row.path).stem for row in usable]))
     if name == "auto":
         name = corpus if corpus in TASKS else "other"
     return Task(name=name, rows=usable, notes=notes)
