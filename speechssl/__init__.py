@@ -6,12 +6,7 @@ model.embed("clip.wav")        # one vector
 model.transcribe("clip.wav")   # text and word times, if the model was fine-tuned
 """
 
-import os
-
 from speechssl.core.errors import InputError
-
-# oneDNN keeps a kernel for every length of audio, a gigabyte of them after an hour; it reads this before its first product
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 __version__ = "0.1.0"
 __all__ = ["InputError", "SpeechModel", "load"]

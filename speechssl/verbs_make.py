@@ -132,6 +132,8 @@ def finetune(
     where: Where = (),
     out: Run,
     init: Annotated[Path, f"the pretrained model: {MODEL}"],
+    label: Annotated[str, "of a classifier: the column to predict (--objective.label)"] = "",
+    group: Annotated[str, "of a classifier: the column of the speakers (--objective.group)"] = "",
     resume: Resume = False,
     from_scratch: FromScratch = False,
     overrides: Sequence[str] = (),
@@ -140,6 +142,8 @@ def finetune(
     from speechssl.train.run import Paths
 
     paths = Paths(train=train, valid=valid, where=where, out=out, init=init, resume=resume, scratch=from_scratch)
+    named = {"--objective.label": label, "--objective.group": group}
+    overrides = [*(word for key, value in named.items() if value for word in (key, value)), *overrides]
     if str(recipe) == "auto" and not recorded(paths):
         from speechssl.train.auto import auto_recipe
 

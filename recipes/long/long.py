@@ -17,6 +17,7 @@ import torch
 
 import speechssl
 from speechssl.core.english import count
+from speechssl.core.memory import forget_shapes
 from speechssl.data.channels import segment_of
 from speechssl.data.tables import read_manifest
 from speechssl.score.evaluate import transcribe_manifest
@@ -60,6 +61,7 @@ def measured(model: str, path: Path) -> dict:
 
 def alone(model: str, path: Path) -> None:
     """What `measured` runs."""
+    forget_shapes()  # as the command line does
     torch.set_num_threads(1)
     opened = speechssl.load(model)
     began = time.monotonic()

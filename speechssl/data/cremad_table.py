@@ -1,7 +1,7 @@
 """What CREMA-D's authors publish of each clip without its sound: size, checksum, and how listeners judged the voice.
 
 cremad.npz holds, for the 7,442 names, the MD5 and bytes of the wav of github.com/CheyneyComputerScience/CREMA-D (1658cd34) and
-the votes of those who heard the voice only, by emotion in the order of EMOTIONS (summed up from the database's finishedResponses).
+the votes of those who heard the voice only, by emotion in the order of EMOTIONS (summed up from its finishedResponses).
 Open Database License 1.0 (opendatacommons.org/licenses/odbl/1.0); Cao et al. 2014, "CREMA-D: Crowd-sourced Emotional Multimodal
 Actors Dataset".
 """

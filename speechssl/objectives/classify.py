@@ -36,8 +36,8 @@ CLASSIFIER = "classifier."
 class ClassifyConfig:
     """What is learned, from which columns, and how the clips are varied."""
 
-    label: tuple[str, ...] = ("label",)
-    """Column with the class; for votes, the columns that count them, one for each class."""
+    label: str = "label"
+    """Column with the class; for votes, the columns that count them, one for each class, between commas."""
     target: Literal["class", "votes", "labels"] = "class"
     """class: a column with one class. votes: the share of each class among the votes (soft labels). labels: any number of labels,
     separated by ; in one column."""
@@ -67,12 +67,19 @@ class ClassifyConfig:
     layer_decay: float = 1.0
     """Each layer's learning rate as a multiple of that of the layer above."""
 
+    @property
+    def columns(self) -> list[str]:
+        """What `label` names."""
+        return [name.strip() for name in self.label.split(",") if name.strip()]
+
     def __post_init__(self) -> None:
+        if not self.columns:
+            raise InputError("objective.label is empty; it names the column to learn, such as emotion")
         for name in ("smoothing", "mask_prob", "channel_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"objective.{name} = {getattr(self, name)} is outside [0, 1)")
-        for name in ("mask_length", "channel_length", "label"):
-            if not getattr(self, name) or (name != "label" and getattr(self, name) < 1):
+        for name in ("mask_length", "channel_length"):
+            if getattr(self, name) < 1:
                 raise InputError(f"objective.{name} = {getattr(self, name)} must be at least 1")
         if (self.train_layers or 0) < 0:
             raise InputError(f"objective.train_layers = {self.train_layers} cannot be negative; none switches it off")
@@ -155,12 +162,11 @@ class Classify(Objective):
         if start is None:
             raise InputError("finetune needs --init MODEL: a pretrained run or model folder")
         config = recipe.objective
-        classes = TARGETS[config.target].names(rows[0], config.label)
+        classes = TARGETS[config.target].names(rows[0], config.columns)
         if len(classes) < 2:
-            named = ", ".join(config.label)
             raise InputError(
-                f"{TRAINING}: the column {named} has {len(classes)} class(es); a classifier needs two, name another "
-                "column with --objective.label"
+                f"{TRAINING}: the column {config.label} has {len(classes)} class(es); a classifier needs two, name another "
+                "column with --label"
             )
         report_groups(rows, config.group)
         model = families.family(start).classifier(start, len(classes), **vars(recipe.model))
@@ -179,7 +185,7 @@ class Classify(Objective):
         found = [self.target_of(row, part) for row in rows]
         keep = [i for i, target_C in enumerate(found) if target_C is not None]
         if not keep:
-            raise InputError(f"{part}: no row has a label in the column(s) {', '.join(self.recipe.objective.label)}")
+            raise InputError(f"{part}: no row has a label in the column(s) {self.recipe.objective.label}")
         if len(keep) < len(rows):
             dist.report(f"{part}: {len(rows) - len(keep)} of {len(rows)} rows have no label and are left out")
         meant_BC = torch.from_numpy(np.stack([found[i] for i in keep]))  # type: ignore[arg-type]
@@ -200,7 +206,7 @@ class Classify(Objective):
     def target_of(self, row: Utterance, part: str = TRAINING) -> np.ndarray | None:
         """What a row means (C,); None if it has no label. InputError names the row."""
         try:
-            return self.target.encode(cells(row, self.recipe.objective.label), self.classes)
+            return self.target.encode(cells(row, self.recipe.objective.columns), self.classes)
         except InputError as error:
             raise InputError(f"{part}, row {row.id}: {error}; correct it or leave it out with --where") from None
 
@@ -291,7 +297,7 @@ class Classify(Objective):
 
     def origin(self) -> dict[str, Any]:
         """The columns that were learned."""
-        return {"label": list(self.recipe.objective.label), "target": self.recipe.objective.target}
+        return {"label": self.recipe.objective.columns, "target": self.recipe.objective.target}
 
     def rates(self) -> dict[str, float]:
         """Lower rates below, and that of the head."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from speechssl.core import progress
 from speechssl.core.errors import InputError
 from speechssl.core.lines import read_lines
 from speechssl.text.scripts import BASE, MARKS
@@ -185,6 +184,8 @@ def fit_lexicon(lexicon: Lexicon, tokenizer: CharTokenizer) -> Lexicon:
         raise InputError(f"the vocabulary can write no word of the lexicon: {lacking(lost[0], tokenizer)}")
     if lost:
         why = lacking(lost[0], tokenizer)
+        from speechssl.core import progress  # which imports torch
+
         progress.write(
             f"lexicon: {len(lost)} of {len(found)} words, which the vocabulary cannot write, are left out: {why}"
         )

@@ -93,7 +93,7 @@ def test_weights_and_smoothing_follow_the_formula(pretrained_folder):
 
 def test_votes_are_soft_labels_and_empty_rows_are_left_out(pretrained_folder, capsys):
     rows = rows_of(12, A=lambda i: i % 3, B=lambda i: 2 * (i % 2), C=lambda i: 0)
-    objective, batch = built(pretrained_folder, rows, objective__label=("A", "B", "C"), objective__target="votes")
+    objective, batch = built(pretrained_folder, rows, objective__label="A,B,C", objective__target="votes")
     silent = sum(i % 3 == 0 and i % 2 == 0 for i in range(12))
     assert len(batch.targets_BC) == 12 - silent
     assert f"{silent} of 12 rows have no label" in capsys.readouterr().err
@@ -108,7 +108,7 @@ def test_votes_are_soft_labels_and_empty_rows_are_left_out(pretrained_folder, ca
         built(
             pretrained_folder,
             rows_of(4, A=lambda i: "x", B=lambda i: 1),
-            objective__label=("A", "B"),
+            objective__label="A, B",
             objective__target="votes",
         )
 
@@ -210,9 +210,9 @@ def test_only_the_top_layers_and_the_head_learn(layers, learning, pretrained_fol
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"objective__label": ("mood",)}, "no column 'mood'"),
-        ({"objective__label": ("split",)}, "1 class"),
-        ({"objective__label": ("label", "text")}, "objective.target = votes"),
+        ({"objective__label": "mood"}, "no column 'mood'"),
+        ({"objective__label": "split"}, "1 class"),
+        ({"objective__label": "label,text"}, "objective.target = votes"),
         ({"objective__train_layers": 9}, "the network has 2"),
     ],
 )
@@ -242,7 +242,7 @@ def test_the_verbs_from_training_to_scores(pretrained_folder, tmp_path, monkeypa
         'kind = "classify"\n[model]\nwidth = 8\n[data]\nbatch_seconds = 4.0\nmicro_seconds = 4.0\nworkers = 0\n'
     )
     run = ["--train", "x.tsv", "--valid", "x.tsv", "--out", "r", "--train.steps", "3", "--train.log_every", "1"]
-    cli.main(["finetune", "c.toml", "--init", str(pretrained_folder), *run, "--train.valid_every", "2"])
+    cli.main(["finetune", "c.toml", "--init", str(pretrained_folder), "--label", "label", "--group", "speaker", *run])
     cli.main(["classify", "r", "x.tsv", "--out", "c.parquet"])
     import pyarrow.parquet as pq
 

@@ -97,8 +97,8 @@ def test_the_confidences_are_those_of_the_words(model, tmp_path):
     rows = [row | {"text": "one" if i % 2 else "two"} for i, row in enumerate(digits())]
     found = evaluate(model, write_table(tmp_path / "a.tsv", *rows)).calibration
     assert found is not None
-    assert (found.words, found.confidence, found.accuracy, found.ece) == (12, 1.0, 0.5, 0.5)
-    assert [(one.low, one.words, one.accuracy) for one in found.bins] == [(0.9, 12, 0.5)]
+    assert (found.count, found.confidence, found.accuracy, found.ece) == (12, 1.0, 0.5, 0.5)
+    assert [(one.low, one.count, one.accuracy) for one in found.bins] == [(0.9, 12, 0.5)]
 
 
 def test_the_normaliser_is_that_of_the_model_s_training_unless_told(ctc_folder, tmp_path):
