@@ -83,6 +83,8 @@ class Encoder(nn.Module, ABC):
 
     def class_logits(self, waves: Sequence[np.ndarray]) -> Tensor:
         """Class logits (B, classes), float32; only where `head` is "classes"."""
+        if self.head != "classes":
+            raise InputError("this model has no classifier")
         return self(self.stream(waves).to(self.device))
 
     def saved_state(self, raw: dict[str, Any]) -> dict[str, Tensor]:

@@ -38,9 +38,11 @@ def with_new_adapters(model: Wav2Vec2ForCTC, start: Checkpoint) -> Checkpoint:
 
 
 def freeze(model: Encoder, train_layers: int | None, *, adapters: bool = False, features: bool = True) -> None:
-    """Keep what does not learn from having gradients and moments; reports the share that learns. train_layers: only so many of
-    the top layers learn, and the head (None: all). adapters: of these only the adapters. features: whether the stage that reads
-    the audio learns. InputError for more layers than there are."""
+    """Keep what does not learn from having gradients and moments; reports the share that learns, if a part was asked for.
+
+    train_layers: only so many of the top layers learn, and the head (None: all). adapters: of these only the adapters. features:
+    whether the stage that reads the audio learns. InputError for more layers than there are.
+    """
     stages = model.stages()
     layers = sum(".layers." in stage for stage in stages) or len(stages)
     if train_layers is not None and train_layers > layers:
@@ -54,7 +56,7 @@ def freeze(model: Encoder, train_layers: int | None, *, adapters: bool = False, 
             parameter.requires_grad_(False)
     total = sum(parameter.numel() for parameter in parameters.values())
     learning = sum(parameter.numel() for parameter in parameters.values() if parameter.requires_grad)
-    if learning < total:
+    if train_layers is not None or adapters:
         dist.report(f"{learning:,} of {total:,} weights learn ({learning / total:.1%})")
 
 

@@ -45,7 +45,7 @@ def test_the_surest_share_is_kept_with_the_text_of_the_model(tmp_path, monkeypat
 def test_what_transcribe_writes_is_what_it_reads(ctc_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_table(Path("x.tsv"), *digits(4))
-    cli.main(["transcribe", str(ctc_folder), "x.tsv", "--format", "json", "--out", "json"])
+    cli.main(["transcribe", str(ctc_folder), "x.tsv", "--confidence", "0", "--format", "json", "--out", "json"])
     pseudo_labels.main(["x.tsv", "json", "--out", "pseudo.tsv"])
     for row in read_manifest(Path("pseudo.tsv")):
         assert row.text == json.loads(Path(f"json/{row.id}.json").read_text())["text"]

@@ -175,7 +175,7 @@ def test_another_objective_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"byol\.toml has kind = 'byol-s', but the run has 'wav2vec2'"):
         resumed(tmp_path / "byol.toml", run)
     (tmp_path / "empty.toml").write_text("")
-    with pytest.raises(InputError, match=r"kind = 'wav2vec2' must be one of ctc for `speechssl finetune`"):
+    with pytest.raises(InputError, match=r"kind = 'wav2vec2' must be one of ctc, classify for `speechssl finetune`"):
         parse_recipe("finetune", tmp_path / "empty.toml", run=run)
 
 

@@ -28,6 +28,7 @@ class LogMelFrames(nn.Module):
 
 
 @cache
+@torch.inference_mode(False)  # made while a model embeds, it would be no use to training
 def triangles(device: torch.device) -> Tensor:
     """(257, 80), float64: from power spectra to bands that are equally wide on Kaldi's mel scale, from 20 Hz to 8 kHz. torchaudio
     has them in float32, and the error would show in the last layer's fourth digit."""
