@@ -121,7 +121,8 @@ def transcribe(
     out: Annotated[Path | None, "write one file per input into this folder; those already there are kept"] = None,
     channel: Channel = "mix",
     confidence: Annotated[
-        float, "leave out what is heard between two pauses if its characters have a lower mean probability (0: nothing)"
+        float,
+        "leave out what is heard between two pauses if its letters have a lower mean probability (0: nothing); a pipe keeps all",
     ] = 0.6,
     lm: Lm = None,
     lm_weight: LmWeight = None,

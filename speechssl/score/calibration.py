@@ -9,7 +9,7 @@ from speechssl.score.edits import Scored
 from speechssl.text.transcript import Word
 
 BINS = 10
-BAD = 0.05  # an ECE above it is told
+BAD = 0.05  # an ECE above this is reported as bad
 DRAWS = 200
 
 

@@ -98,7 +98,7 @@ def evaluate_classes(
     )
     if out is not None:
         output_folder(out)
-        lines = [table_row(Answer(r.row, r.row.start, r.row.duration, r.value), classes, 0.0) for r in found]
+        lines = [table_row(Answer(r.row, r.row.start, r.row.duration, r.value), model, 0.0) for r in found]
         numbers = (json.dumps(asdict(scores), ensure_ascii=False, indent=1) + "\n").encode()
         for name, text in (("predictions.tsv", WRITERS[".tsv"](lines)), ("scores.json", numbers)):
             with replacing(out / name) as draft:

@@ -17,14 +17,10 @@ from speechssl.sound import audio
 STEP = audio.SAMPLE_RATE // 100  # of the level of audio
 SPAN = 30  # steps over which it is averaged: the closure of a plosive is shorter, a pause is not
 NEAR = 1000  # steps of audio that are judged by the noise and the speech among them
-NOISE, SPEECH = (
-    10**0.45,
-    10**1.2,
-)  # a pause: within 4.5 dB of the quietest span nearby, which is 12 dB below the loudest
-STEADY, LONG = (
-    10**0.2,
-    200,
-)  # a sound of two seconds whose level stays within 2 dB is no speech, however loud: a hum, a hiss
+# a pause is within 4.5 dB of the quietest span nearby, which is 12 dB below the loudest
+NOISE, SPEECH = 10**0.45, 10**1.2
+# a sound of two seconds whose level stays within 2 dB is no speech, however loud: a hum, a hiss
+STEADY, LONG = 10**0.2, 200
 UNHEARD = 1e-8  # power below which all is silence
 KEPT = 10  # steps of a long pause that stay with the speech beside it, and half a span; what is between is a part of its own
 
@@ -116,8 +112,8 @@ def steady(wave_S: np.ndarray) -> bool:
     stands out of noise that is as loud as itself by 3 dB."""
     if len(wave_S) < LONG * STEP:
         return not wave_S.any()
-    level_T = np.maximum(levels(wave_S), UNHEARD)
-    return bool(level_T.max() < STEADY * level_T.min())
+    level_T = levels(wave_S)  # as it is: speech may be recorded however faintly
+    return bool(level_T.max() <= STEADY * level_T.min())
 
 
 def quietest(wave_S: np.ndarray) -> int:

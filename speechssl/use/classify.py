@@ -38,11 +38,15 @@ class Answer(NamedTuple):
     probs_C: np.ndarray
 
 
+def several(model: Any) -> bool:
+    """Whether a clip can have several labels."""
+    return model.config_json.get("problem_type") == "multi_label_classification"
+
+
 def probabilities(model: Any, waves: Sequence[np.ndarray]) -> np.ndarray:
     """(B, C) of waves (S,): they add up to 1, or, where a clip can have several labels, each is of its own."""
     logits_BC = model.class_logits(waves)
-    several = model.config_json.get("problem_type") == "multi_label_classification"
-    return (torch.sigmoid(logits_BC) if several else torch.softmax(logits_BC, dim=1)).numpy()
+    return (torch.sigmoid(logits_BC) if several(model) else torch.softmax(logits_BC, dim=1)).numpy()
 
 
 def pieces(model: Any, source: Any, seconds: float, **segment: Any) -> Iterator[np.ndarray]:
@@ -113,7 +117,7 @@ def classify_files(
             failed += 1
             write(f"error: {answer}")
             continue
-        line = table_row(answer, model.classes, unknown_below)
+        line = table_row(answer, model, unknown_below)
         found.append(line)
         if out is None:
             shown = f" {line['start']:g} s" if every else ""
@@ -141,13 +145,18 @@ def timed(model: Any, rows: Manifest, every: float) -> Iterator[Answer | InputEr
             yield error
 
 
-def table_row(answer: Answer, classes: Sequence[str], unknown_below: float) -> dict[str, Any]:
-    """An answer as a row of the table."""
-    best = int(answer.probs_C.argmax())
+def table_row(answer: Answer, model: Any, unknown_below: float) -> dict[str, Any]:
+    """An answer as a row of the table: the likeliest class, or, where a clip can have several, all that are likelier than not."""
+    classes, best = model.classes, int(answer.probs_C.argmax())
+    named = (
+        [name for name, p in zip(classes, answer.probs_C, strict=True) if p > 0.5]
+        if several(model)
+        else [classes[best]]
+    )
     confidence = float(answer.probs_C[best])
     row: dict[str, Any] = {name: getattr(answer.row, name) for name in META}
     row |= {"start": round(answer.start, 4), "duration": round(answer.duration, 4)}
-    row["class"] = classes[best] if confidence >= unknown_below else UNKNOWN
+    row["class"] = ";".join(named) if confidence >= unknown_below else UNKNOWN
     row["confidence"] = round(confidence, 6)
     return row | {f"p({name})": round(float(p), 6) for name, p in zip(classes, answer.probs_C, strict=True)}
 

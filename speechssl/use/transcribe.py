@@ -151,12 +151,12 @@ def transcribe_waves(
 def heard_waves(model: Any, waves: Sequence[np.ndarray]) -> list[tuple[Tensor, np.ndarray]]:
     """Log-posteriors (T, V) and levels, as in `heard`, of short clips in one packed batch."""
     spaced, geometry = [between_silence(wave_S, model.silence) for wave_S in waves], model.config.letters
-    loud = [one_S for one_S, wave_S in zip(spaced, waves, strict=True) if not steady(wave_S)]
-    computed = iter(model.log_probs(loud) if loud else ())
+    empty = [steady(wave_S) for wave_S in waves]
+    rest = [one_S for one_S, nobody in zip(spaced, empty, strict=True) if not nobody]
+    computed = iter(model.log_probs(rest) if rest else ())
     found = []
-    for one_S, wave_S in zip(spaced, waves, strict=True):
-        quiet = steady(wave_S)
-        own_TV = nothing(geometry.frames(len(one_S)), model.tokenizer) if quiet else next(computed)
+    for one_S, wave_S, nobody in zip(spaced, waves, empty, strict=True):
+        own_TV = nothing(geometry.frames(len(one_S)), model.tokenizer) if nobody else next(computed)
         found.append((own_TV, excess(levels(wave_S))))
     return found
 

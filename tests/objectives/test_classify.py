@@ -19,6 +19,7 @@ from speechssl.interop import source
 from speechssl.models import families
 from speechssl.objectives.classify import Classify, Recipe
 from speechssl.objectives.protocol import TRAINING, VALIDATION
+from speechssl.use.classify import Answer, table_row
 from tests.conftest import digits, one_step, write_table
 
 PLAIN = {
@@ -263,3 +264,13 @@ def test_the_verbs_from_training_to_scores(pretrained_folder, tmp_path, monkeypa
     assert times == [f"{i / 10:.1f}" for i in range(len(times))]
     with pytest.raises(InputError, match="no classifier"):
         speechssl.load("byol-s").classify(rows[0].path)
+
+
+def test_a_clip_with_several_labels_names_those_that_are_likelier_than_not(pretrained_folder, tmp_path):
+    rows = rows_of(8, label=lambda i: ["loud;fast", "loud", "fast;sad", "sad"][i % 4])
+    objective, _ = built(pretrained_folder, rows, objective__target="labels")
+    families.save(tmp_path / "m", objective.model, None, {})
+    model = speechssl.load(tmp_path / "m")
+    answer = Answer(rows[0], 0.0, 1.0, np.array([0.9, 0.2, 0.6]))
+    assert table_row(answer, model, 0.0)["class"] == "fast;sad"
+    assert table_row(answer._replace(probs_C=np.array([0.1, 0.2, 0.3])), model, 0.0)["class"] == ""

@@ -129,3 +129,7 @@ def test_a_hiss_or_a_hum_is_no_speech_and_speech_in_it_is():
         if len(wave) > 40_000:
             loudness = float(np.diff(wave).std() / np.diff(hiss).std())  # 0 dB in the band that speech is judged by
             assert not steady(wave + loudness * np.resize(hiss, len(wave))), file
+
+
+def test_speech_counts_however_faintly_it_was_recorded(speech):
+    assert not steady(speech[:160_000] * 1e-5)
